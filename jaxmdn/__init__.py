@@ -1,0 +1,121 @@
+"""jaxmdn: mixture density networks in JAX, as pure functions.
+
+    head    = jaxmdn.NormalHead(num_components=8, event_dim=2, covariance="full")
+    raw     = network(x)                         # [..., head.num_outputs]
+    mixture = head(raw)                          # a pytree of constrained parameters
+    lp      = jaxmdn.log_prob(mixture, y)        # [...], nats
+
+Importing the package loads JAX and NumPy alone. ``jaxmdn.nn`` (Flax), ``jaxmdn.train`` (Optax),
+``jaxmdn.interop`` (distrax), ``jaxmdn.plots`` (matplotlib) and ``jaxmdn.checkpoint`` (orbax) load
+on first use, so a broken release of one of them cannot break ``jaxmdn.log_prob``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxmdn import (
+    calibration,
+    components,
+    heads,
+    inference,
+    initializers,
+    links,
+    losses,
+    mixture,
+    numerics,
+    scoring,
+    structure,
+)
+from jaxmdn._version import __version__
+from jaxmdn.calibration import coverage, pit
+from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
+from jaxmdn.inference import cdf
+from jaxmdn.losses import categorical_nll, nll
+from jaxmdn.mixture import (
+    Mixture,
+    component_log_prob,
+    covariance,
+    log_prob,
+    mean,
+    merge,
+    responsibilities,
+    sample,
+    variance,
+)
+from jaxmdn.scoring import crps, log_score
+from jaxmdn.structure import (
+    Labeled,
+    class_log_prob,
+    class_marginal,
+    conditional_log_prob,
+    joint_log_prob,
+)
+
+if TYPE_CHECKING:
+    from jaxmdn import checkpoint, interop, nn, plots, train
+    from jaxmdn.interop import from_distrax, to_distrax
+
+_LAZY_MODULES = ("checkpoint", "interop", "nn", "plots", "train")
+_LAZY_NAMES = {"to_distrax": "interop", "from_distrax": "interop"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"jaxmdn.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"jaxmdn.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module 'jaxmdn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES, *_LAZY_NAMES})
+
+
+__all__ = [
+    "CategoricalHead",
+    "ClassConditionalHead",
+    "Head",
+    "Labeled",
+    "Mixture",
+    "NormalHead",
+    "__version__",
+    "calibration",
+    "categorical_nll",
+    "cdf",
+    "checkpoint",
+    "class_log_prob",
+    "class_marginal",
+    "component_log_prob",
+    "components",
+    "conditional_log_prob",
+    "covariance",
+    "coverage",
+    "crps",
+    "from_distrax",
+    "heads",
+    "inference",
+    "initializers",
+    "interop",
+    "joint_log_prob",
+    "links",
+    "log_prob",
+    "log_score",
+    "losses",
+    "mean",
+    "merge",
+    "mixture",
+    "nll",
+    "nn",
+    "numerics",
+    "pit",
+    "plots",
+    "responsibilities",
+    "sample",
+    "scoring",
+    "structure",
+    "to_distrax",
+    "train",
+    "variance",
+]

@@ -1,0 +1,113 @@
+"""What every density is: an immutable pytree of parameters with a handful of methods.
+
+A *component family* is a density whose batch shape is ``[..., K]``; it knows nothing of mixing.
+A :class:`~jaxmdn.mixture.Mixture` is a density whose batch shape is ``[...]``. Both are the same
+kind of thing, so a mixture can itself be a component: that is all a class-conditional density is.
+
+To add a family: subclass :class:`Density`, list in ``event_ranks`` how many trailing axes of each
+parameter belong to one component's event, write the methods, and add a line to the contract test.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import numerics
+from jaxmdn.typing import Array, Float, Int, Key, Num
+
+DensityT = TypeVar("DensityT", bound="Density")
+
+
+class Density(abc.ABC):
+    """Base of every component family and of ``Mixture``.
+
+    The methods are the unchecked internals; users call the checked, jit-compiled functions of the
+    same names (``jaxmdn.log_prob(density, y)`` and so on).
+    """
+
+    #: Parameter name -> number of trailing axes that describe one event (``loc [..., D]`` -> 1).
+    event_ranks: ClassVar[Mapping[str, int]]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether targets are integers (class indices, counts) rather than real numbers."""
+        return False
+
+    def map_parameters(self: DensityT, function: Callable[[Array, int], Array]) -> DensityT:
+        """Apply ``function(parameter, event_rank)`` to every parameter."""
+        changes = {
+            name: function(getattr(self, name), rank) for name, rank in self.event_ranks.items()
+        }
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The broadcast shape of all parameters' leading axes."""
+        shapes = [
+            getattr(self, name).shape[: getattr(self, name).ndim - rank]
+            for name, rank in self.event_ranks.items()
+        ]
+        return np.broadcast_shapes(*shapes)
+
+    @property
+    @abc.abstractmethod
+    def event_dim(self) -> int:
+        """The size D of the last axis of a target."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> np.dtype:
+        """The parameters' dtype."""
+
+    @abc.abstractmethod
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density in nats at ``y [..., D]``, broadcasting against the batch shape."""
+
+    @abc.abstractmethod
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
+        """Draw ``shape + batch_shape + [D]`` values."""
+
+    def take(self: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
+        """Pick one entry along a batch axis (negative) at every other batch position."""
+        return self.map_parameters(
+            lambda parameter, rank: numerics.take_along(parameter, index, axis - rank)
+        )
+
+    def flatten(self: DensityT) -> DensityT:
+        """Merge the last two batch axes, ``[..., C, K] -> [..., C * K]``."""
+        batch = self.batch_shape
+
+        def merge(parameter: Array, rank: int) -> Array:
+            event = parameter.shape[parameter.ndim - rank :]
+            full = jnp.broadcast_to(parameter, (*batch, *event))
+            return full.reshape(*batch[:-2], batch[-2] * batch[-1], *event)
+
+        return self.map_parameters(merge)
+
+
+def concatenate(densities: tuple[Density, ...]) -> Density:
+    """Join densities of one family along their last batch axis."""
+    first = densities[0]
+    lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
+
+    def join(name: str, rank: int) -> Array:
+        parts = []
+        for density in densities:
+            parameter = getattr(density, name)
+            event = parameter.shape[parameter.ndim - rank :]
+            parts.append(jnp.broadcast_to(parameter, (*lead, density.batch_shape[-1], *event)))
+        # Parameters shared across dimensions (scale [..., 1]) meet full ones (scale [..., D]).
+        event = np.broadcast_shapes(*(part.shape[part.ndim - rank :] for part in parts))
+        parts = [
+            jnp.broadcast_to(part, (*part.shape[: part.ndim - rank], *event)) for part in parts
+        ]
+        return jnp.concatenate(parts, axis=-1 - rank)
+
+    joined = {name: join(name, rank) for name, rank in first.event_ranks.items()}
+    return dataclasses.replace(first, **joined)  # type: ignore[type-var]

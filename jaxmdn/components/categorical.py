@@ -1,0 +1,85 @@
+"""The categorical distribution: softmax classification as a density with integer targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import numerics
+from jaxmdn.components.base import Density
+from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Categorical(Density):
+    """``p(y = c) = softmax(logits)_c`` for a class index ``y [..., 1]``.
+
+    Attributes:
+      logits: unnormalised log-probabilities, ``[..., C]``.
+
+    A class index outside ``0 .. C - 1``, or one that is not whole, has log-probability ``-inf``.
+    The classes have no order, so there is no mean, variance or cdf; see :meth:`probabilities`.
+    """
+
+    logits: Parameter
+
+    event_ranks: ClassVar = {"logits": 1}
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    @property
+    def event_dim(self) -> int:
+        return 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.logits.dtype
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[-1]
+
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        (logits,) = numerics.upcast(self.logits)
+        return gather_class(numerics.log_normalize(logits), y[..., 0])
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+        return draw_index(key, self.logits, (*shape, *self.batch_shape))[..., None]
+
+    def probabilities(self) -> Float[Array, "..."]:
+        """Class probabilities, ``[..., C]``."""
+        return jnp.exp(numerics.log_normalize(self.logits))
+
+
+def gather_class(
+    log_values: Float[Array, "... C"], label: Num[Array, "..."]
+) -> Float[Array, "..."]:
+    """Pick ``log_values[label]`` along the last axis; ``-inf`` where there is no such class."""
+    count = log_values.shape[-1]
+    index = label.astype(jnp.int32)
+    valid = (index >= 0) & (index < count) & (index.astype(label.dtype) == label)
+    picked = numerics.take_along(log_values, jnp.where(valid, index, 0), -1)
+    return jnp.where(valid, picked, -jnp.inf)
+
+
+def draw_index(
+    key: Key[Array, ""], logits: Float[Array, "... K"], shape: tuple[int, ...]
+) -> Int[Array, "..."]:
+    """Draw category indices by inverting the cdf of one uniform number each.
+
+    The cumulated weights are divided by their own last entry, so they end in exactly one: an index
+    of ``K``, or a category of weight zero, cannot be drawn. Weights below 1e-7 are drawn with the
+    resolution of the uniform generator.
+    """
+    (logits,) = numerics.upcast(logits)
+    cumulated = jnp.cumsum(jnp.exp(numerics.log_normalize(logits)), axis=-1)
+    cumulated = cumulated / cumulated[..., -1:]
+    uniform = jax.random.uniform(key, shape, cumulated.dtype)
+    return jnp.sum(uniform[..., None] >= cumulated, axis=-1, dtype=jnp.int32)

@@ -1,0 +1,113 @@
+"""The normal family with full covariance, parameterised so that its likelihood needs no solve.
+
+The parameter is the lower-triangular *whitening* matrix ``W``, the inverse of the covariance's
+Cholesky factor: ``z = W (y - loc)`` is standard normal, ``precision = W^T W``,
+``covariance = W^-1 W^-T``. Quadratic form and log-determinant both come from ``W`` itself, so they
+can never disagree (a jitter added to one and not to the other is a classic bug).
+
+Row ``d`` of ``W`` holds the regression of ``y_d`` on the dimensions before it, divided by the
+conditional standard deviation ``1 / W_dd``: the leading block of ``W`` is the marginal of the
+leading dimensions, and the rows are its sequential conditionals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import numerics
+from jaxmdn.components.base import Density
+from jaxmdn.components.normal import Normal
+from jaxmdn.typing import Array, Float, Key, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FullNormal(Density):
+    """Multivariate normal ``N(y; loc, W^-1 W^-T)``.
+
+    Attributes:
+      loc: means, ``[..., K, D]``.
+      whitening_tril: lower-triangular ``W`` with positive diagonal, ``[..., K, D, D]`` (size one
+        allowed for K: tied). Its strict upper triangle must be zero. It is the inverse of what
+        other libraries call ``scale_tril``; see :meth:`from_scale_tril`, :meth:`from_covariance`.
+
+    References:
+      Williams (1996), Using Neural Networks to Model Conditional Multivariate Densities, eq. 4-6.
+      Pourahmadi (1999), Joint mean-covariance models, for the reading of the rows.
+    """
+
+    loc: Parameter
+    whitening_tril: Parameter
+
+    event_ranks: ClassVar = {"loc": 1, "whitening_tril": 2}
+
+    @classmethod
+    def from_scale_tril(
+        cls, loc: Float[Array, "... D"], scale_tril: Float[Array, "... D D"]
+    ) -> FullNormal:
+        """Build from the Cholesky factor of the covariance."""
+        return cls(loc=loc, whitening_tril=numerics.invert_tril(scale_tril).astype(loc.dtype))
+
+    @classmethod
+    def from_covariance(
+        cls, loc: Float[Array, "... D"], covariance: Float[Array, "... D D"]
+    ) -> FullNormal:
+        """Build from covariance matrices; NaN where one is not positive definite."""
+        return cls.from_scale_tril(loc, jnp.linalg.cholesky(numerics.upcast(covariance)[0]))
+
+    @property
+    def event_dim(self) -> int:
+        return self.loc.shape[-1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.loc.dtype
+
+    @property
+    def scale_tril(self) -> Float[Array, "..."]:
+        """The Cholesky factor of the covariance, ``[..., K, D, D]``."""
+        return numerics.invert_tril(self.whitening_tril)
+
+    def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        loc, whitening, y = numerics.upcast(self.loc, self.whitening_tril, y)
+        z = numerics.matvec(whitening, y - loc)
+        log_diagonal = jnp.log(jnp.diagonal(whitening, axis1=-2, axis2=-1))
+        normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
+        return -0.5 * jnp.sum(z * z, axis=-1) + jnp.sum(log_diagonal, axis=-1) - normalizer
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
+        deviation = numerics.matvec(self.scale_tril.astype(self.dtype), noise)
+        return self.loc + deviation
+
+    def mean(self) -> Float[Array, "..."]:
+        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
+
+    def variance(self) -> Float[Array, "..."]:
+        variance = jnp.sum(self.scale_tril**2, axis=-1)  # row norms of the factor
+        return jnp.broadcast_to(variance, (*self.batch_shape, self.event_dim)).astype(self.dtype)
+
+    def covariance(self) -> Float[Array, "..."]:
+        factor = self.scale_tril
+        covariance = jnp.einsum("...ij,...kj->...ik", factor, factor, precision="highest")
+        event = (self.event_dim, self.event_dim)
+        return jnp.broadcast_to(covariance, (*self.batch_shape, *event)).astype(self.dtype)
+
+    def marginals(self) -> Normal:
+        """The per-dimension marginals, as a family with independent dimensions."""
+        return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Per-dimension distribution function of the marginals, ``[..., D]``."""
+        return self.marginals().cdf(y)
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "D"]) -> FullNormal:
+        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+        # W diag(1 / scale), its rows multiplied by the signs so that the diagonal stays positive.
+        whitening = jnp.sign(scale)[:, None] * self.whitening_tril / scale
+        return dataclasses.replace(self, loc=shift + scale * self.loc, whitening_tril=whitening)

@@ -1,0 +1,88 @@
+"""The normal family with independent dimensions: isotropic, diagonal, tied.
+
+One class serves all of them, because they differ only in which axes of ``scale`` have size one:
+``[..., K, D]`` diagonal, ``[..., K, 1]`` isotropic, ``[..., 1, D]`` diagonal and tied across
+components, ``[..., 1, 1]`` both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+
+from jaxmdn import numerics
+from jaxmdn.components.base import Density
+from jaxmdn.typing import Array, Float, Key, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal(Density):
+    """A product of univariate normals, ``prod_d N(y_d; loc_d, scale_d^2)``.
+
+    Attributes:
+      loc: means, ``[..., K, D]``.
+      scale: standard deviations (not variances), ``[..., K, D]`` with size one allowed for K and D.
+
+    References:
+      Bishop (1994), Mixture Density Networks, eq. 23 (isotropic).
+    """
+
+    loc: Parameter
+    scale: Parameter
+
+    event_ranks: ClassVar = {"loc": 1, "scale": 1}
+
+    @property
+    def event_dim(self) -> int:
+        return self.loc.shape[-1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.loc.dtype
+
+    def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        loc, scale, y = numerics.upcast(self.loc, self.scale, y)
+        z = numerics.standardize(y, loc, scale)
+        copies = loc.shape[-1] // scale.shape[-1]  # D where the scale is isotropic, else 1
+        log_det = copies * jnp.sum(jnp.log(scale), axis=-1)
+        normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
+        return -0.5 * jnp.sum(z * z, axis=-1) - log_det - normalizer  # [..., D] -> [...]
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
+        return self.loc + self.scale * noise
+
+    def mean(self) -> Float[Array, "..."]:
+        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
+
+    def variance(self) -> Float[Array, "..."]:
+        return jnp.broadcast_to(self.scale**2, (*self.batch_shape, self.event_dim))
+
+    def covariance(self) -> Float[Array, "..."]:
+        return self.variance()[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
+
+    def marginals(self) -> Normal:
+        """The per-dimension marginals, as a family with independent dimensions (itself)."""
+        return self
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Per-dimension distribution function, ``[..., D] -> [..., D]``."""
+        loc, scale, y = numerics.upcast(self.loc, self.scale, y)
+        return ndtr(numerics.standardize(y, loc, scale))
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
+        loc, scale, p = numerics.upcast(self.loc, self.scale, p)
+        return loc + scale * ndtri(p)
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "D"]) -> Normal:
+        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+        return dataclasses.replace(
+            self, loc=shift + scale * self.loc, scale=jnp.abs(scale) * self.scale
+        )

@@ -1,0 +1,117 @@
+"""What every head is: static configuration plus a pure function from raw outputs to a density.
+
+A head holds no arrays. It is hashable (a static argument of ``jit``), comparable, and round-trips
+through JSON, so that a checkpoint can carry it.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+
+from jaxmdn import checks, links
+from jaxmdn.components.base import Density
+from jaxmdn.mixture import check_target
+from jaxmdn.typing import Array, Float, Num
+
+
+class Head(abc.ABC):
+    """Base of all heads. Subclasses are frozen dataclasses of static fields.
+
+    Subclasses write :meth:`build` and :meth:`inverse`; users call the head itself.
+    """
+
+    registry: ClassVar[dict[str, type[Head]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Head.registry[cls.__name__] = cls
+
+    @property
+    @abc.abstractmethod
+    def num_outputs(self) -> int:
+        """P, the number of raw network outputs the head consumes per example."""
+
+    @property
+    @abc.abstractmethod
+    def event_dim(self) -> int:
+        """D, the size of the last axis of a target."""
+
+    @property
+    def real_valued(self) -> bool:
+        """Whether targets live on the whole real line, so that they may be standardised."""
+        return True
+
+    @abc.abstractmethod
+    def build(self, raw: Float[Array, "... P"]) -> Density:
+        """Map raw outputs to a density (unchecked, traceable)."""
+
+    @abc.abstractmethod
+    def inverse(self, density: Any) -> Float[Array, "... P"]:
+        """Return raw outputs that the head maps to ``density``.
+
+        The weights are recovered up to what softmax cannot see (a constant added to the logits).
+        Parameters outside the head's reach, such as a scale at or below ``min_scale``, give
+        ``-inf`` or NaN.
+        """
+
+    def __call__(self, raw: Float[Array, "... P"]) -> Any:
+        """Map raw outputs ``[..., P]`` to a density of batch shape ``[...]``.
+
+        Raises:
+          ValueError: if the last axis is not ``num_outputs`` wide.
+          TypeError: if ``raw`` is not a floating-point array.
+        """
+        self.check_raw(type(self).__name__, raw)
+        return _build(self, raw)
+
+    def log_prob(self, raw: Float[Array, "... P"], target: Any) -> Float[Array, "..."]:
+        """Log-density of a target under ``head(raw)``; heads may accept structured targets."""
+        density = self.build(raw)
+        check_target(type(self).__name__, density, target)
+        return density.log_prob(target)
+
+    def check_raw(self, function: str, raw: Any) -> None:
+        """Raise unless ``raw`` is a floating-point array ``[..., num_outputs]``."""
+        checks.require_floating(function, "raw", raw)
+        checks.require_last_axis(function, "raw", raw, self.num_outputs, f"raw outputs of {self!r}")
+
+
+@partial(jax.jit, static_argnums=0)
+def _build(head: Head, raw: Num[Array, "... P"]) -> Density:
+    return head.build(raw)
+
+
+def to_config(head: Head) -> dict[str, Any]:
+    """Return a JSON-ready description of a head.
+
+    >>> from jaxmdn.heads import NormalHead
+    >>> from_config(to_config(NormalHead(3, 2))) == NormalHead(3, 2)
+    True
+    """
+    config: dict[str, Any] = {"type": type(head).__name__}
+    for field in dataclasses.fields(head):  # type: ignore[arg-type]
+        value = getattr(head, field.name)
+        if isinstance(value, Head):
+            value = {"head": to_config(value)}
+        elif isinstance(value, links.Link):
+            value = {"link": links.to_config(value)}
+        config[field.name] = value
+    return config
+
+
+def from_config(config: dict[str, Any]) -> Head:
+    """Rebuild a head from :func:`to_config`'s description."""
+    arguments = dict(config)
+    kind = arguments.pop("type")
+    checks.require_option("heads.from_config", "type", kind, Head.registry)
+    for name, value in arguments.items():
+        if isinstance(value, dict):
+            arguments[name] = (
+                from_config(value["head"]) if "head" in value else links.from_config(value["link"])
+            )
+    return Head.registry[kind](**arguments)

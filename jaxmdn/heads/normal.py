@@ -1,0 +1,172 @@
+"""The head of normal mixtures: isotropic, diagonal, full and low-rank covariance.
+
+Raw outputs are laid out in blocks, each flattened row by row:
+
+| block | shape | parameter |
+|---|---|---|
+| weights | ``K`` | logits, through the weight floor |
+| loc | ``K x D`` | identity |
+| scale | ``K`` isotropic, else ``K x D`` | ``min_scale + scale_link(raw)`` |
+| shape | full: ``K x D (D - 1) / 2``; low rank: ``K x D x r`` | see below |
+
+With ``tied=True`` the scale and shape blocks have one component, shared by all.
+
+Full covariance: the whitening factor is ``W = diag(1 / scale) (unit lower triangular)``, so
+``scale_d`` is the conditional standard deviation of ``y_d`` given the dimensions before it, and the
+raw numbers below the diagonal are (minus) regression coefficients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+
+from jaxmdn import checks, links, numerics
+from jaxmdn.components import FullNormal, LowRankNormal, Normal
+from jaxmdn.components.base import Density
+from jaxmdn.heads.base import Head
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import Array, Float
+
+COVARIANCES = ("isotropic", "diagonal", "full", "low_rank")
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalHead(Head):
+    """Raw network outputs to a mixture of K normals over ``y [..., D]``.
+
+    Args:
+      num_components: K.
+      event_dim: D; a scalar target has ``event_dim=1``.
+      covariance: ``"isotropic"``, ``"diagonal"`` (default), ``"full"`` or ``"low_rank"``.
+      rank: r, the number of factors of ``"low_rank"``.
+      tied: share scale and correlation parameters across components.
+      scale_link: a :mod:`jaxmdn.links` link, or its name; ``"softplus"`` by default.
+        ``DampedExp(reg)`` or ``Bounded(lower, upper)`` also bound the scale above.
+      min_scale: added to the link's value: no scale can fall below it. In the target's unit
+        (standardise the target, as ``fit`` does, or set it). Default 1e-3.
+      min_weight: lower bound of every mixing coefficient; ``K min_weight < 1``. The upper bound is
+        then ``1 - (K - 1) min_weight``. Default 0: off.
+
+    Raises:
+      ValueError, TypeError: on impossible configuration, naming the argument.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> head = jaxmdn.NormalHead(num_components=8, event_dim=2, covariance="full")
+    >>> head.num_outputs
+    48
+    >>> mixture = head(jnp.zeros((5, head.num_outputs)))
+    >>> jaxmdn.log_prob(mixture, jnp.zeros((5, 2))).shape
+    (5,)
+
+    References:
+      Bishop (1994), Mixture Density Networks; Williams (1996) for full covariance.
+    """
+
+    num_components: int
+    event_dim: int = 1
+    covariance: str = dataclasses.field(default="diagonal", kw_only=True)
+    rank: int = dataclasses.field(default=1, kw_only=True)
+    tied: bool = dataclasses.field(default=False, kw_only=True)
+    scale_link: links.Link | str = dataclasses.field(default="softplus", kw_only=True)
+    min_scale: float = dataclasses.field(default=1e-3, kw_only=True)
+    min_weight: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = "NormalHead"
+        checks.require_count(name, "num_components", self.num_components)
+        checks.require_count(name, "event_dim", self.event_dim)
+        checks.require_option(name, "covariance", self.covariance, COVARIANCES)
+        checks.require_count(name, "rank", self.rank)
+        checks.require_option(name, "tied", self.tied, (True, False))
+        checks.require_number(name, "min_scale", self.min_scale, lower=0.0)
+        upper = 1.0 / self.num_components
+        checks.require_number(name, "min_weight", self.min_weight, lower=0.0, upper=upper)
+        object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
+        lowest = self.link.range[0] + self.min_scale
+        if lowest < 0.0:
+            raise ValueError(
+                f"{name}: scale_link {self.scale_link!r} reaches {lowest:g}, but a scale must be "
+                f"positive; use softplus, exp, damped_exp, or bounded with lower >= 0."
+            )
+        if self.covariance == "low_rank" and self.rank > self.event_dim:
+            raise ValueError(
+                f"{name}: rank must be at most event_dim ({self.event_dim}), got {self.rank}; "
+                f'use covariance="full" for an unrestricted covariance.'
+            )
+
+    @property
+    def link(self) -> links.Link:
+        """``scale_link`` as a link."""
+        return links.resolve(self.scale_link)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the raw blocks, in order (see the table in the module's docstring)."""
+        K, D = self.num_components, self.event_dim
+        shared = 1 if self.tied else K
+        scale = (shared, 1 if self.covariance == "isotropic" else D)
+        blocks: tuple[tuple[int, ...], ...] = ((K,), (K, D), scale)
+        if self.covariance == "full":
+            blocks += ((shared, numerics.tril_size(D)),)
+        elif self.covariance == "low_rank":
+            blocks += ((shared, D, self.rank),)
+        return blocks
+
+    @property
+    def num_outputs(self) -> int:
+        return sum(math.prod(block) for block in self.blocks)
+
+    def split(self, raw: Float[Array, "... P"]) -> list[Float[Array, "..."]]:
+        """Cut raw outputs into :attr:`blocks`."""
+        parts, start = [], 0
+        for block in self.blocks:
+            stop = start + math.prod(block)
+            parts.append(raw[..., start:stop].reshape(*raw.shape[:-1], *block))
+            start = stop
+        return parts
+
+    def build(self, raw: Float[Array, "... P"]) -> Mixture:
+        logits, loc, raw_scale, *shape = self.split(raw)
+        scale = self.min_scale + self.link(raw_scale)
+        components: Density
+        if self.covariance == "full":
+            unit = numerics.unpack_unit_tril(shape[0], self.event_dim)
+            components = FullNormal(loc=loc, whitening_tril=unit / scale[..., None])
+        elif self.covariance == "low_rank":
+            components = LowRankNormal(loc=loc, factor=shape[0], scale=scale)
+        else:
+            components = Normal(loc=loc, scale=scale)
+        logits = numerics.floor_log_weights(logits, self.min_weight)
+        return Mixture(logits=logits, components=components)
+
+    def inverse(self, density: Mixture) -> Float[Array, "... P"]:
+        components = density.components
+        expected = {"full": FullNormal, "low_rank": LowRankNormal}.get(self.covariance, Normal)
+        if not isinstance(components, expected):
+            raise TypeError(
+                f'NormalHead.inverse: covariance="{self.covariance}" needs components of '
+                f"{expected.__name__}, got {type(components).__name__}."
+            )
+        shape = []
+        if isinstance(components, FullNormal):
+            scale = 1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)
+            shape = [numerics.pack_tril(components.whitening_tril * scale[..., None])]
+        elif isinstance(components, LowRankNormal):
+            scale, shape = components.scale, [components.factor]
+        else:
+            scale = components.scale
+        parts = [
+            numerics.unfloor_log_weights(density.logits, self.min_weight),
+            components.loc,
+            self.link.inverse(scale - self.min_scale),
+            *shape,
+        ]
+        batch = density.batch_shape
+        flat = []
+        for part, block in zip(parts, self.blocks, strict=True):
+            part = jnp.broadcast_to(part, (*batch, *block))
+            flat.append(part.reshape(*batch, math.prod(block)))
+        return jnp.concatenate(flat, axis=-1)

@@ -1,0 +1,232 @@
+"""Links: the map from an unconstrained raw number to a constrained parameter, and its inverse.
+
+A network may emit any real number; a standard deviation is positive, a correlation lies in
+(-1, 1). A link is a frozen, hashable piece of configuration with three parts: ``link(raw)``,
+``link.inverse(value)`` (which the data-driven initialisers use) and ``link.range``, the open
+interval it maps onto. Floors and bounds are arguments of the link, never clips applied afterwards,
+so the gradient never vanishes because of a hidden ``clip``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import checks, numerics
+from jaxmdn.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Link(abc.ABC):
+    """Base of all links. Subclasses are elementwise and strictly increasing."""
+
+    @abc.abstractmethod
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Map raw numbers to constrained ones; the dtype is kept."""
+
+    @abc.abstractmethod
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Map constrained numbers back; NaN or infinite outside :attr:`range`."""
+
+    @property
+    @abc.abstractmethod
+    def range(self) -> tuple[float, float]:
+        """The open interval of attainable values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Link):
+    """``value = raw``."""
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return raw
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return value
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (-math.inf, math.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exp(Link):
+    """``value = e^raw`` (Bishop 1994, eq. 24). Overflows float32 above raw = 88."""
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.exp(raw)
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.log(value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus(Link):
+    """``value = floor + log(1 + e^raw)``: linear for large raw numbers, so it cannot overflow.
+
+    Args:
+      floor: lower bound of the value, in the value's own unit. Default 0.
+
+    >>> import jax.numpy as jnp
+    >>> float(Softplus(floor=0.5)(jnp.float32(-100.0)))
+    0.5
+    """
+
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.require_number("Softplus", "floor", self.floor, lower=0.0)
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.nn.softplus(raw) + self.floor
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return numerics.inverse_softplus(value - self.floor)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (self.floor, math.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class DampedExp(Link):
+    """``value = e^raw / sqrt(1 + reg e^(2 raw))``: exponential when small, at most ``reg**-0.5``.
+
+    Computed in logs, ``log value = min(raw, c) - log1p(e^(-2 |raw - c|)) / 2`` with
+    ``c = -log(reg) / 2``, so that neither end overflows or cancels.
+
+    Args:
+      reg: damping strength; the value saturates at ``reg**-0.5``. Default 1e-4 (a bound of 100).
+
+    >>> import jax.numpy as jnp
+    >>> float(DampedExp(reg=0.25)(jnp.float32(1e6)))
+    2.0
+    """
+
+    reg: float = 1e-4
+
+    def __post_init__(self) -> None:
+        checks.require_number("DampedExp", "reg", self.reg, lower=0.0, strict_lower=True)
+
+    @property
+    def _log_bound(self) -> float:
+        return -0.5 * math.log(self.reg)
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        bound = self._log_bound
+        excess = jnp.log1p(jnp.exp(-2.0 * jnp.abs(raw - bound)))
+        return jnp.exp(jnp.minimum(raw, bound) - 0.5 * excess)
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.log(value) - 0.5 * jnp.log1p(-self.reg * value * value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (0.0, math.exp(self._log_bound))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Link):
+    """``value = lower + (upper - lower) sigmoid(raw)``.
+
+    Args:
+      lower: lower end of the open interval.
+      upper: upper end; must exceed ``lower``.
+    """
+
+    lower: float
+    upper: float
+
+    def __post_init__(self) -> None:
+        checks.require_number("Bounded", "lower", self.lower)
+        checks.require_number("Bounded", "upper", self.upper, lower=self.lower, strict_lower=True)
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.lower + (self.upper - self.lower) * jax.nn.sigmoid(raw)
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.log(value - self.lower) - jnp.log(self.upper - value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (self.lower, self.upper)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(Link):
+    """``value = 1 / (1 + e^-raw)``, in (0, 1)."""
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.nn.sigmoid(raw)
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.log(value) - jnp.log1p(-value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh(Link):
+    """``value = tanh(raw)``, in (-1, 1)."""
+
+    def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.tanh(raw)
+
+    def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.arctanh(value)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return (-1.0, 1.0)
+
+
+LINKS: dict[str, type[Link]] = {
+    "identity": Identity,
+    "exp": Exp,
+    "softplus": Softplus,
+    "damped_exp": DampedExp,
+    "bounded": Bounded,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+}
+
+
+def resolve(link: Link | str) -> Link:
+    """Return a link itself, or the link of that name with its default arguments.
+
+    >>> resolve("softplus")
+    Softplus(floor=0.0)
+    """
+    if isinstance(link, Link):
+        return link
+    checks.require_option("links.resolve", "link", link, LINKS)
+    try:
+        return LINKS[link]()
+    except TypeError:
+        raise ValueError(
+            f"links.resolve: the link {link!r} has arguments without defaults; pass an instance, "
+            f"for example jaxmdn.links.{LINKS[link].__name__}(...)."
+        ) from None
+
+
+def to_config(link: Link) -> dict[str, Any]:
+    """Return a JSON-ready description of a link."""
+    name = next(name for name, kind in LINKS.items() if kind is type(link))
+    return {"name": name, **dataclasses.asdict(link)}
+
+
+def from_config(config: dict[str, Any]) -> Link:
+    """Rebuild a link from :func:`to_config`'s description."""
+    arguments = dict(config)
+    return LINKS[arguments.pop("name")](**arguments)

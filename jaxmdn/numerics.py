@@ -1,0 +1,178 @@
+"""Stable primitives: the few places where floating point needs care, written once.
+
+Each is right in value *and* in gradient at the edges that mixtures reach: weights of exactly zero
+(``-inf`` logits), densities that underflow, scales at their floor.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn.typing import Array, Float, Int, Num
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def compute_dtype(*arrays: Any) -> Any:
+    """The dtype of log-densities and accumulators: the arguments' own, at least float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.float32
+        for array in arrays:
+            if jnp.issubdtype(array.dtype, jnp.floating):
+                dtype = jnp.promote_types(dtype, array.dtype)
+        return dtype
+
+
+def upcast(*arrays: Array) -> tuple[Array, ...]:
+    """Cast all arrays to their common compute dtype (see :func:`compute_dtype`)."""
+    dtype = compute_dtype(*arrays)
+    return tuple(jnp.asarray(array).astype(dtype) for array in arrays)
+
+
+def logsumexp(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+    """Return ``log(sum(exp(a)))`` along ``axis``.
+
+    Where every entry is ``-inf`` the value is ``-inf`` and the gradient zero (plain autodiff of the
+    textbook formula gives NaN there); a single ``-inf`` entry contributes nothing to either.
+    ``+inf`` gives ``+inf``, NaN gives NaN.
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.grad(logsumexp)(jnp.array([-jnp.inf, -jnp.inf])).tolist()
+    [0.0, 0.0]
+    """
+    peak = jax.lax.stop_gradient(jnp.max(a, axis=axis, keepdims=True, initial=-jnp.inf))
+    peak = jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
+    total = jnp.sum(jnp.exp(a - peak), axis=axis)
+    empty = total == 0
+    value = jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + jnp.squeeze(peak, axis)
+    return jnp.where(empty, -jnp.inf, value)
+
+
+def log_normalize(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
+    """Return log-weights that sum to one: ``logits - logsumexp(logits)``.
+
+    Rows whose logits are all ``-inf`` stay ``-inf`` with a zero gradient.
+    """
+    total = logsumexp(logits)[..., None]
+    return logits - jnp.where(total == -jnp.inf, jnp.zeros_like(total), total)
+
+
+def weighted_sum(weights: Float[Array, "..."], values: Float[Array, "..."], axis: int) -> Array:
+    """Return ``sum(weights * values, axis)`` in which a weight of zero silences even ``inf``."""
+    alive = weights > 0
+    terms = jnp.where(alive, weights * jnp.where(alive, values, jnp.zeros_like(values)), 0)
+    return jnp.sum(terms, axis=axis)
+
+
+def inverse_softplus(y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return ``x`` with ``log(1 + e^x) = y`` for ``y > 0``; ``y = 0`` gives ``-inf``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> round(float(jax.nn.softplus(inverse_softplus(jnp.float32(1e-6)))), 12)
+    1e-06
+    """
+    return y + jnp.log(-jnp.expm1(-y))
+
+
+def floor_log_weights(logits: Float[Array, "... K"], min_weight: float) -> Float[Array, "... K"]:
+    """Return log-weights of ``min_weight + (1 - K min_weight) softmax(logits)``.
+
+    Mixing with the uniform distribution keeps every weight in
+    ``[min_weight, 1 - (K - 1) min_weight]``: none can die and none can reach one. With
+    ``min_weight = 0`` the logits are returned as they are (unnormalised).
+    """
+    if min_weight == 0.0:
+        return logits
+    share = 1.0 - logits.shape[-1] * min_weight
+    floor = jnp.full_like(logits, math.log(min_weight))
+    return jnp.logaddexp(floor, math.log(share) + log_normalize(logits))
+
+
+def unfloor_log_weights(log_weights: Float[Array, "... K"], min_weight: float) -> Array:
+    """Invert :func:`floor_log_weights` up to an additive constant; NaN below the floor."""
+    if min_weight == 0.0:
+        return log_weights
+    share = 1.0 - log_weights.shape[-1] * min_weight
+    return jnp.log((jnp.exp(log_normalize(log_weights)) - min_weight) / share)
+
+
+@jax.custom_jvp
+def standardize(y: Array, loc: Array, scale: Array) -> Array:
+    """Return ``z = (y - loc) / scale``, elementwise with broadcasting.
+
+    The derivative is written as ``dz = (dy - dloc - z dscale) / scale``: autodiff of a division
+    forms ``1 / scale^2``, which overflows float32 below 1e-19 and turns a zero cotangent (the
+    responsibility of a component far away) into NaN.
+    """
+    return (y - loc) / scale
+
+
+@standardize.defjvp
+def _standardize_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    y, loc, scale = primals
+    dy, dloc, dscale = tangents
+    z = standardize(y, loc, scale)
+    return z, (dy - dloc - z * dscale) / scale
+
+
+def tril_size(dim: int) -> int:
+    """Number of entries strictly below the diagonal of a ``dim x dim`` matrix."""
+    return dim * (dim - 1) // 2
+
+
+def unpack_unit_tril(packed: Float[Array, "... T"], dim: int) -> Float[Array, "... D D"]:
+    """Return the unit lower-triangular matrix whose strict lower part, row by row, is ``packed``.
+
+    >>> import jax.numpy as jnp
+    >>> unpack_unit_tril(jnp.array([2.0, 3.0, 4.0]), 3).tolist()
+    [[1.0, 0.0, 0.0], [2.0, 1.0, 0.0], [3.0, 4.0, 1.0]]
+    """
+    # A gather from [packed, 0, 1] by a constant index: one pass, no scatter.
+    size = tril_size(dim)
+    index = np.full((dim, dim), size)
+    index[np.tril_indices(dim, -1)] = np.arange(size)
+    np.fill_diagonal(index, size + 1)
+    constants = jnp.broadcast_to(jnp.array([0.0, 1.0], packed.dtype), (*packed.shape[:-1], 2))
+    return jnp.concatenate([packed, constants], axis=-1)[..., index]
+
+
+def pack_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... T"]:
+    """Return the entries strictly below the diagonal, row by row (inverts the unpacking)."""
+    rows, columns = np.tril_indices(matrix.shape[-1], -1)
+    return matrix[..., rows, columns]
+
+
+def invert_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
+    """Return the inverse of lower-triangular matrices, batched."""
+    (matrix,) = upcast(matrix)
+    identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+    return jax.lax.linalg.triangular_solve(matrix, identity, left_side=True, lower=True)
+
+
+matvec = partial(jnp.einsum, "...ij,...j->...i", precision="highest")
+matvec.__doc__ = "Batched matrix-vector product in full precision (never TF32 or bf16 passes)."
+
+
+def take_along(array: Num[Array, "..."], index: Int[Array, "..."], axis: int) -> Num[Array, "..."]:
+    """Pick one entry along a negative ``axis`` for each batch position; the axis disappears.
+
+    The axes of ``array`` before ``axis`` broadcast against ``index`` (so an index of shape
+    ``[S, N]`` draws ``S`` times from ``N`` rows); the axes after it are carried along. An axis of
+    size one is shared by every index.
+    """
+    trailing = -axis - 1
+    if array.shape[axis] == 1:
+        picked = jnp.squeeze(array, axis)
+        lead = np.broadcast_shapes(index.shape, picked.shape[: picked.ndim - trailing])
+        return jnp.broadcast_to(picked, (*lead, *picked.shape[picked.ndim - trailing :]))
+    rank = max(array.ndim, index.ndim + 1 + trailing)
+    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    lead_ones = (1,) * (rank - index.ndim - 1 - trailing)
+    index = index.reshape(lead_ones + index.shape + (1,) * (trailing + 1))
+    return jnp.squeeze(jnp.take_along_axis(array, index, axis=axis), axis)
