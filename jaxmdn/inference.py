@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxmdn.components.base import Density
-from jaxmdn.mixture import check_target, require_method
+from jaxmdn.mixture import check_target
 from jaxmdn.typing import Array, Float
 
 
@@ -25,6 +25,5 @@ def cdf(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> jaxmdn.cdf(jaxmdn.Mixture(logits=jnp.zeros(2), components=normal), jnp.zeros(1)).tolist()
     [0.5]
     """
-    require_method("cdf", mixture, "cdf")
     check_target("cdf", mixture, y)
-    return mixture.cdf(y)  # type: ignore[attr-defined]
+    return mixture.cdf(y)

@@ -10,7 +10,7 @@ from jax.scipy.special import erf
 
 from jaxmdn import numerics
 from jaxmdn.components import Normal
-from jaxmdn.mixture import Mixture, check_target, require_method
+from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.structure import class_marginal
 from jaxmdn.typing import Array, Float, Num
 
@@ -49,7 +49,6 @@ def crps(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     References:
       Grimit et al. (2006), The continuous ranked probability score for circular variables, eq. 5.
     """
-    require_method("crps", mixture, "marginals")
     check_target("crps", mixture, y)
     marginals = class_marginal(mixture).marginals()
     normal = marginals.components
@@ -62,7 +61,7 @@ def crps(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     weights = jnp.broadcast_to(weights, lead)[..., None]  # [..., K, 1]
     accuracy = jnp.sum(weights * _absolute_moment(y[..., None, :] - loc, scale), axis=-2)
 
-    def add_pairs(total: Array, other: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def add_pairs(total: Array, other: tuple[Array, ...]) -> tuple[Array, None]:
         weight, other_loc, other_scale = (part[..., None, :] for part in other)
         spread = jnp.sqrt(scale**2 + other_scale**2)
         pairs = weight * weights * _absolute_moment(loc - other_loc, spread)

@@ -1,4 +1,4 @@
-"""Every test runs with shapes checked, strict dtype promotion and, unless it says otherwise, x64."""
+"""Every test runs with its shapes checked, under strict dtype promotion and with x64 enabled."""
 
 import os
 
@@ -6,11 +6,20 @@ os.environ["JAXMDN_CHECK_TYPES"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from jaxtyping import install_import_hook
+import jaxtyping
+import pytest
 
-install_import_hook("jaxmdn", "beartype.beartype")
+jaxtyping.install_import_hook("jaxmdn", "beartype.beartype")
 
-import jax
+import jax  # noqa: E402 (the import hook comes first)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def user_errors():
+    """Switch the shape checker off, so that a test sees the message a user would see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -28,7 +28,8 @@ class Density(abc.ABC):
     """Base of every component family and of ``Mixture``.
 
     The methods are the unchecked internals; users call the checked, jit-compiled functions of the
-    same names (``jaxmdn.log_prob(density, y)`` and so on).
+    same names (``jaxmdn.log_prob(density, y)`` and so on). A family leaves out what it does not
+    have: calling it raises ``TypeError``.
     """
 
     #: Parameter name -> number of trailing axes that describe one event (``loc [..., D]`` -> 1).
@@ -72,6 +73,37 @@ class Density(abc.ABC):
     @abc.abstractmethod
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         """Draw ``shape + batch_shape + [D]`` values."""
+
+    def mean(self) -> Float[Array, "..."]:
+        """Mean, ``batch_shape + [D]``."""
+        raise self._undefined("mean")
+
+    def variance(self) -> Float[Array, "..."]:
+        """Per-dimension variance, ``batch_shape + [D]``."""
+        raise self._undefined("variance")
+
+    def covariance(self) -> Float[Array, "..."]:
+        """Covariance matrix, ``batch_shape + [D, D]``."""
+        raise self._undefined("covariance")
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Distribution function of each dimension's marginal, ``[..., D]``."""
+        raise self._undefined("cdf")
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Quantile of each dimension's marginal, ``[..., D]``."""
+        raise self._undefined("quantile")
+
+    def marginals(self) -> Density:
+        """The density whose dimensions are independent and have this one's marginals."""
+        raise self._undefined("marginals")
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Density:
+        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+        raise self._undefined("affine")
+
+    def _undefined(self, what: str) -> TypeError:
+        return TypeError(f"{what}: not defined for {type(self).__name__}.")
 
     def take(self: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
         """Pick one entry along a batch axis (negative) at every other batch position."""

@@ -99,15 +99,15 @@ class FullNormal(Density):
         return jnp.broadcast_to(covariance, (*self.batch_shape, *event)).astype(self.dtype)
 
     def marginals(self) -> Normal:
-        """The per-dimension marginals, as a family with independent dimensions."""
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
 
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().quantile(p)
+
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension distribution function of the marginals, ``[..., D]``."""
         return self.marginals().cdf(y)
 
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "D"]) -> FullNormal:
-        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> FullNormal:
         # W diag(1 / scale), its rows multiplied by the signs so that the diagonal stays positive.
         whitening = jnp.sign(scale)[:, None] * self.whitening_tril / scale
         return dataclasses.replace(self, loc=shift + scale * self.loc, whitening_tril=whitening)

@@ -92,15 +92,15 @@ class LowRankNormal(Density):
         return jnp.broadcast_to(outer + diagonal, (*self.batch_shape, *event))
 
     def marginals(self) -> Normal:
-        """The per-dimension marginals, as a family with independent dimensions."""
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
 
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().quantile(p)
+
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension distribution function of the marginals, ``[..., D]``."""
         return self.marginals().cdf(y)
 
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "D"]) -> LowRankNormal:
-        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> LowRankNormal:
         return dataclasses.replace(
             self,
             loc=shift + scale * self.loc,

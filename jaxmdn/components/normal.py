@@ -68,11 +68,9 @@ class Normal(Density):
         return self.variance()[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
 
     def marginals(self) -> Normal:
-        """The per-dimension marginals, as a family with independent dimensions (itself)."""
         return self
 
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension distribution function, ``[..., D] -> [..., D]``."""
         loc, scale, y = numerics.upcast(self.loc, self.scale, y)
         return ndtr(numerics.standardize(y, loc, scale))
 
@@ -81,8 +79,7 @@ class Normal(Density):
         loc, scale, p = numerics.upcast(self.loc, self.scale, p)
         return loc + scale * ndtri(p)
 
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "D"]) -> Normal:
-        """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Normal:
         return dataclasses.replace(
             self, loc=shift + scale * self.loc, scale=jnp.abs(scale) * self.scale
         )
