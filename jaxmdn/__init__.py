@@ -54,7 +54,11 @@ from jaxmdn.structure import (
 )
 
 if TYPE_CHECKING:
-    from jaxmdn import checkpoint, interop, nn, plots, train
+    from jaxmdn import checkpoint as checkpoint
+    from jaxmdn import interop as interop
+    from jaxmdn import nn as nn
+    from jaxmdn import plots as plots
+    from jaxmdn import train as train
     from jaxmdn.interop import from_distrax, to_distrax
 
 _LAZY_MODULES = ("checkpoint", "interop", "nn", "plots", "train")

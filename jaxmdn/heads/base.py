@@ -16,7 +16,7 @@ import jax
 from jaxmdn import checks, links
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import check_target
-from jaxmdn.typing import Array, Float, Num
+from jaxmdn.typing import Array, ArrayLike, Float, Num
 
 
 class Head(abc.ABC):
@@ -59,7 +59,7 @@ class Head(abc.ABC):
         ``-inf`` or NaN.
         """
 
-    def __call__(self, raw: Float[Array, "... P"]) -> Any:
+    def __call__(self, raw: Float[ArrayLike, "... P"]) -> Any:
         """Map raw outputs ``[..., P]`` to a density of batch shape ``[...]``.
 
         Raises:

@@ -1,0 +1,238 @@
+"""Flax NNX modules: a network whose output is a density.
+
+Nothing here does arithmetic of its own. ``MDNHead`` is an output layer for any trunk: a linear map
+to raw outputs, then a head. ``MDN`` is a trunk with such an output layer. Both can be called for a
+density, or asked for the loss directly with ``nll``, which lets a fused implementation skip the
+density.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flax import nnx
+
+from jaxmdn import checks, initializers, losses
+from jaxmdn.components.base import Density
+from jaxmdn.heads import Head, from_config, to_config
+from jaxmdn.typing import Array, ArrayLike, Float, Key
+
+ACTIVATIONS = (
+    "celu",
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+)
+
+
+class MLP(nnx.Module):
+    """A multilayer perceptron without an output layer: ``[..., F] -> [..., H]``.
+
+    Args:
+      in_features: F.
+      hidden_features: width of each layer; the last is H.
+      activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (which cannot be saved).
+      dropout: share of the units dropped after each layer, in training mode only.
+      rngs: NNX random streams (``params``, and ``dropout`` where used).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: Sequence[int] = (64, 64),
+        *,
+        activation: str | Callable[[Array], Array] = "silu",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        checks.require_count("MLP", "in_features", in_features)
+        for width in hidden_features:
+            checks.require_count("MLP", "hidden_features", width)
+        checks.require_number("MLP", "dropout", dropout, lower=0.0, upper=1.0)
+        if isinstance(activation, str):
+            checks.require_option("MLP", "activation", activation, ACTIVATIONS)
+        self.activation: Any = (
+            getattr(nnx, activation) if isinstance(activation, str) else activation
+        )
+        widths = [in_features, *hidden_features]
+        self.layers = nnx.List(
+            nnx.Linear(width, following, rngs=rngs)
+            for width, following in itertools.pairwise(widths)
+        )
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+
+    def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... H"]:
+        for layer in self.layers:
+            x = self.activation(layer(x))
+            if self.dropout is not None:
+                x = self.dropout(x)
+        return x
+
+
+class MDNHead(nnx.Module):
+    """An output layer for any trunk: hidden features ``[..., H]`` to a density of shape ``[...]``.
+
+    Args:
+      in_features: H, the width of the trunk's last layer.
+      head: a jaxmdn head (static).
+      kernel_scale: standard deviation of the initial raw outputs for hidden features of unit size;
+        small, so that every input starts near the density in the bias. Default 0.1.
+      rngs: NNX random streams (``params``).
+
+    >>> import jax, jax.numpy as jnp, jaxmdn
+    >>> from flax import nnx
+    >>> layer = jaxmdn.nn.MDNHead(16, jaxmdn.NormalHead(3, 2), rngs=nnx.Rngs(0))
+    >>> layer(jnp.zeros((5, 16))).batch_shape
+    (5,)
+    """
+
+    def __init__(
+        self, in_features: int, head: Head, *, kernel_scale: float = 0.1, rngs: nnx.Rngs
+    ) -> None:
+        checks.require_count("MDNHead", "in_features", in_features)
+        if not isinstance(head, Head):
+            raise TypeError(
+                f"MDNHead: head must be a jaxmdn head, got {type(head).__name__}; "
+                f"for example jaxmdn.NormalHead(num_components=5, event_dim=1)."
+            )
+        self.head = head
+        kernel_init = nnx.initializers.variance_scaling(kernel_scale**2, "fan_in", "normal")
+        self.linear = nnx.Linear(in_features, head.num_outputs, kernel_init=kernel_init, rngs=rngs)
+
+    def raw(self, hidden: Float[ArrayLike, "... H"]) -> Float[Array, "... P"]:
+        """Raw outputs, ``[..., P]``."""
+        return self.linear(hidden)
+
+    def __call__(self, hidden: Float[ArrayLike, "... H"]) -> Density:
+        return self.head(self.raw(hidden))
+
+    def nll(self, hidden: Float[ArrayLike, "... H"], y: Any, **options: Any) -> Float[Array, "..."]:
+        """Negative log-likelihood; options as in :func:`jaxmdn.nll`."""
+        return losses.nll(self.head, self.raw(hidden), y, **options)
+
+    def initialize(
+        self, key: Key[Array, ""], y: Any, *, weights: Float[ArrayLike, "N"] | None = None
+    ) -> None:
+        """Set the bias so that the layer starts as the targets' own marginal density, in place.
+
+        See :func:`jaxmdn.initializers.from_targets`.
+        """
+        bias = initializers.from_targets(key, self.head, y, weights=weights)
+        self.linear.bias[...] = bias.astype(self.linear.bias[...].dtype)
+
+
+class MDN(nnx.Module):
+    """A mixture density network: a multilayer perceptron and an :class:`MDNHead`.
+
+    Args:
+      in_features: number of input features.
+      head: a jaxmdn head.
+      hidden_features, activation, dropout: see :class:`MLP`.
+      kernel_scale: see :class:`MDNHead`.
+      rngs: NNX random streams.
+
+    For another trunk (convolutional, recurrent, ...) use :meth:`from_trunk`.
+
+    >>> import jax, jax.numpy as jnp, jaxmdn
+    >>> from flax import nnx
+    >>> model = jaxmdn.nn.MDN(3, jaxmdn.NormalHead(5, 1), rngs=nnx.Rngs(0))
+    >>> jaxmdn.mean(model(jnp.zeros((8, 3)))).shape
+    (8, 1)
+
+    References:
+      Bishop (1994), Mixture Density Networks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        head: Head,
+        *,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: str | Callable[[Array], Array] = "silu",
+        dropout: float = 0.0,
+        kernel_scale: float = 0.1,
+        rngs: nnx.Rngs,
+    ) -> None:
+        hidden_features = tuple(hidden_features)
+        self.trunk: Any = MLP(
+            in_features, hidden_features, activation=activation, dropout=dropout, rngs=rngs
+        )
+        width = (in_features, *hidden_features)[-1]
+        self.output = MDNHead(width, head, kernel_scale=kernel_scale, rngs=rngs)
+        # What it takes to build this network again; None where that is not known.
+        self.arguments: tuple[tuple[str, Any], ...] | None = None
+        if isinstance(activation, str):
+            self.arguments = (
+                ("in_features", in_features),
+                ("hidden_features", hidden_features),
+                ("activation", activation),
+                ("dropout", dropout),
+                ("kernel_scale", kernel_scale),
+            )
+
+    @classmethod
+    def from_trunk(
+        cls,
+        trunk: nnx.Module,
+        features: int,
+        head: Head,
+        *,
+        kernel_scale: float = 0.1,
+        rngs: nnx.Rngs,
+    ) -> MDN:
+        """Put an output layer on any trunk that maps inputs to ``[..., features]``."""
+        model = cls(1, head, hidden_features=(), rngs=rngs)
+        model.trunk = trunk
+        model.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
+        model.arguments = None
+        return model
+
+    @property
+    def head(self) -> Head:
+        """The head (static configuration)."""
+        return self.output.head
+
+    def raw(self, x: Any) -> Float[Array, "... P"]:
+        """Raw outputs, ``[..., P]``."""
+        return self.output.raw(self.trunk(x))
+
+    def __call__(self, x: Any) -> Density:
+        return self.output(self.trunk(x))
+
+    def nll(self, x: Any, y: Any, **options: Any) -> Float[Array, "..."]:
+        """Negative log-likelihood of ``y`` given ``x``; options as in :func:`jaxmdn.nll`."""
+        return self.output.nll(self.trunk(x), y, **options)
+
+    def initialize(
+        self, key: Key[Array, ""], y: Any, *, weights: Float[ArrayLike, "N"] | None = None
+    ) -> None:
+        """Start as the targets' marginal density, in place; see :meth:`MDNHead.initialize`."""
+        self.output.initialize(key, y, weights=weights)
+
+    def config(self) -> dict[str, Any]:
+        """Return a JSON-ready description from which :meth:`from_config` builds the network.
+
+        Raises:
+          ValueError: for a custom trunk or activation, which only its author can rebuild.
+        """
+        if self.arguments is None:
+            raise ValueError(
+                "MDN.config: a custom trunk or activation cannot be described; keep the code that "
+                "builds the model and pass a fresh one to jaxmdn.checkpoint.load(..., model=...)."
+            )
+        return {**dict(self.arguments), "head": to_config(self.head)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, rngs: nnx.Rngs) -> MDN:
+        """Build the network that :meth:`config` describes, with fresh parameters."""
+        arguments = dict(config)
+        return cls(head=from_config(arguments.pop("head")), **arguments, rngs=rngs)

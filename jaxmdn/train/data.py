@@ -1,0 +1,113 @@
+"""Rows on their way to the device: checked, split, cut into batches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn.typing import Array, Float, Int, Key
+
+
+class Rows(NamedTuple):
+    """Inputs, targets and row weights, all with the same leading axis N.
+
+    Attributes:
+      x: an array ``[N, ...]`` or a pytree of such arrays.
+      y: targets ``[N, D]``, or what the head accepts (``Labeled``).
+      weights: ``[N]``, nonnegative.
+    """
+
+    x: Any
+    y: Any
+    weights: Any
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.weights.shape[0]
+
+    def take(self, index: Any) -> Rows:
+        """The rows at ``index``."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+
+def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
+    """Bundle and check: equal row counts, at least one row, finite values, usable weights.
+
+    Raises:
+      ValueError: naming the argument and the first offending row and column.
+    """
+    x, y = jax.tree.map(jnp.asarray, (x, y))
+    counts = {}
+    for name, tree in (("x", x), ("y", y)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            label = name + jax.tree_util.keystr(path)
+            if leaf.ndim == 0:
+                raise ValueError(f"{function}: {label} must have a leading row axis, got a scalar.")
+            counts[label] = leaf.shape[0]
+            _require_finite(function, label, leaf)
+    count = next(iter(counts.values()))
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {rows}" for name, rows in counts.items())
+        raise ValueError(f"{function}: x and y must have the same number of rows, got {listed}.")
+    if count == 0:
+        raise ValueError(f"{function}: x and y have no rows; pass at least one.")
+    if weights is None:
+        weights = jnp.ones(count, jnp.float32)
+    weights = jnp.asarray(weights)
+    if weights.shape != (count,):
+        raise ValueError(
+            f"{function}: weights must have shape [{count}], one per row, "
+            f"got {list(weights.shape)}."
+        )
+    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    _require_finite(function, "weights", weights)
+    if bool(jnp.any(weights < 0)) or not bool(jnp.any(weights > 0)):
+        raise ValueError(f"{function}: weights must be nonnegative and not all zero.")
+    return Rows(x, y, weights)
+
+
+def _require_finite(function: str, name: str, array: Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    bad = np.argwhere(~np.isfinite(np.asarray(array.astype(jnp.float32))))
+    if len(bad):
+        row, *column = bad[0]
+        place = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
+        value = np.asarray(array.astype(jnp.float32))[tuple(bad[0])]
+        raise ValueError(
+            f"{function}: {name} must be finite, but {place} is {value} "
+            f"({len(np.unique(bad[:, 0]))} rows are affected); drop or impute them first."
+        )
+
+
+def split_rows(function: str, rows: Rows, share: float, key: Key[Array, ""]) -> tuple[Rows, Rows]:
+    """Cut off a random ``share`` of the rows (at least one) for validation."""
+    if not 0.0 < share < 1.0:
+        raise ValueError(
+            f"{function}: validation must be a share in (0, 1), a tuple (x, y), or None; "
+            f"got {share!r}."
+        )
+    count = max(1, round(share * rows.size))
+    if count >= rows.size:
+        raise ValueError(
+            f"{function}: {rows.size} row(s) leave nothing to train on after a validation share of "
+            f"{share:g}; pass more rows or validation=None."
+        )
+    order = jax.random.permutation(key, rows.size)
+    return rows.take(order[count:]), rows.take(order[:count])
+
+
+def batch_indices(
+    order: Int[Array, "N"], batch_size: int
+) -> tuple[Int[Array, "S B"], Float[Array, "S B"]]:
+    """Cut an order of rows into ``S`` batches; the last is padded with rows that count zero."""
+    count = order.shape[0]
+    steps = -(-count // batch_size)
+    padding = steps * batch_size - count
+    index = jnp.concatenate([order, jnp.zeros(padding, order.dtype)])
+    counts = jnp.concatenate([jnp.ones(count), jnp.zeros(padding)]).astype(jnp.float32)
+    return index.reshape(steps, batch_size), counts.reshape(steps, batch_size)

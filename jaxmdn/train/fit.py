@@ -1,0 +1,261 @@
+"""``fit``: from arrays to a trained density network, in one call.
+
+This module is the host's side: checks, standardisation, the progress bar, when to stop. What runs
+on the device stands in ``program``. Losses are reported in the target's own unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from jaxmdn import checks
+from jaxmdn.components.base import Density
+from jaxmdn.structure import Labeled
+from jaxmdn.train.data import Rows, make_rows, split_rows
+from jaxmdn.train.program import Carry, Program
+from jaxmdn.train.report import ComponentReport
+from jaxmdn.train.standardize import Standardizer
+from jaxmdn.train.state import TrainState
+from jaxmdn.typing import Array, ArrayLike, Float
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite. ``result`` holds the last good parameters."""
+
+    def __init__(self, message: str, result: FitResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """A trained network with all it takes to predict in the target's own unit.
+
+    Attributes:
+      model: the trained NNX module (the one passed in), in evaluation mode. It works on
+        standardised numbers; :meth:`predict` converts.
+      x_standardizer, y_standardizer: the maps applied to inputs and targets; None where none was.
+      history: per epoch, from epoch 0 (the initial parameters): ``train_nll`` and ``valid_nll`` in
+        nats in the target's unit (NaN where there is none), ``seconds`` since the start.
+      best_epoch: the epoch whose parameters were kept.
+      report: use of the components over the training rows; None for heads without components.
+    """
+
+    model: Any
+    x_standardizer: Standardizer | None
+    y_standardizer: Standardizer | None
+    history: dict[str, np.ndarray]
+    best_epoch: int
+    report: ComponentReport | None
+
+    def predict(self, x: Any) -> Any:
+        """The predictive density of each row of ``x [N, ...]``, in the target's own unit."""
+        graphdef, state = nnx.split(self.model)
+        x = jax.tree.map(jnp.asarray, x)
+        return _predict(graphdef, state, self.x_standardizer, self.y_standardizer, x)
+
+    def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
+        """Log-density of each row, ``[N]``, nats, in the target's own unit."""
+        graphdef, state = nnx.split(self.model)
+        x, y = jax.tree.map(jnp.asarray, (x, y))
+        return _log_prob(graphdef, state, self.x_standardizer, self.y_standardizer, x, y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(graphdef: Any, state: Any, x_map: Any, y_map: Any, x: Any) -> Density:
+    density = nnx.merge(graphdef, state)(x if x_map is None else x_map(x))
+    return density if y_map is None else density.affine(y_map.shift, y_map.scale)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_prob(graphdef: Any, state: Any, x_map: Any, y_map: Any, x: Any, y: Any) -> Array:
+    model = nnx.merge(graphdef, state)
+    value = -model.nll(x if x_map is None else x_map(x), _map_targets(y_map, y), reduction="none")
+    return value if y_map is None else value - y_map.log_det
+
+
+def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
+    if y_map is None:
+        return y
+    return y._replace(y=y_map(y.y)) if isinstance(y, Labeled) else y_map(y)
+
+
+def _default_loss(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
+    return model.nll(x, y, weights=weights)
+
+
+def fit(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    weights: Float[ArrayLike, "N"] | None = None,
+    validation: float | tuple[Any, ...] | None = 0.1,
+    optimizer: optax.GradientTransformation | None = None,
+    num_epochs: int = 500,
+    batch_size: int = 128,
+    patience: int | None = 50,
+    standardize: bool = True,
+    initialize: bool = True,
+    loss: Callable[..., Any] = _default_loss,
+    seed: int = 0,
+    progress: bool = True,
+) -> FitResult:
+    """Train a density network and keep the parameters with the best validation NLL.
+
+    Args:
+      model: an NNX module such as ``jaxmdn.nn.MDN``: ``model(x)`` returns a density,
+        ``model.nll(x, y, weights=, reduction=)`` the loss, ``model.initialize`` sets the bias,
+        ``model.head`` is its head. It is trained in place.
+      x: inputs ``[N, F]``, or a pytree of arrays ``[N, ...]``.
+      y: targets ``[N, D]``, or ``Labeled(label [N], y [N, D])``.
+      weights: nonnegative row weights ``[N]``; they weight training, initialisation,
+        standardisation and validation alike.
+      validation: share of the rows held back at random, or ``(x, y)`` or ``(x, y, weights)``, or
+        None: train for all epochs and keep the last parameters.
+      optimizer: an Optax transformation; default Adam at 2e-3 after clipping the gradient's global
+        norm to 10.
+      num_epochs: at most so many passes over the rows.
+      batch_size: rows per step; the last batch of an epoch may be smaller.
+      patience: stop after so many epochs without a better validation NLL; None never stops.
+      standardize: shift and scale inputs (a single floating array ``[N, F]``) and real-valued
+        targets to mean 0 and variance 1; everything reported is back in the target's unit.
+      initialize: start from the training targets' marginal density.
+      loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
+        Validation and history always show the NLL.
+      seed: seeds the split, the initialisation and the shuffling; the same seed on the same
+        machine gives the same result, bit for bit.
+      progress: show a progress bar.
+
+    Returns:
+      A :class:`FitResult`.
+
+    Raises:
+      ValueError: for rows that do not match or are not finite (naming the first), and for
+        impossible options.
+      NonFiniteLossError: when the loss becomes NaN or infinite; its ``result`` holds the last good
+        parameters, which the model is also left with.
+
+    Warns:
+      ComponentWarning: for components that died and scales at their floor.
+
+    >>> import jax, jax.numpy as jnp, jaxmdn
+    >>> from flax import nnx
+    >>> x = jnp.linspace(-1, 1, 64)[:, None]
+    >>> model = jaxmdn.nn.MDN(1, jaxmdn.NormalHead(1, 1), hidden_features=(8,), rngs=nnx.Rngs(0))
+    >>> result = jaxmdn.train.fit(model, x, 3.0 * x, num_epochs=2, progress=False)
+    >>> jaxmdn.mean(result.predict(x)).shape
+    (64, 1)
+    """
+    checks.require_count("fit", "num_epochs", num_epochs)
+    checks.require_count("fit", "batch_size", batch_size)
+    if patience is not None:
+        checks.require_count("fit", "patience", patience)
+    rows = make_rows("fit", x, y, weights)
+    key_split, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
+    held_out: Rows | None = None
+    if isinstance(validation, tuple):
+        held_out = make_rows("fit(validation)", *validation, *(None,) * (3 - len(validation)))
+    elif validation is not None:
+        rows, held_out = split_rows("fit", rows, validation, key_split)
+
+    x_map, y_map = _standardizers(model, rows) if standardize else (None, None)
+    log_det = 0.0 if y_map is None else float(y_map.log_det)
+
+    def standardized(rows: Rows) -> Rows:
+        x = rows.x if x_map is None else x_map(rows.x)
+        return Rows(x, _map_targets(y_map, rows.y), rows.weights)
+
+    rows = standardized(rows)
+    held_out = None if held_out is None else standardized(held_out)
+    if initialize:
+        model.initialize(key_bias, rows.y, weights=rows.weights)
+    if optimizer is None:
+        optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
+
+    program, params, model_state = Program.create(
+        model, optimizer, loss, min(batch_size, rows.size)
+    )
+    state = TrainState.create(params, optimizer, key_train, model_state=model_state)
+    carry = program.start(state, held_out)
+    history: dict[str, list[float]] = {"train_nll": [], "valid_nll": [], "seconds": []}
+
+    def record(train: Any, valid: Any) -> None:
+        history["train_nll"].append(float(train) + log_det)
+        history["valid_nll"].append(float(valid) + log_det)
+        history["seconds"].append(time.perf_counter() - start)
+
+    def finish(carry: Carry) -> FitResult:
+        nnx.update(model, carry.best_params, carry.best_model_state)
+        model.eval()
+        return FitResult(
+            model=model,
+            x_standardizer=x_map,
+            y_standardizer=y_map,
+            history={name: np.asarray(values) for name, values in history.items()},
+            best_epoch=int(carry.best_epoch),
+            report=program.report(carry, rows),
+        )
+
+    start = time.perf_counter()
+    record(float("nan"), float(carry.best_nll))
+    bar = tqdm(range(1, num_epochs + 1), unit="epoch", disable=not progress, leave=True)
+    for epoch in bar:
+        carry, losses, train, valid, sound = program.epoch(carry, rows, held_out, epoch)
+        losses, train, valid, sound, best, best_epoch = jax.device_get(
+            (losses, train, valid, sound, carry.best_nll, carry.best_epoch)
+        )
+        record(train, valid)
+        if not sound:
+            bar.close()
+            raise _non_finite(epoch, losses, finish(carry))
+        shown = f"train {train + log_det:.4f}"
+        if held_out is not None:
+            shown += f"  valid {valid + log_det:.4f}  best {best + log_det:.4f}"
+        bar.set_postfix_str(shown + " nats", refresh=False)
+        if held_out is not None and patience is not None and epoch - best_epoch >= patience:
+            break
+    bar.close()
+    result = finish(carry)
+    if result.report is not None:
+        result.report.warn(model.head)
+    return result
+
+
+def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standardizer | None]:
+    x_map = y_map = None
+    if isinstance(rows.x, jax.Array) and jnp.issubdtype(rows.x.dtype, jnp.floating):
+        if rows.x.ndim != 2:
+            raise ValueError(
+                f"fit: to standardise, x must have shape [N, F], got {list(rows.x.shape)}; reshape "
+                f"it (a single feature is x[:, None]), or pass standardize=False."
+            )
+        x_map = Standardizer.fit(rows.x, rows.weights)
+    if model.head.real_valued:
+        targets = rows.y.y if isinstance(rows.y, Labeled) else rows.y
+        checks.require_floating("fit", "y", targets)
+        checks.require_last_axis("fit", "y", targets, model.head.event_dim, "event dimension D")
+        y_map = Standardizer.fit(targets, rows.weights)
+    return x_map, y_map
+
+
+def _non_finite(epoch: int, losses: np.ndarray, result: FitResult) -> NonFiniteLossError:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    place = f"step {bad[0] + 1} of {len(losses)}" if len(bad) else "the last step"
+    return NonFiniteLossError(
+        f"fit: the loss became non-finite in epoch {epoch}, at {place}. The parameters of epoch "
+        f"{result.best_epoch} were restored (error.result). Try a lower learning rate, a smaller "
+        f"gradient clip, a larger min_scale, or look for outliers in x and y.",
+        result,
+    )

@@ -1,0 +1,184 @@
+"""The compiled side of ``fit``: one epoch, evaluation, the component report.
+
+An epoch is one ``lax.scan`` over shuffled batches, followed by the validation NLL and the choice
+of the best parameters, all in one compiled function: the host sees a handful of numbers an epoch.
+A :class:`Program` is hashable and compares by content, so that fitting the same architecture again
+(cross-validation, ensembles) compiles nothing again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxmdn.heads import Head
+from jaxmdn.train.data import Rows, batch_indices
+from jaxmdn.train.report import ComponentReport, combine, component_statistics
+from jaxmdn.train.state import TrainState, train_step
+from jaxmdn.typing import Array
+
+EVALUATION_BATCH = 4096
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Carry:
+    """What one epoch hands to the next: the training state and the best parameters so far."""
+
+    state: Any
+    best_params: Any
+    best_model_state: Any
+    best_nll: Any
+    best_epoch: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Static description of a training run: architecture, loss, optimizer, batch size."""
+
+    train_graph: Any
+    eval_graph: Any
+    head: Head
+    optimizer: optax.GradientTransformation
+    loss: Callable[..., Any]
+    batch_size: int
+
+    @classmethod
+    def create(
+        cls,
+        model: Any,
+        optimizer: optax.GradientTransformation,
+        loss: Callable[..., Any],
+        batch_size: int,
+    ) -> tuple[Program, Any, Any]:
+        """Split a model into the static program, its parameters and its other state."""
+        model.eval()
+        eval_graph = nnx.graphdef(model)
+        model.train()
+        train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
+        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size)
+        return program, params, model_state
+
+    def start(self, state: TrainState, held_out: Rows | None) -> Carry:
+        """The carry of epoch 0, whose best parameters are the initial ones."""
+        initial = jnp.nan
+        if held_out is not None:
+            initial = _evaluate(self, state.params, state.model_state, held_out)
+        return Carry(
+            state=state,
+            best_params=jax.tree.map(jnp.copy, state.params),
+            best_model_state=jax.tree.map(jnp.copy, state.model_state),
+            best_nll=jnp.asarray(initial, jnp.float32),
+            best_epoch=jnp.zeros((), jnp.int32),
+        )
+
+    def epoch(
+        self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int
+    ) -> tuple[Carry, Array, Array, Array, Array]:
+        """Return the next carry, the losses of all steps, training and validation NLL, soundness.
+
+        Donates the carry.
+        """
+        return _epoch(self, carry, rows, held_out, epoch)
+
+    def report(self, carry: Carry, rows: Rows) -> ComponentReport | None:
+        """Component use over rows, at the best parameters."""
+        statistics = _report(self, carry.best_params, carry.best_model_state, rows)
+        return None if statistics is None else combine(statistics, rows.size)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _epoch(
+    program: Program, carry: Carry, rows: Rows, held_out: Rows | None, epoch: Any
+) -> tuple[Carry, Array, Array, Array, Array]:
+    order_key, step_key = jax.random.split(jax.random.fold_in(carry.state.key, epoch))
+    order = jax.random.permutation(order_key, rows.size)
+
+    def objective(params: Any, model_state: Any, batch: Rows, key: Array) -> Any:
+        model = nnx.merge(program.train_graph, params, model_state, copy=True)
+        value = program.loss(model, *batch, key)
+        return value, nnx.state(model, nnx.Not(nnx.Param))
+
+    def step(state: TrainState, cut: tuple[Array, Array]) -> tuple[TrainState, Any]:
+        batch = _cut(rows, cut)
+        state, metrics = train_step(objective, program.optimizer, state, batch, stateful=True)
+        return state, (metrics.loss, jnp.sum(batch.weights))
+
+    start = dataclasses.replace(carry.state, key=step_key)
+    cuts = batch_indices(order, program.batch_size)
+    state, (losses, mass) = jax.lax.scan(step, start, cuts)
+    state = dataclasses.replace(state, key=carry.state.key)
+
+    mass = mass.astype(losses.dtype)
+    train = jnp.sum(losses * mass) / jnp.sum(mass)
+    sound = jnp.all(jnp.isfinite(losses)) & _all_finite(state.params)
+    if held_out is None:
+        valid = jnp.full_like(train, jnp.nan)
+        better = sound
+    else:
+        valid = _evaluate(program, state.params, state.model_state, held_out)
+        sound &= jnp.isfinite(valid)
+        better = sound & ~(valid >= carry.best_nll)  # any finite NLL beats an initial NaN
+
+    def keep(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+
+    carry = Carry(
+        state=state,
+        best_params=keep(state.params, carry.best_params),
+        best_model_state=keep(state.model_state, carry.best_model_state),
+        best_nll=jnp.where(better, valid.astype(jnp.float32), carry.best_nll),
+        best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
+    )
+    return carry, losses, train, valid, sound
+
+
+def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
+    """One batch; rows that only pad it get weight zero."""
+    index, counts = cut
+    batch = rows.take(index)
+    return batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
+
+
+def _over_batches(
+    program: Program, params: Any, model_state: Any, rows: Rows, function: Callable[..., Any]
+) -> Any:
+    """Map ``function(model, batch, counts)`` over evaluation batches; the results are stacked."""
+
+    def one(cut: tuple[Array, Array]) -> Any:
+        model = nnx.merge(program.eval_graph, params, model_state, copy=True)
+        return function(model, _cut(rows, cut), cut[1])
+
+    size = min(EVALUATION_BATCH, rows.size)
+    return jax.lax.map(one, batch_indices(jnp.arange(rows.size), size))
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Array:
+    """Weighted mean NLL over rows, in standardised units."""
+
+    def total(model: Any, batch: Rows, counts: Array) -> Array:
+        return model.nll(batch.x, batch.y, weights=batch.weights, reduction="sum")
+
+    sums = _over_batches(program, params, model_state, rows, total)
+    return jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _report(program: Program, params: Any, model_state: Any, rows: Rows) -> Any:
+    def statistics(model: Any, batch: Rows, counts: Array) -> Any:
+        return component_statistics(program.head, model(batch.x), counts)
+
+    return _over_batches(program, params, model_state, rows, statistics)
+
+
+def _all_finite(tree: Any) -> Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)

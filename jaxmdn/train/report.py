@@ -1,0 +1,108 @@
+"""What became of the components: which died, which sit at their scale's floor."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn.components import FullNormal
+from jaxmdn.components.base import Density
+from jaxmdn.heads import ClassConditionalHead, Head, NormalHead
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import Array
+
+
+class ComponentWarning(UserWarning):
+    """A component of a trained mixture is dead, or its scale sits at its floor."""
+
+
+class ComponentReport(NamedTuple):
+    """Use of each component over a set of inputs (class-conditional heads: class by class).
+
+    Attributes:
+      mean_weight: ``[K]`` (or ``[C, K]``), the average mixing coefficient.
+      max_weight: the largest mixing coefficient anywhere.
+      floor_share: share of the inputs at which some scale is within 5 % of ``min_scale``.
+    """
+
+    mean_weight: np.ndarray
+    max_weight: np.ndarray
+    floor_share: np.ndarray
+
+    def messages(self, head: Head, *, threshold: float = 1e-3) -> list[str]:
+        """Sentences about dead components and floored scales; empty if all is well."""
+        inner = _normal_head(head)
+        floor = 0.0 if inner is None else inner.min_weight
+        lines = []
+        dead = np.argwhere(self.max_weight < max(threshold, 2 * floor))
+        if len(dead):
+            lines.append(
+                f"{_name(dead)} died: weight below {max(threshold, 2 * floor):g} at every input; "
+                f"fewer components, or min_weight > 0, would serve."
+            )
+        floored = np.argwhere(self.floor_share > 0.01)
+        if len(floored):
+            worst = float(self.floor_share.max())
+            lines.append(
+                f"{_name(floored)} sit at the scale's floor (up to {worst:.0%} of the inputs); the "
+                f"target may hold repeated values: check it, or raise min_scale."
+            )
+        return lines
+
+    def warn(self, head: Head) -> None:
+        """Issue each message as a :class:`ComponentWarning`."""
+        for line in self.messages(head):
+            warnings.warn(line, ComponentWarning, stacklevel=3)
+
+
+def _name(indices: np.ndarray) -> str:
+    plural = "components" if len(indices) > 1 else "component"
+    return f"{plural} " + ", ".join("/".join(str(i) for i in row) for row in indices)
+
+
+def _normal_head(head: Head) -> NormalHead | None:
+    while isinstance(head, ClassConditionalHead):
+        head = head.head
+    return head if isinstance(head, NormalHead) else None
+
+
+def component_statistics(head: Head, density: Density, rows: Array) -> Any:
+    """Sums over a batch for a :class:`ComponentReport`: weights, largest weight, floored rows.
+
+    ``rows [N]`` is 1 for rows that count and 0 for padding. None for heads without components.
+    """
+    normal = _normal_head(head)
+    if normal is None:
+        return None
+    mixture: Any = density
+    while isinstance(mixture.components, Mixture):
+        mixture = mixture.components
+    weights = mixture.weights()  # [N, (C,) K]
+    mask = rows.reshape(rows.shape + (1,) * (weights.ndim - 1))
+    floored = jnp.zeros_like(weights, bool)
+    if normal.min_scale > 0:
+        components = mixture.components
+        if isinstance(components, FullNormal):
+            scale = 1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)
+        else:
+            scale = components.scale
+        floored = jnp.any(scale <= 1.05 * normal.min_scale, axis=-1)
+    return (
+        jnp.sum(mask * weights, axis=0),
+        jnp.max(jnp.where(mask > 0, weights, 0), axis=0),
+        jnp.sum(mask * jnp.broadcast_to(floored, weights.shape), axis=0),
+    )
+
+
+def combine(statistics: Any, count: int) -> ComponentReport:
+    """Fold per-batch statistics (leading axis: batches) over ``count`` rows into a report."""
+    total, largest, floored = jax.device_get(statistics)
+    return ComponentReport(
+        mean_weight=total.sum(0) / count,
+        max_weight=largest.max(0),
+        floor_share=floored.sum(0) / count,
+    )

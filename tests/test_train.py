@@ -1,0 +1,361 @@
+"""Training: pure steps, fit, standardisation, early stopping, failures, reports."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy import stats
+
+import jaxmdn
+from jaxmdn import train
+from jaxmdn.train.data import batch_indices
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def linear_data(count=300, seed=0):
+    """y | x ~ N(3 x + 10, 0.5^2): the best NLL is known."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 2)).astype(np.float32)
+    noise = 0.5 * rng.normal(size=count)
+    y = (3.0 * x[:, 0] + 10.0 + noise)[:, None].astype(np.float32)
+    return x, y
+
+
+def small_model(components=1, dim=1, seed=0, **options):
+    head = jaxmdn.NormalHead(components, dim)
+    return jaxmdn.nn.MDN(2, head, hidden_features=(16,), rngs=nnx.Rngs(seed), **options)
+
+
+def quick_fit(model, x, y, **options):
+    options = {"num_epochs": 3, "progress": False, "batch_size": 64, **options}
+    return train.fit(model, x, y, **options)
+
+
+# Steps
+
+
+def test_train_step_is_the_optimizers_step():
+    """One step of SGD on a quadratic, by hand."""
+    optimizer = optax.sgd(0.25)
+    step = train.make_train_step(lambda p, batch, key: jnp.sum((p - batch) ** 2), optimizer)
+    params = jnp.array([1.0, -2.0])
+    state = train.TrainState.create(params, optimizer, jax.random.key(0))
+    state, metrics = step(state, jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(state.params, [0.5, -0.5], rtol=1e-6)
+    np.testing.assert_allclose(metrics.loss, 10.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics.grad_norm, np.hypot(2.0, 6.0), rtol=1e-6)
+    assert int(state.step) == 1
+    assert params.tolist() == [1.0, -2.0], "the caller's parameters must survive donation"
+
+
+def test_train_step_donates_its_state():
+    optimizer = optax.sgd(0.1)
+    step = train.make_train_step(lambda p, batch, key: jnp.sum(p**2), optimizer)
+    state = train.TrainState.create(jnp.ones(1000), optimizer, jax.random.key(0))
+    before = state.params
+    step(state, None)
+    assert before.is_deleted()
+
+
+def test_train_step_gives_every_step_its_own_key():
+    optimizer = optax.sgd(1.0)
+    step = train.make_train_step(lambda p, batch, key: jax.random.normal(key) + 0.0 * p, optimizer)
+    state = train.TrainState.create(jnp.float32(0), optimizer, jax.random.key(0))
+    losses = []
+    for _ in range(5):
+        state, metrics = step(state, None)
+        losses.append(float(metrics.loss))
+    assert len(set(losses)) == 5
+
+
+def test_stateful_step_and_eval_step():
+    def loss(params, model_state, batch, key):
+        return (params - batch) ** 2, model_state + 1
+
+    optimizer = optax.sgd(0.5)
+    step = train.make_train_step(loss, optimizer, stateful=True)
+    state = train.TrainState.create(
+        jnp.float32(1.0), optimizer, jax.random.key(0), model_state=jnp.int32(0)
+    )
+    state, _ = step(state, jnp.float32(3.0))
+    assert int(state.model_state) == 1
+    assert float(state.params) == 3.0
+    evaluate = train.make_eval_step(lambda params, model_state, batch: params * batch)
+    assert float(evaluate(state, jnp.float32(2.0))) == 6.0
+
+
+def test_state_is_a_pytree():
+    optimizer = optax.adam(1e-3)
+    state = train.TrainState.create({"w": jnp.ones(3)}, optimizer, jax.random.key(0))
+    doubled = jax.tree.map(lambda leaf: leaf, state)
+    assert jax.tree.structure(doubled) == jax.tree.structure(state)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (8, 4), (3, 4), (1, 1), (7, 7)])
+def test_every_row_is_in_exactly_one_batch(count, size):
+    index, counts = batch_indices(jnp.arange(count)[::-1], size)
+    assert index.shape == (-(-count // size), size)
+    used = np.asarray(index)[np.asarray(counts) == 1]
+    assert sorted(used) == list(range(count))
+    assert float(counts.sum()) == count
+
+
+# Standardiser
+
+
+def test_standardizer_against_numpy():
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(50, 3)) * [1.0, 1e-3, 1e4] + [0, 5, -1e6]).astype(np.float32)
+    weights = rng.uniform(size=50).astype(np.float32)
+    fitted = train.Standardizer.fit(jnp.asarray(values), jnp.asarray(weights))
+    wide = values.astype(np.float64)
+    shift = np.average(wide, axis=0, weights=weights)
+    scale = np.sqrt(np.average((wide - shift) ** 2, axis=0, weights=weights))
+    np.testing.assert_allclose(fitted.shift, shift, rtol=1e-6)
+    np.testing.assert_allclose(fitted.scale, scale, rtol=1e-6)
+    np.testing.assert_allclose(fitted.log_det, np.log(scale).sum(), rtol=1e-5)
+    round_trip = fitted.inverse(fitted(jnp.asarray(values)))
+    np.testing.assert_allclose(round_trip, values, rtol=1e-6)
+
+
+def test_standardizer_leaves_constants_alone():
+    values = jnp.full((10, 2), 3.3e7).at[:, 1].set(jnp.arange(10.0))
+    fitted = train.Standardizer.fit(values)
+    assert float(fitted.scale[0]) == 1.0
+    assert np.isfinite(fitted(values)).all()
+
+
+# fit
+
+
+def test_fit_reaches_the_known_likelihood_and_reports_target_units():
+    x, y = linear_data(2000)
+    model = small_model()
+    result = quick_fit(model, x, 1000.0 * y, num_epochs=60, optimizer=optax.adam(1e-2))
+    x_new, y_new = linear_data(2000, seed=1)
+    nll = -float(jnp.mean(result.log_prob(x_new, 1000.0 * y_new)))
+    best = -stats.norm.logpdf(1000.0 * y_new[:, 0], 1000.0 * (3 * x_new[:, 0] + 10), 500.0).mean()
+    assert best - 0.02 < nll < best + 0.03
+    # The history is in the target's unit too, and agrees with the density predict returns.
+    assert abs(result.history["valid_nll"][result.best_epoch] - best) < 0.15
+    predicted = result.predict(x_new)
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(predicted, 1000.0 * y_new), result.log_prob(x_new, 1000.0 * y_new),
+        rtol=2e-4, atol=2e-4,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        jaxmdn.mean(predicted)[:, 0], 1000.0 * (3 * x_new[:, 0] + 10), atol=600.0
+    )
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "low_rank"])
+def test_affine_back_to_target_units_is_exact(covariance):
+    """predict's density and the standardised likelihood plus its log-determinant are one number."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(80, 2)).astype(np.float32)
+    y = (rng.normal(size=(80, 2)) @ [[3.0, 1.0], [0.0, 0.02]] + [5, -7]).astype(np.float32)
+    head = jaxmdn.NormalHead(3, 2, covariance=covariance)
+    model = jaxmdn.nn.MDN(2, head, hidden_features=(8,), rngs=nnx.Rngs(0))
+    result = quick_fit(model, x, y, num_epochs=1)
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(result.predict(x), y), result.log_prob(x, y), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_same_seed_same_result_another_seed_another():
+    x, y = linear_data()
+    first = quick_fit(small_model(2, dropout=0.1), x, y, seed=5)
+    again = quick_fit(small_model(2, dropout=0.1), x, y, seed=5)
+    other = quick_fit(small_model(2, dropout=0.1), x, y, seed=6)
+    for one, two in zip(
+        jax.tree.leaves(nnx.state(first.model, nnx.Param)),
+        jax.tree.leaves(nnx.state(again.model, nnx.Param)),
+        strict=True,
+    ):
+        assert np.array_equal(one, two)
+    assert np.array_equal(first.history["valid_nll"], again.history["valid_nll"])
+    assert not np.array_equal(first.history["valid_nll"], other.history["valid_nll"])
+
+
+def test_early_stopping_restores_the_best_parameters():
+    x, y = linear_data(60)
+    result = quick_fit(
+        small_model(3), x, y, num_epochs=400, patience=5, optimizer=optax.adam(0.05),
+        validation=(x[:20], y[:20] + 1.0),
+    )  # fmt: skip
+    valid = result.history["valid_nll"]
+    assert len(valid) < 401
+    assert len(valid) - 1 == result.best_epoch + 5
+    assert np.nanargmin(valid) == result.best_epoch
+    kept = -float(jnp.mean(result.log_prob(x[:20], y[:20] + 1.0)))
+    assert kept == pytest.approx(valid[result.best_epoch], abs=2e-4)
+
+
+def test_without_validation_all_epochs_run():
+    x, y = linear_data(100)
+    result = quick_fit(small_model(), x, y, validation=None, num_epochs=4)
+    assert result.best_epoch == 4
+    assert np.isnan(result.history["valid_nll"]).all()
+    assert np.isfinite(result.history["train_nll"][1:]).all()
+
+
+def test_training_loss_is_the_weighted_mean_even_with_a_short_last_batch():
+    """With a learning rate of zero the epoch's loss must equal the loss of all rows at once."""
+    x, y = linear_data(101)
+    weights = np.random.default_rng(0).uniform(0.1, 2.0, 101).astype(np.float32)
+    result = quick_fit(
+        small_model(2), x, y, weights=weights, validation=None, num_epochs=1, batch_size=32,
+        optimizer=optax.sgd(0.0),
+    )  # fmt: skip
+    rows = -np.asarray(result.log_prob(x, y), np.float64)
+    assert result.history["train_nll"][1] == pytest.approx(
+        np.average(rows, weights=weights), abs=1e-4
+    )
+
+
+def test_weights_decide_which_rows_are_learnt():
+    x, y = linear_data(400)
+    wrong = np.concatenate([y, -y])
+    weights = np.concatenate([np.ones(400), np.zeros(400)]).astype(np.float32)
+    result = quick_fit(
+        small_model(), np.concatenate([x, x]), wrong, weights=weights, num_epochs=40,
+        optimizer=optax.adam(1e-2),
+    )  # fmt: skip
+    assert np.abs(np.asarray(jaxmdn.mean(result.predict(x))) - y).mean() < 0.8
+
+
+def test_non_finite_loss_raises_and_keeps_the_last_good_parameters():
+    x, y = linear_data(200)
+
+    def exploding(model, x, y, weights, key):
+        value = model.nll(x, y, weights=weights)
+        return jnp.where(value < 0.6, jnp.nan, value)
+
+    model = small_model()
+    with pytest.raises(train.NonFiniteLossError, match=r"non-finite in epoch \d+, at step") as info:
+        quick_fit(model, x, y, num_epochs=200, loss=exploding, optimizer=optax.adam(1e-2))
+    result = info.value.result
+    assert "learning rate" in str(info.value)
+    assert result.model is model
+    assert np.isfinite(np.asarray(result.log_prob(x, y))).all()
+    assert result.best_epoch < len(result.history["train_nll"]) - 1
+
+
+def test_non_finite_without_validation_keeps_the_epoch_before():
+    x, y = linear_data(128)
+    with pytest.raises(train.NonFiniteLossError) as info:
+        quick_fit(small_model(), x, y, validation=None, optimizer=optax.sgd(1e30), num_epochs=5)
+    assert np.isfinite(np.asarray(info.value.result.log_prob(x, y))).all()
+
+
+def test_dropout_and_batch_norm_carry_their_state():
+    class Trunk(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(2, 8, rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.drop = nnx.Dropout(0.2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(nnx.relu(self.norm(self.linear(x))))
+
+    x, y = linear_data(200)
+    rngs = nnx.Rngs(0)
+    model = jaxmdn.nn.MDN.from_trunk(Trunk(rngs), 8, jaxmdn.NormalHead(2, 1), rngs=rngs)
+    result = quick_fit(model, x, y, num_epochs=5)
+    assert not np.allclose(model.trunk.norm.mean[...], 0.0), "running statistics were not updated"
+    once, twice = result.log_prob(x, y), result.log_prob(x, y)
+    assert np.array_equal(once, twice), "evaluation must not drop units"
+
+
+def test_same_architecture_compiles_once():
+    from jaxmdn.train import program
+
+    x, y = linear_data(100)
+    optimizer = optax.adam(1e-3)
+    quick_fit(small_model(), x, y, optimizer=optimizer)
+    before = program._epoch._cache_size()
+    quick_fit(small_model(seed=1), x, y, optimizer=optimizer, seed=1)
+    assert program._epoch._cache_size() == before
+
+
+def test_class_conditional_and_categorical_targets():
+    x, y = linear_data(300)
+    label = (x[:, 1] > 0).astype(np.int32)
+    head = jaxmdn.ClassConditionalHead(2, jaxmdn.NormalHead(1, 1))
+    model = jaxmdn.nn.MDN(2, head, hidden_features=(16,), rngs=nnx.Rngs(0))
+    result = quick_fit(model, x, jaxmdn.Labeled(label, y), num_epochs=30)
+    density = result.predict(x)
+    found = np.argmax(np.asarray(density.weights()), axis=-1)
+    assert (found == label).mean() > 0.9
+    assert result.report.mean_weight.shape == (2, 1)
+
+    classifier = jaxmdn.nn.MDN(2, jaxmdn.CategoricalHead(2), rngs=nnx.Rngs(0))
+    result = quick_fit(classifier, x, label[:, None], num_epochs=30)
+    assert result.y_standardizer is None
+    assert result.report is None
+    found = np.argmax(np.asarray(result.predict(x).probabilities()), axis=-1)
+    assert (found == label).mean() > 0.9
+
+
+# Reports
+
+
+def test_dead_components_and_floored_scales_are_named():
+    x, y = linear_data(200)
+    model = small_model(3)
+    bias = np.zeros(model.head.num_outputs, np.float32)
+    bias[:3] = [0.0, -30.0, 0.0]
+    bias[6:] = [1.0, 1.0, -30.0]
+    model.output.linear.bias[...] = jnp.asarray(bias)
+    model.output.linear.kernel[...] = jnp.zeros_like(model.output.linear.kernel[...])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = quick_fit(model, x, y, initialize=False, optimizer=optax.sgd(0.0), num_epochs=1)
+    texts = [str(entry.message) for entry in caught]
+    assert all(entry.category is train.ComponentWarning for entry in caught)
+    assert any(text.startswith("component 1 died") for text in texts)
+    assert any(
+        text.startswith("component 2 sit at") or "component 2 sits" in text for text in texts
+    )
+    np.testing.assert_allclose(result.report.mean_weight, [0.5, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(result.report.floor_share, [0, 0, 1], atol=1e-6)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros((3, 1), np.float32)}, "same number of rows, got x 100, y 3"),
+        ({"x": np.full((100, 2), np.nan, np.float32)}, "x must be finite, but row 0, column 0"),
+        ({"y": np.where(np.arange(100) == 7, np.inf, 1.0)[:, None]}, "row 7, column 0 is inf"),
+        ({"weights": np.ones(5, np.float32)}, r"weights must have shape \[100\]"),
+        ({"weights": -np.ones(100, np.float32)}, "nonnegative and not all zero"),
+        ({"validation": 1.5}, r"validation must be a share in \(0, 1\)"),
+        ({"y": np.zeros((100, 2), np.float32)}, r"expected y of shape \[..., 1\]"),
+        ({"y": np.zeros(100, np.float32)}, r"use y\[..., None\]"),
+        ({"x": np.zeros(100, np.float32)}, r"x must have shape \[N, F\]"),
+        ({"num_epochs": 0}, "num_epochs must be at least 1"),
+        ({"x": np.zeros((0, 2), np.float32), "y": np.zeros((0, 1), np.float32)}, "no rows"),
+    ],
+)
+def test_error_messages(user_errors, change, message):
+    x, y = linear_data(100)
+    arguments = {"x": x, "y": y, **change}
+    with pytest.raises(ValueError, match=message):
+        quick_fit(small_model(), arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_progress_bar_shows_the_nll(capfd):
+    x, y = linear_data(100)
+    quick_fit(small_model(), x, y, progress=True)
+    assert "nats" in capfd.readouterr().err
