@@ -1,0 +1,182 @@
+"""Trained networks on disk: a folder with a JSON description and an orbax array store.
+
+    folder/config.json      library version, network and head, training history, your own notes
+    folder/arrays/          parameters and standardisers (orbax)
+
+No pickles: loading runs no code from the folder, and works on another device count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from jaxmdn._version import __version__
+from jaxmdn.nn import MDN
+from jaxmdn.train import FitResult, Standardizer
+
+FORMAT = 1
+
+
+def save(
+    folder: str | os.PathLike[str],
+    result: FitResult,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained network to a folder, all of it or nothing.
+
+    Args:
+      folder: where; must not exist unless ``overwrite``.
+      result: what ``fit`` returned. A model with a custom trunk is saved too, but :func:`load`
+        then needs a freshly built one.
+      notes: anything JSON can hold, given back by :func:`load_notes`.
+      overwrite: replace an existing folder.
+
+    Returns:
+      The folder's path.
+
+    Raises:
+      FileExistsError: if the folder exists and ``overwrite`` is False.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise FileExistsError(
+            f"save: {folder} exists already; choose another folder or pass overwrite=True."
+        )
+    config = {
+        "format": FORMAT,
+        "jaxmdn": __version__,
+        "model": result.model.config() if _describable(result.model) else None,
+        "best_epoch": result.best_epoch,
+        "history": {name: _jsonable(values) for name, values in result.history.items()},
+        "notes": dict(notes or {}),
+    }
+    arrays = {"model": _arrays(result.model)}
+    for name, part in (("x", result.x_standardizer), ("y", result.y_standardizer)):
+        if part is not None:
+            arrays[name] = {"shift": part.shift, "scale": part.scale}
+    config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        (scratch / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False))
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((scratch / "arrays").absolute(), arrays)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
+    """Read what :func:`save` wrote.
+
+    Args:
+      folder: the saved folder.
+      model: a freshly built network of the same shape, needed only where the saved one had a
+        custom trunk; its parameters are overwritten.
+
+    Returns:
+      A ``FitResult`` (without a component report) ready to predict.
+
+    Raises:
+      FileNotFoundError, ValueError: if the folder is no saved network, comes from a newer format,
+        or does not fit the model passed in.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    if model is None:
+        if config["model"] is None:
+            raise ValueError(
+                f"load: the network in {folder} has a custom trunk; pass a freshly built one of "
+                f"the same shape as model=."
+            )
+        model = MDN.from_config(config["model"], rngs=nnx.Rngs(0))
+    wanted = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], _arrays(model))
+    if wanted != config["shapes"]["model"]:
+        raise ValueError(
+            f"load: the network in {folder} has parameters {config['shapes']['model']}, "
+            f"but the model passed in has {wanted}; build it with the same arguments."
+        )
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf[0], jnp.dtype(leaf[1])),
+        config["shapes"],
+        is_leaf=lambda node: isinstance(node, list),
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore((folder / "arrays").absolute(), target)
+    variables = [
+        (path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(model)
+    ]
+    nnx.update(model, nnx.from_flat_state(variables))
+    model.eval()
+    parts = {name: Standardizer(**arrays[name]) if name in arrays else None for name in "xy"}
+    history = {
+        name: np.asarray([np.nan if value is None else value for value in values])
+        for name, values in config["history"].items()
+    }
+    return FitResult(
+        model=model,
+        x_standardizer=parts["x"],
+        y_standardizer=parts["y"],
+        history=history,
+        best_epoch=config["best_epoch"],
+        report=None,
+    )
+
+
+def load_notes(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the ``notes`` that were saved along."""
+    return _read_config(Path(folder))["notes"]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"load: {folder} is no saved network (config.json is missing); "
+            f"jaxmdn.checkpoint.save writes one."
+        )
+    config = json.loads(path.read_text())
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"load: {folder} has format {config.get('format')!r}, this version of jaxmdn reads "
+            f"format {FORMAT}; load it with jaxmdn {config.get('jaxmdn')}."
+        )
+    return config
+
+
+def _flat(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """Paths and variables of everything in the model but its random streams."""
+    return list(nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _arrays(model: Any) -> dict[str, Any]:
+    return {_name(path): variable[...] for path, variable in _flat(model)}
+
+
+def _describable(model: Any) -> bool:
+    return isinstance(model, MDN) and model.arguments is not None
+
+
+def _jsonable(values: Any) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
