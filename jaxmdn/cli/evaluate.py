@@ -1,0 +1,101 @@
+"""What the commands have in common: a baseline, the scores, the table and the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import calibration, scoring
+from jaxmdn.components import FullNormal
+from jaxmdn.mixture import Mixture
+
+LEVELS = (0.5, 0.9)
+
+
+def linear_gaussian(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> Mixture:
+    """The baseline: least squares, with one normal of the residuals' covariance around it."""
+    from sklearn.linear_model import LinearRegression
+
+    regression = LinearRegression().fit(x, y)
+    residuals = np.asarray(y - regression.predict(x), np.float64)
+    freedom = max(1, len(x) - np.linalg.matrix_rank(np.asarray(x, np.float64)) - 1)
+    covariance = residuals.T @ residuals / freedom
+    loc = jnp.asarray(regression.predict(x_new), jnp.float32)[:, None, :]  # [N, 1, D]
+    covariance = jnp.asarray(covariance, jnp.float32)[None, None]  # [1, 1, D, D]
+    return Mixture(
+        logits=jnp.zeros(loc.shape[:2]), components=FullNormal.from_covariance(loc, covariance)
+    )
+
+
+def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per target: joint NLL (nats), CRPS (the target's unit), interval coverage."""
+    y = jnp.asarray(y)
+    nll = float(jnp.mean(scoring.log_score(density, y)))
+    crps = np.asarray(jnp.mean(scoring.crps(density, y), axis=0))
+    cover = np.asarray(calibration.coverage(density, y, LEVELS))
+    return [
+        {
+            "model": model,
+            "target": target,
+            "nll": nll,
+            "crps": float(crps[d]),
+            **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
+        }
+        for d, target in enumerate(targets)
+    ]
+
+
+def mean_scores(rows: Sequence[Sequence[dict[str, Any]]], counts: Sequence[int]) -> list[dict]:
+    """Average score rows over folds, weighted by their numbers of test rows."""
+    averaged = []
+    for parts in zip(*rows, strict=True):
+        merged = dict(parts[0])
+        for name, value in merged.items():
+            if isinstance(value, float):
+                merged[name] = float(np.average([part[name] for part in parts], weights=counts))
+        averaged.append(merged)
+    return averaged
+
+
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A plain-text table: names to the left, numbers to the right."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[name.replace("coverage_", "in ") for name in names]]
+    for row in rows:
+        values = [row.get(name, "") for name in names]
+        cells.append(
+            [_number(value) if isinstance(value, float) else str(value) for value in values]
+        )
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    numeric = [isinstance(rows[0].get(name, ""), float) for name in names]
+    lines = []
+    for line in cells:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON: no NaN, no infinity."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a picture at a size that reads well on a page, and close it."""
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,175 @@
+"""``jaxmdn fit``: a density network for a user's own table."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxmdn import __version__, calibration, checkpoint, plots
+from jaxmdn.cli import evaluate
+from jaxmdn.cli.errors import UsageError
+from jaxmdn.cli.table import Encoding, detect, read_table
+from jaxmdn.heads import COVARIANCES, NormalHead
+from jaxmdn.nn import MDN
+from jaxmdn.train import FitResult, NonFiniteLossError
+from jaxmdn.train import fit as train
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``fit`` to the command line."""
+    parser = commands.add_parser(
+        "fit",
+        help="train on your own CSV table; write the model, a table and pictures",
+        description=(
+            "Train a mixture density network on a CSV table (one header line). Columns that are "
+            "not targets become inputs: numbers as they are, text with few distinct values as "
+            "categories. Scores are measured on held-back rows, in the targets' own units."
+        ),
+    )
+    parser.add_argument("file", help="CSV file with a header line")
+    parser.add_argument(
+        "--target", action="append", required=True, metavar="COL", help="repeat for several"
+    )
+    parser.add_argument("--out", default="fit", help="folder to write (default: fit)")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--drop", action="append", default=[], metavar="COL", help="ignore COL")
+    parser.add_argument("--sep", default=",", help="column separator (default: comma)")
+    parser.add_argument("--max-categories", type=int, default=20, metavar="N")
+    parser.add_argument("--components", type=int, default=5, metavar="K")
+    parser.add_argument(
+        "--covariance", choices=COVARIANCES, help="default: full for several targets"
+    )
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64], metavar="N")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--patience", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=1e-2)
+    parser.add_argument("--test", type=float, default=0.2, help="share of rows held back")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command: everything is written at the end, all of it or nothing."""
+    out = Path(arguments.out)
+    if not 0.0 < arguments.test < 1.0:
+        raise UsageError(f"--test must lie between 0 and 1, got {arguments.test:g}.")
+    frame = read_table(arguments.file, arguments.sep)
+    encoding = detect(frame, arguments.target, arguments.drop, arguments.max_categories)
+    if out.exists() and not arguments.force and (out.is_file() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already; choose another --out, or pass --force.")
+    model = _build(arguments, encoding)
+    print(f"{arguments.file}: {len(frame)} rows")
+    print("\n".join("  " + line for line in encoding.describe()) + "\n")
+
+    x, y = encoding.inputs(frame), encoding.outputs(frame)
+    order = np.random.default_rng(arguments.seed).permutation(len(x))
+    count = min(max(1, round(arguments.test * len(x))), len(x) - 2)
+    test, rest = order[:count], order[count:]
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(10.0),
+        optax.adamw(arguments.learning_rate, weight_decay=arguments.weight_decay),
+    )
+    try:
+        result = train(
+            model, x[rest], y[rest], optimizer=optimizer, num_epochs=arguments.epochs,
+            batch_size=arguments.batch_size, patience=arguments.patience, seed=arguments.seed,
+            progress=not arguments.quiet,
+        )  # fmt: skip
+    except NonFiniteLossError as error:
+        raise UsageError(str(error)) from None
+
+    density = result.predict(x[test])
+    linear = evaluate.linear_gaussian(x[rest], y[rest], x[test])
+    rows = evaluate.scores("mixture density network", density, y[test], encoding.targets)
+    rows += evaluate.scores("linear Gaussian", linear, y[test], encoding.targets)
+    print(f"\nOn {len(test)} held-back rows (NLL in nats, CRPS in the target's unit):")
+    print(evaluate.format_table(rows))
+    notes = {"encoding": encoding.to_config(), "file": Path(arguments.file).name}
+    _write(out, arguments, result, notes, rows, (x[test], y[test]), encoding)
+    print(f"\nwritten to {out}/: model/, summary.json, training.png, pit.png, predictions.png")
+    print(f"predict with: jaxmdn predict {out} NEW.csv")
+
+
+def _build(arguments: argparse.Namespace, encoding: Encoding) -> MDN:
+    dim = len(encoding.targets)
+    covariance = arguments.covariance or ("full" if dim > 1 else "diagonal")
+    try:
+        head = NormalHead(arguments.components, dim, covariance=covariance)
+        return MDN(
+            encoding.num_features, head, hidden_features=arguments.hidden,
+            dropout=arguments.dropout, rngs=nnx.Rngs(arguments.seed),
+        )  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _write(
+    out: Path, arguments: argparse.Namespace, result: FitResult, notes: dict[str, Any],
+    rows: list[dict[str, Any]], held_back: tuple[np.ndarray, np.ndarray], encoding: Encoding,
+) -> None:  # fmt: skip
+    x, y = held_back
+    density = result.predict(x)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        checkpoint.save(scratch / "model", result, notes=notes)
+        options = {key: value for key, value in vars(arguments).items() if key != "run"}
+        summary = {
+            "jaxmdn": __version__,
+            "jax": jax.__version__,
+            "options": options,
+            "test_rows": len(x),
+            "best_epoch": result.best_epoch,
+            "scores": rows,
+            **notes,
+        }
+        evaluate.write_json(scratch / "summary.json", summary)
+        ax = plots.training_curve(result.history, best_epoch=result.best_epoch)
+        evaluate.save_figure(ax.figure, scratch / "training.png")
+        pit = np.asarray(calibration.pit(density, jnp.asarray(y)))
+        targets = encoding.targets
+        figure, axes = _panels(len(targets))
+        for d, ax in enumerate(axes):
+            plots.pit_histogram(pit[:, d], num_bins=_bins(len(y)), ax=ax).set_title(targets[d])
+        evaluate.save_figure(figure, scratch / "pit.png")
+        figure, axes = _panels(len(targets))
+        for d, ax in enumerate(axes):
+            plots.predicted_against_actual(density, y, dim=d, name=targets[d], ax=ax)
+        evaluate.save_figure(figure, scratch / "predictions.png")
+        if out.is_dir():
+            shutil.rmtree(out)
+        elif out.exists():
+            out.unlink()
+        scratch.chmod(0o755)
+        scratch.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _panels(count: int) -> tuple[Any, list[Any]]:
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(4.6 * columns, 3.6 * lines), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return figure, list(axes.flat[:count])
+
+
+def _bins(count: int) -> int:
+    return int(np.clip(count // 15, 5, 20))

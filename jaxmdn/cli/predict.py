@@ -1,0 +1,72 @@
+"""``jaxmdn predict``: apply a saved network to new rows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmdn import checkpoint
+from jaxmdn.cli.errors import UsageError
+from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite
+from jaxmdn.mixture import mean, variance
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``predict`` to the command line."""
+    parser = commands.add_parser(
+        "predict",
+        help="predict with a model that `jaxmdn fit` wrote",
+        description=(
+            "Write, for each row of a CSV table, the mean and standard deviation of each target, "
+            "and its log-density (nats) where the table holds the targets too."
+        ),
+    )
+    parser.add_argument("model", help="the folder that `jaxmdn fit` wrote")
+    parser.add_argument("file", help="CSV file with the input columns")
+    parser.add_argument("--out", help="CSV file to write (default: standard output)")
+    parser.add_argument("--sep", default=",", help="column separator (default: comma)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    folder = Path(arguments.model)
+    if (folder / "model" / "config.json").is_file():  # the folder that `jaxmdn fit` wrote
+        folder = folder / "model"
+    try:
+        result = checkpoint.load(folder)
+        encoding = Encoding(**checkpoint.load_notes(folder)["encoding"])
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    except (KeyError, TypeError):
+        raise UsageError(
+            f"{arguments.model} was not written by `jaxmdn fit`: it does not say how a table's "
+            f"columns become inputs. Load it in Python with jaxmdn.checkpoint.load."
+        ) from None
+    frame = read_table(arguments.file, arguments.sep)
+    inputs = [*encoding.numeric, *encoding.categorical]
+    require_columns(frame, inputs, "input")
+    require_finite(frame, inputs)
+    try:
+        x = encoding.inputs(frame)
+    except ValueError as error:
+        raise UsageError(f"an input column is not numeric: {error}") from None
+    density = result.predict(x)
+    means, deviations = np.asarray(mean(density)), np.sqrt(np.asarray(variance(density)))
+    output = pd.DataFrame(index=frame.index)
+    for d, target in enumerate(encoding.targets):
+        output[f"{target}_mean"] = means[:, d]
+        output[f"{target}_sd"] = deviations[:, d]
+    if all(target in frame.columns for target in encoding.targets):
+        require_finite(frame, encoding.targets)
+        output["log_density"] = np.asarray(result.log_prob(x, encoding.outputs(frame)))
+    text = output.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        Path(arguments.out).write_text(text)
+        print(f"{len(frame)} rows written to {arguments.out}")

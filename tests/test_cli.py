@@ -1,0 +1,242 @@
+"""The command line, as a new user would use and misuse it."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmdn import cli
+from jaxmdn.cli import demo, evaluate
+from jaxmdn.cli.table import detect, read_table
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def table(count=120, seed=0):
+    rng = np.random.default_rng(seed)
+    size = rng.normal(size=count)
+    kind = rng.choice(["house", "flat", "hut"], count)
+    price = 100 + 20 * size + 15 * (kind == "house") + rng.normal(size=count)
+    return pd.DataFrame(
+        {
+            "row": np.arange(count),
+            "size": size,
+            "kind": kind,
+            "note": [f"text {i}" for i in range(count)],
+            "country": "X",
+            "price": price,
+            "rent": 0.1 * price + rng.normal(size=count),
+        }
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table().to_csv("table.csv", index=False)
+    return tmp_path
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_fit_and_predict(folder, capsys):
+    code = run("fit", "table.csv", "--target", "price", "--epochs", 40, "--quiet")
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "row: it only numbers the rows" in printed
+    assert "note: text with 120 distinct values" in printed
+    assert "country: it is constant (X)" in printed
+    assert "kind: flat, house, hut" in printed
+    assert sorted(os.listdir("fit")) == [
+        "model", "pit.png", "predictions.png", "summary.json", "training.png",
+    ]  # fmt: skip
+    summary = json.loads((folder / "fit" / "summary.json").read_text())
+    network, linear = summary["scores"]
+    assert network["model"] == "mixture density network"
+    assert np.isfinite(list(network.values())[2:]).all()
+    assert summary["test_rows"] == 24
+
+    new = table(30, seed=1)
+    new.to_csv("new.csv", index=False)
+    assert run("predict", "fit", "new.csv", "--out", "predicted.csv") == 0
+    predicted = pd.read_csv("predicted.csv")
+    assert list(predicted.columns) == ["price_mean", "price_sd", "log_density"]
+    assert np.abs(predicted["price_mean"] - new["price"]).mean() < 15
+    # Without the target, and with a category never seen: no density, but a prediction.
+    new.assign(kind="castle").drop(columns="price").to_csv("bare.csv", index=False)
+    capsys.readouterr()
+    assert run("predict", "fit/model", "bare.csv") == 0
+    assert capsys.readouterr().out.startswith("price_mean,price_sd\n")
+
+
+def test_fit_several_targets(folder, capsys):
+    code = run(
+        "fit", "table.csv", "--target", "rent", "--target", "price", "--epochs", 3, "--quiet",
+        "--out", "two", "--drop", "note", "--components", 2, "--hidden", 8,
+    )  # fmt: skip
+    assert code == 0
+    summary = json.loads((folder / "two" / "summary.json").read_text())
+    assert [row["target"] for row in summary["scores"]] == ["rent", "price"] * 2
+    assert summary["encoding"]["dropped"]["note"] == "left out with --drop"
+    assert json.loads((folder / "two/model/config.json").read_text())["model"]["head"][
+        "covariance"
+    ] == "full"  # fmt: skip
+
+
+def corrupt(column, value, row=4):
+    frame = table()
+    frame[column] = frame[column].astype(object)
+    frame.loc[row, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, ["--target", "price"], "there is no file bad.csv"),
+        ("", ["--target", "price"], "bad.csv is empty"),
+        ("a,b\n", ["--target", "a"], "has a header but no rows"),
+        ("a,b\n1,2,3\n4\n5,6,7,8,9\n", ["--target", "a"], "cannot be read as a CSV table"),
+        (table(), ["--target", "cost"], "there is no target column 'cost'; the columns are: row"),
+        (table(), ["--target", "kind"], "'kind' holds text or truth values (such as"),
+        (table(), ["--target", "price", "--target", "price"], "named twice"),
+        (table(), ["--target", "price", "--drop", "nope"], "there is no --drop column 'nope'"),
+        (table(), ["--target", "price", "--components", "0"], "num_components must be at least 1"),
+        (table(), ["--target", "price", "--test", "1.5"], "--test must lie between 0 and 1"),
+        (table(), ["--target", "price", "--sep", ";"], "if the separator is not a comma"),
+        (table(5), ["--target", "price"], "the table has 5 row(s); at least 20 are needed"),
+        (table().assign(price=3.0), ["--target", "price"], "'price' is constant"),
+        (table()[["row", "price"]], ["--target", "price"], "no input column is left: row: it only"),
+        (corrupt("size", np.nan), ["--target", "price"], "column 'size' in data row 5"),
+        (corrupt("price", np.inf), ["--target", "price"], "column 'price' in data row 5"),
+        (corrupt("kind", None), ["--target", "price"], "column 'kind' in data row 5"),
+        (corrupt("price", "n/k"), ["--target", "price"], "holds text or truth values"),
+    ],
+)  # fmt: skip
+def test_fit_errors_are_one_line_and_write_nothing(folder, capsys, content, arguments, message):
+    if isinstance(content, str):
+        (folder / "bad.csv").write_text(content)
+    elif content is not None:
+        content.to_csv("bad.csv", index=False)
+    before = sorted(os.listdir())
+    code = run("fit", "bad.csv", *arguments, "--quiet")
+    captured = capsys.readouterr()
+    assert code == 2
+    assert message in captured.err
+    assert captured.err.startswith("jaxmdn fit: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert sorted(os.listdir()) == before
+
+
+def test_existing_output_is_kept(folder, capsys):
+    (folder / "fit").mkdir()
+    (folder / "fit" / "thesis.txt").write_text("years of work")
+    assert run("fit", "table.csv", "--target", "price", "--quiet") == 2
+    assert "pass --force" in capsys.readouterr().err
+    assert (folder / "fit" / "thesis.txt").read_text() == "years of work"
+
+
+def test_failure_while_writing_leaves_nothing(folder, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(evaluate, "save_figure", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run("fit", "table.csv", "--target", "price", "--epochs", 1, "--quiet", "--hidden", 8)
+    assert sorted(os.listdir()) == ["table.csv"]
+
+
+def test_predict_errors(folder, capsys):
+    assert run("predict", "nowhere", "table.csv") == 2
+    assert "config.json is missing" in capsys.readouterr().err
+
+
+def test_help_and_usage(capsys):
+    with pytest.raises(SystemExit) as info:
+        run("--help")
+    assert info.value.code == 0
+    assert "demo" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as info:
+        run("fit", "table.csv")
+    assert info.value.code == 2
+
+
+def test_encoding_is_one_hot(folder):
+    frame = read_table("table.csv")
+    encoding = detect(frame, ["price"], [], 20)
+    x = encoding.inputs(frame)
+    assert x.shape == (120, encoding.num_features)
+    column = encoding.numeric.index("size")
+    np.testing.assert_allclose(x[:, column], frame["size"], rtol=1e-6)
+    assert set(x[:, -3:].sum(1)) == {1.0}
+    np.testing.assert_array_equal(x[:, -2] == 1, frame["kind"] == "house")
+
+
+def test_linear_gaussian_against_closed_form():
+    """The baseline's density is the least-squares normal's (NumPy oracle)."""
+    from scipy import stats
+
+    import jaxmdn
+
+    rng = np.random.default_rng(0)
+    x, x_new = rng.normal(size=(50, 2)), rng.normal(size=(4, 2))
+    y = x @ [[1.0, 2.0], [3.0, 4.0]] + rng.normal(size=(50, 2))
+    design = np.c_[x, np.ones(50)]
+    beta, *_ = np.linalg.lstsq(design, y, rcond=None)
+    residuals = y - design @ beta
+    covariance = residuals.T @ residuals / (50 - 3)
+    loc = np.c_[x_new, np.ones(4)] @ beta
+    density = evaluate.linear_gaussian(x, y, x_new)
+    values = jaxmdn.log_prob(density, np.zeros((4, 2), np.float32))
+    expected = [stats.multivariate_normal.logpdf(np.zeros(2), m, covariance) for m in loc]
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+def test_table_lines_up():
+    text = evaluate.format_table(
+        [{"model": "long name", "nll": -1.25}, {"model": "b", "nll": 12345.0}]
+    )
+    header, rule, *rows = text.splitlines()
+    assert len({len(line) for line in (header, rule, *rows)}) == 1
+    assert "-1.250" in rows[0]
+    assert "1.23e+04" in rows[1]
+
+
+def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, capsys):
+    """The claim of the demo and of the README, at full size."""
+    summary = demo.inverse_problem(0, tmp_path, progress=False)
+    scores = {row["model"]: row for row in summary["scores"]}
+    assert abs(scores["mixture of 10 normals"]["gap to exact"]) <= 0.05
+    assert scores["a single normal"]["gap to exact"] > 0.5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "inverse_density.png", "inverse_pit.png", "inverse_training.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_demo_whole(tmp_path):
+    assert run("demo", "--out", tmp_path / "demo", "--quiet") == 0
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert {row["model"] for row in summary["diabetes"]["scores"]} >= {"linear Gaussian"}
+    assert summary["seconds"] < 120
+    assert len(list((tmp_path / "demo").glob("*.png"))) == 5
+
+
+def test_real_concrete_data(tmp_path, monkeypatch):
+    """As a new user would: the UCI concrete table, converted to CSV."""
+    data = os.environ.get("JAXMDN_DATA")
+    if not data:
+        pytest.skip("set JAXMDN_DATA to a folder with uci/concrete/data.txt")
+    monkeypatch.chdir(tmp_path)
+    values = np.loadtxt(os.path.join(data, "uci", "concrete", "data.txt"))
+    names = [*(f"x{i}" for i in range(8)), "strength"]
+    pd.DataFrame(values, columns=names).to_csv("concrete.csv", index=False)
+    assert run("fit", "concrete.csv", "--target", "strength", "--quiet") == 0
+    network, linear = json.loads((tmp_path / "fit" / "summary.json").read_text())["scores"]
+    assert network["nll"] < 3.3 < linear["nll"]
+    assert 0.8 < network["coverage_90%"] < 1.0
