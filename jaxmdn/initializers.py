@@ -24,13 +24,13 @@ from jaxmdn.components import Categorical, FullNormal, LowRankNormal, Normal
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import Labeled
-from jaxmdn.typing import Array, Float, Int, Key
+from jaxmdn.typing import Array, ArrayLike, Float, Int, Key
 
 LLOYD_STEPS = 10
 
 
 def from_targets(
-    key: Key[Array, ""], head: Head, y: Any, *, weights: Float[Array, "N"] | None = None
+    key: Key[Array, ""], head: Head, y: Any, *, weights: Float[ArrayLike, "N"] | None = None
 ) -> Float[Array, "P"]:
     """Return raw outputs ``[P]`` whose density has the data's mean and covariance.
 
@@ -60,15 +60,29 @@ def from_targets(
       Arthur and Vassilvitskii (2007), k-means++; Tipping and Bishop (1999) for the loadings;
       Olkin and Pukelsheim (1982) for the optimal map between two covariances.
     """
-    for leaf in jax.tree.leaves(y):
+    leaves = jax.tree.leaves(y)
+    for leaf in leaves:
         checks.require_array("from_targets", "y", leaf)
         if leaf.ndim < 1 or leaf.shape[0] == 0:
             raise ValueError(
                 f"from_targets: y must have at least one row, got shape {list(leaf.shape)}."
             )
-    count = jax.tree.leaves(y)[0].shape[0]
-    rows = jnp.ones(count, jnp.float32) if weights is None else jnp.asarray(weights)
-    return initial_bias(head, key, y, rows)
+    if leaves[-1].ndim > 2:
+        raise ValueError(
+            f"from_targets: expected y of shape [N, D], got {list(leaves[-1].shape)}; flatten the "
+            f"leading axes first: y.reshape(-1, D)."
+        )
+    count = leaves[-1].shape[0]
+    rows = jnp.ones(count, numerics.compute_dtype(*leaves)) if weights is None else weights
+    checks.require_floating("from_targets", "weights", rows)
+    for name, value in (("weights", rows), *(("label", leaf) for leaf in leaves[:-1])):
+        if value.shape != (count,):
+            raise ValueError(
+                f"from_targets: {name} must have one entry per row of y, shape [{count}], "
+                f"got {list(value.shape)}."
+            )
+    rows = jnp.asarray(rows).astype(numerics.compute_dtype(*leaves))
+    return initial_bias(head, key, y, rows / jnp.mean(rows))
 
 
 @singledispatch
@@ -93,8 +107,7 @@ def _log_frequency(labels: Int[Array, "N"], weights: Array, head: Any) -> Array:
     member = jax.nn.one_hot(labels, head.num_classes, dtype=weights.dtype)
     counts = 1.0 + weights @ member
     frequency = counts / jnp.sum(counts)
-    floor = getattr(head, "min_weight", 0.0)
-    return jnp.log(jnp.maximum(frequency, floor + 1e-3 / head.num_classes))
+    return jnp.log(_floored(frequency, getattr(head, "min_weight", 0.0)))
 
 
 @initial_bias.register
@@ -105,9 +118,10 @@ def _class_conditional(
     if isinstance(y, Labeled):
         logits = _log_frequency(y.label, weights, head)
         members = jax.nn.one_hot(y.label, head.num_classes, axis=0, dtype=weights.dtype)
-        # A class without rows starts from all of them.
-        seen = jnp.sum(members, axis=1, keepdims=True) > 0
-        shares = jnp.where(seen, members, jnp.ones_like(members)) * weights
+        # A class without rows (or with none that count) starts from all of them.
+        shares = members * weights
+        seen = jnp.sum(shares, axis=1, keepdims=True) > 0
+        shares = jnp.where(seen, shares, weights)
         y = y.y
     else:
         logits = jnp.zeros(head.num_classes, weights.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxmdn import numerics
 from jaxmdn.components import Categorical, FullNormal, LowRankNormal, Normal
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
@@ -30,6 +31,7 @@ def to_distrax(density: Density) -> distrax.Distribution:
     ``LowRankNormal`` ``MultivariateNormalFullCovariance`` (distrax has no low-rank covariance),
     ``Mixture`` ``MixtureSameFamily`` (nested ones too). Targets keep their event axis
     ``[..., D]``; distrax's ``Categorical`` has none, so drop the last axis of a class index.
+    Half-precision parameters become float32, the dtype of jaxmdn's own log-densities.
 
     Raises:
       TypeError: for a family distrax does not have.
@@ -39,13 +41,14 @@ def to_distrax(density: Density) -> distrax.Distribution:
     >>> jaxmdn.to_distrax(mixture).event_shape
     (2,)
     """
+    density = density.map_parameters(lambda parameter, _: numerics.upcast(parameter)[0])
     if isinstance(density, Mixture):
         shape = (*density.batch_shape, density.num_components)
         return distrax.MixtureSameFamily(
             mixture_distribution=distrax.Categorical(
                 logits=jnp.broadcast_to(density.log_weights(), shape)
             ),
-            components_distribution=to_distrax(density.components),
+            components_distribution=to_distrax(_with_batch_shape(density.components, shape)),
         )
     if isinstance(density, Categorical):
         return distrax.Categorical(logits=density.logits)
@@ -62,6 +65,15 @@ def to_distrax(density: Density) -> distrax.Distribution:
             loc=density.mean(), covariance_matrix=density.covariance()
         )
     raise TypeError(f"to_distrax: distrax has no counterpart of {type(density).__name__}.")
+
+
+def _with_batch_shape(density: Density, shape: tuple[int, ...]) -> Density:
+    """Broadcast the parameters: distrax lets no leading axis be shared."""
+    return density.map_parameters(
+        lambda parameter, rank: jnp.broadcast_to(
+            parameter, (*shape, *parameter.shape[parameter.ndim - rank :])
+        )
+    )
 
 
 def from_distrax(distribution: Any) -> Density:
@@ -87,12 +99,14 @@ def from_distrax(distribution: Any) -> Density:
         loc, scale = jnp.broadcast_arrays(distribution.loc, distribution.scale)
         return Normal(loc=loc[..., None], scale=scale[..., None])
     if isinstance(distribution, distrax.MultivariateNormalDiag):
-        return Normal(loc=distribution.loc, scale=distribution.scale_diag)
+        return Normal(loc=distribution.loc, scale=jnp.abs(distribution.scale_diag))
     if isinstance(distribution, distrax.MultivariateNormalTri):
         tril = distribution.scale_tri
         if not distribution.is_lower:  # an upper factor: go through the covariance
             return FullNormal.from_covariance(distribution.loc, distribution.covariance())
-        return FullNormal.from_scale_tril(distribution.loc, tril)
+        # Signs on the diagonal are free in distrax; a column's sign leaves the covariance alone.
+        signs = jnp.sign(jnp.diagonal(tril, axis1=-2, axis2=-1))
+        return FullNormal.from_scale_tril(distribution.loc, tril * signs[..., None, :])
     if isinstance(
         distribution,
         distrax.MultivariateNormalFullCovariance | distrax.MultivariateNormalDiagPlusLowRank,

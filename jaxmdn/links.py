@@ -16,14 +16,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, numerics
 from jaxmdn.typing import Array, Float
 
 
+def use_python_numbers(config: Any) -> None:
+    """Turn NumPy scalars among a frozen dataclass's fields into Python numbers.
+
+    NumPy's are strongly typed, so that they would widen the parameters they meet, and those that
+    are not float64 have no JSON form.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(config, field.name, value.item())
+
+
 @dataclasses.dataclass(frozen=True)
 class Link(abc.ABC):
     """Base of all links. Subclasses are elementwise and strictly increasing."""
+
+    def __post_init__(self) -> None:
+        use_python_numbers(self)
 
     @abc.abstractmethod
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -85,6 +101,7 @@ class Softplus(Link):
 
     def __post_init__(self) -> None:
         checks.require_number("Softplus", "floor", self.floor, lower=0.0)
+        super().__post_init__()
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.nn.softplus(raw) + self.floor
@@ -101,8 +118,8 @@ class Softplus(Link):
 class DampedExp(Link):
     """``value = e^raw / sqrt(1 + reg e^(2 raw))``: exponential when small, at most ``reg**-0.5``.
 
-    Computed in logs, ``log value = min(raw, c) - log1p(e^(-2 |raw - c|)) / 2`` with
-    ``c = -log(reg) / 2``, so that neither end overflows or cancels.
+    Computed in logs, ``log value = -log(e^(-2 raw) + reg) / 2``, so that neither end overflows or
+    cancels.
 
     Args:
       reg: damping strength; the value saturates at ``reg**-0.5``. Default 1e-4 (a bound of 100).
@@ -116,22 +133,19 @@ class DampedExp(Link):
 
     def __post_init__(self) -> None:
         checks.require_number("DampedExp", "reg", self.reg, lower=0.0, strict_lower=True)
-
-    @property
-    def _log_bound(self) -> float:
-        return -0.5 * math.log(self.reg)
+        super().__post_init__()
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
-        bound = self._log_bound
-        excess = jnp.log1p(jnp.exp(-2.0 * jnp.abs(raw - bound)))
-        return jnp.exp(jnp.minimum(raw, bound) - 0.5 * excess)
+        # logaddexp and not min and abs: those have no second derivative where their arms meet.
+        log_reg = jnp.full_like(raw, math.log(self.reg))
+        return jnp.exp(-0.5 * jnp.logaddexp(-2.0 * raw, log_reg))
 
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.log(value) - 0.5 * jnp.log1p(-self.reg * value * value)
 
     @property
     def range(self) -> tuple[float, float]:
-        return (0.0, math.exp(self._log_bound))
+        return (0.0, self.reg**-0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +161,9 @@ class Bounded(Link):
     upper: float
 
     def __post_init__(self) -> None:
-        checks.require_number("Bounded", "lower", self.lower)
+        checks.require_number("Bounded", "lower", self.lower, strict_lower=True)
         checks.require_number("Bounded", "upper", self.upper, lower=self.lower, strict_lower=True)
+        super().__post_init__()
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.lower + (self.upper - self.lower) * jax.nn.sigmoid(raw)
@@ -222,11 +237,18 @@ def resolve(link: Link | str) -> Link:
 
 def to_config(link: Link) -> dict[str, Any]:
     """Return a JSON-ready description of a link."""
-    name = next(name for name, kind in LINKS.items() if kind is type(link))
-    return {"name": name, **dataclasses.asdict(link)}
+    for name, kind in LINKS.items():
+        if kind is type(link):
+            return {"name": name, **dataclasses.asdict(link)}
+    raise TypeError(
+        f"links.to_config: {type(link).__name__} has no name to be saved under; add it to "
+        f"jaxmdn.links.LINKS."
+    )
 
 
 def from_config(config: dict[str, Any]) -> Link:
     """Rebuild a link from :func:`to_config`'s description."""
     arguments = dict(config)
-    return LINKS[arguments.pop("name")](**arguments)
+    name = arguments.pop("name")
+    checks.require_option("links.from_config", "name", name, LINKS)
+    return LINKS[name](**arguments)

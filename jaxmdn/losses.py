@@ -37,6 +37,13 @@ def _silence(mask: Array | None, tree: Any) -> Any:
     return jax.tree.map(silence, tree)
 
 
+def _kept(weights: Array | None, mask: Array | None) -> Array | None:
+    """Which rows count: a weight of zero leaves a row's gradient out just as the mask does."""
+    if weights is None:
+        return mask
+    return weights != 0 if mask is None else mask & (weights != 0)
+
+
 def _check_rows(function: str, batch: tuple[int, ...], weights: Any, mask: Any) -> None:
     for name, value in (("weights", weights), ("mask", mask)):
         if value is None:
@@ -91,7 +98,8 @@ def nll(
       head: a head (static).
       raw: raw network outputs ``[..., P]``; bf16 and float16 are computed in float32.
       y: targets ``[..., D]`` (or what the head accepts, such as ``Labeled``).
-      weights: nonnegative row weights ``[...]``; equal if absent.
+      weights: nonnegative row weights ``[...]``; equal if absent. A weight of zero leaves a row
+        out, in value and in the gradient of ``raw``.
       mask: boolean ``[...]``; False leaves a row out, whatever it holds (NaN included).
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` (weighted rows ``[...]``; static).
 
@@ -119,7 +127,7 @@ def nll(
         batch = checks.require_broadcastable("nll", raw=batch, y=leaves[-1][:-1])
         _check_rows("nll", batch, weights, mask)
         raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1]))
-    raw, y = _silence(mask, numerics.upcast(raw)[0]), _silence(mask, y)
+    raw, y = _silence(_kept(weights, mask), numerics.upcast(raw)[0]), _silence(mask, y)
     return _reduce(-head.log_prob(raw, y), weights, mask, reduction)
 
 
@@ -156,7 +164,7 @@ def categorical_nll(
             f"of logits {list(logits.shape)}), got {list(labels.shape)}."
         )
     _check_rows(name, labels.shape, weights, mask)
-    logits, labels = _silence(mask, logits), _silence(mask, labels)
+    logits, labels = _silence(_kept(weights, mask), logits), _silence(mask, labels)
     return _reduce(
         -Categorical(logits=logits).log_prob(labels[..., None]), weights, mask, reduction
     )

@@ -59,11 +59,23 @@ class Mixture(Density):
     @property
     def num_components(self) -> int:
         """K, the number of components."""
-        return max(self.logits.shape[-1], (self.components.batch_shape or (1,))[-1])
+        self._check_count()
+        return self.logits.shape[-1]
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
+        self._check_count()
         return np.broadcast_shapes(self.logits.shape, self.components.batch_shape)[:-1]
+
+    def _check_count(self) -> None:
+        # One logit broadcast over K components would give a density that integrates to K.
+        count, shape = self.logits.shape[-1], self.components.batch_shape
+        if shape[-1:] != (count,):
+            raise ValueError(
+                f"Mixture: expected components of batch shape [..., {count}] (one per entry of "
+                f"logits {list(self.logits.shape)}), got {list(shape)}; write out one logit and "
+                f"one set of parameters per component."
+            )
 
     @property
     def event_dim(self) -> int:
@@ -75,6 +87,7 @@ class Mixture(Density):
 
     def log_weights(self) -> Float[Array, "..."]:
         """Normalised log mixing coefficients, ``[..., K]``, in the compute dtype."""
+        self._check_count()
         return numerics.log_normalize(numerics.upcast(self.logits)[0])
 
     def weights(self) -> Float[Array, "..."]:
@@ -285,7 +298,7 @@ def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
     dtype = numerics.compute_dtype(*(mixture.logits for mixture in mixtures))
     count = len(mixtures)
     share = jnp.full((count,), 1.0 / count, dtype) if weights is None else weights.astype(dtype)
-    batch = np.broadcast_shapes(*(mixture.batch_shape for mixture in mixtures))
+    batch = np.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
     logits = [
         jnp.broadcast_to(
             mixture.log_weights().astype(dtype) + jnp.log(share[..., i, None]),

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxmdn import checks, initializers, losses
@@ -70,11 +71,12 @@ class MLP(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
 
     def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... H"]:
+        hidden = jnp.asarray(x)
         for layer in self.layers:
-            x = self.activation(layer(x))
+            hidden = self.activation(layer(hidden))
             if self.dropout is not None:
-                x = self.dropout(x)
-        return x
+                hidden = self.dropout(hidden)
+        return hidden
 
 
 class MDNHead(nnx.Module):

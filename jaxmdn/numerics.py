@@ -46,27 +46,37 @@ def logsumexp(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     >>> jax.grad(logsumexp)(jnp.array([-jnp.inf, -jnp.inf])).tolist()
     [0.0, 0.0]
     """
-    peak = jax.lax.stop_gradient(jnp.max(a, axis=axis, keepdims=True, initial=-jnp.inf))
-    peak = jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
+    peak = _peak(a, axis)
     total = jnp.sum(jnp.exp(a - peak), axis=axis)
     empty = total == 0
     value = jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + jnp.squeeze(peak, axis)
     return jnp.where(empty, -jnp.inf, value)
 
 
+def _peak(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """The largest entry where it is finite, else 0, as a constant: what may be subtracted first."""
+    peak = jax.lax.stop_gradient(jnp.max(a, axis=axis, keepdims=True, initial=-jnp.inf))
+    return jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
+
+
 def log_normalize(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
     """Return log-weights that sum to one: ``logits - logsumexp(logits)``.
 
-    Rows whose logits are all ``-inf`` stay ``-inf`` with a zero gradient.
+    Rows whose logits are all ``-inf`` stay ``-inf`` with a zero gradient. The largest logit is
+    subtracted before the rest, so that a constant added to all of them costs no accuracy.
     """
-    total = logsumexp(logits)[..., None]
-    return logits - jnp.where(total == -jnp.inf, jnp.zeros_like(total), total)
+    shifted = logits - _peak(logits, -1)
+    total = logsumexp(shifted)[..., None]
+    return shifted - jnp.where(total == -jnp.inf, jnp.zeros_like(total), total)
 
 
 def weighted_sum(weights: Float[Array, "..."], values: Float[Array, "..."], axis: int) -> Array:
-    """Return ``sum(weights * values, axis)`` in which a weight of zero silences even ``inf``."""
-    alive = weights > 0
-    terms = jnp.where(alive, weights * jnp.where(alive, values, jnp.zeros_like(values)), 0)
+    """Return ``sum(weights * values, axis)`` in which a weight of zero silences even ``inf``.
+
+    A weight that is NaN is no weight of zero: it gives NaN.
+    """
+    dead = weights == 0
+    terms = jnp.where(dead, 0, weights * jnp.where(dead, jnp.zeros_like(values), values))
     return jnp.sum(terms, axis=axis)
 
 
@@ -119,6 +129,11 @@ def _standardize_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     dy, dloc, dscale = tangents
     z = standardize(y, loc, scale)
     return z, (dy - dloc - z * dscale) / scale
+
+
+def divide(numerator: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return ``numerator / scale``, with the derivative of :func:`standardize`."""
+    return standardize(numerator, jnp.zeros_like(scale), scale)
 
 
 def tril_size(dim: int) -> int:

@@ -10,13 +10,14 @@ from jax.scipy.special import erf
 
 from jaxmdn import numerics
 from jaxmdn.components import Normal
+from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.structure import class_marginal
 from jaxmdn.typing import Array, Float, Num
 
 
 @jax.jit
-def log_score(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
+def log_score(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Logarithmic score, ``-log p(y)``, ``[...]``, in nats (Good 1952)."""
     check_target("log_score", mixture, y)
     return -mixture.log_prob(y)
@@ -50,6 +51,8 @@ def crps(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
       Grimit et al. (2006), The continuous ranked probability score for circular variables, eq. 5.
     """
     check_target("crps", mixture, y)
+    if not isinstance(mixture, Mixture):
+        raise TypeError(f"crps: expected a Mixture, got {type(mixture).__name__}.")
     marginals = class_marginal(mixture).marginals()
     normal = marginals.components
     if not isinstance(normal, Normal):

@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent
 
 
 def main(names: list[str]) -> None:
+    """Execute the named notebooks, or all of them."""
     for path in sorted(FOLDER.glob("*.ipynb")):
         if names and path.name not in names:
             continue

@@ -50,7 +50,7 @@ def test_no_pickles_and_valid_json(fitted, tmp_path):
 
 
 def test_existing_folder_is_kept_unless_told(fitted, tmp_path):
-    result, x, y = fitted
+    result, *_ = fitted
     folder = checkpoint.save(tmp_path / "model", result, notes={"version": 1})
     with pytest.raises(FileExistsError, match="overwrite=True"):
         checkpoint.save(folder, result, notes={"version": 2})

@@ -55,7 +55,7 @@ def test_fit_and_predict(folder, capsys):
         "model", "pit.png", "predictions.png", "summary.json", "training.png",
     ]  # fmt: skip
     summary = json.loads((folder / "fit" / "summary.json").read_text())
-    network, linear = summary["scores"]
+    network, _ = summary["scores"]
     assert network["model"] == "mixture density network"
     assert np.isfinite(list(network.values())[2:]).all()
     assert summary["test_rows"] == 24

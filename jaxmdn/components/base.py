@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +111,11 @@ class Density(abc.ABC):
             lambda parameter, rank: numerics.take_along(parameter, index, axis - rank)
         )
 
+    @classmethod
+    def align(cls, densities: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give densities of this family parameters of equal event shapes, so that they can join."""
+        return densities
+
     def flatten(self: DensityT) -> DensityT:
         """Merge the last two batch axes, ``[..., C, K] -> [..., C * K]``."""
         batch = self.batch_shape
@@ -125,6 +130,7 @@ class Density(abc.ABC):
 
 def concatenate(densities: tuple[Density, ...]) -> Density:
     """Join densities of one family along their last batch axis."""
+    densities = type(densities[0]).align(densities)
     first = densities[0]
     lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
 
@@ -134,11 +140,6 @@ def concatenate(densities: tuple[Density, ...]) -> Density:
             parameter = getattr(density, name)
             event = parameter.shape[parameter.ndim - rank :]
             parts.append(jnp.broadcast_to(parameter, (*lead, density.batch_shape[-1], *event)))
-        # Parameters shared across dimensions (scale [..., 1]) meet full ones (scale [..., D]).
-        event = np.broadcast_shapes(*(part.shape[part.ndim - rank :] for part in parts))
-        parts = [
-            jnp.broadcast_to(part, (*part.shape[: part.ndim - rank], *event)) for part in parts
-        ]
         return jnp.concatenate(parts, axis=-1 - rank)
 
     joined = {name: join(name, rank) for name, rank in first.event_ranks.items()}

@@ -74,12 +74,14 @@ def draw_index(
 ) -> Int[Array, "..."]:
     """Draw category indices by inverting the cdf of one uniform number each.
 
-    The cumulated weights are divided by their own last entry, so they end in exactly one: an index
-    of ``K``, or a category of weight zero, cannot be drawn. Weights below 1e-7 are drawn with the
-    resolution of the uniform generator.
+    The draw is the first category of positive weight whose cumulated weight exceeds the uniform
+    number. The largest of those is exactly one, so an index of ``K``, or a category of weight zero,
+    cannot be drawn, however the cumulated sum is rounded. Weights below 1e-7 are drawn with the
+    resolution of the uniform generator. Where every weight is zero the index is 0.
     """
     (logits,) = numerics.upcast(logits)
-    cumulated = jnp.cumsum(jnp.exp(numerics.log_normalize(logits)), axis=-1)
-    cumulated = cumulated / cumulated[..., -1:]
+    weights = jnp.exp(numerics.log_normalize(logits))
+    cumulated = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0)
+    cumulated = cumulated / jnp.max(cumulated, axis=-1, keepdims=True)
     uniform = jax.random.uniform(key, shape, cumulated.dtype)
-    return jnp.sum(uniform[..., None] >= cumulated, axis=-1, dtype=jnp.int32)
+    return jnp.argmax(uniform[..., None] < cumulated, axis=-1).astype(jnp.int32)

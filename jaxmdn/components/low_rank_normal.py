@@ -1,12 +1,15 @@
 """The normal family with low-rank plus diagonal covariance: ``F F^T + diag(scale^2)``.
 
-With ``A = F / scale`` and ``M = I + A^T A`` (only ``r x r``), Woodbury's identity gives the
-log-determinant. The quadratic form is *not* taken from Woodbury's difference, which cancels when
-the factor dominates, but from the equal minimum over the latent ``u``,
+With ``A = F / scale`` and ``z = (y - loc) / scale``, the determinant lemma and Woodbury's identity
+reduce both parts of the log-density to one least-squares problem with the ``D + r`` rows of
+``[A; I]``, whose triangular factor is ``R``:
 
-    z = (y - loc) / scale,   u = M^-1 A^T z,   (y - loc)^T C^-1 (y - loc) = |u|^2 + |z - A u|^2,
+    log det C = 2 sum(log scale) + 2 sum(log diag(R)),
+    (y - loc)^T C^-1 (y - loc) = min_u |u|^2 + |z - A u|^2,
 
-a sum of squares that an error in ``u`` can only touch to second order.
+which modified Gram-Schmidt solves, ``r`` steps of vector arithmetic. Woodbury's difference would
+cancel when the factor dominates, and forming ``R^T R = I + A^T A`` squares its condition number:
+in float32 its Cholesky factor is NaN for two nearly parallel loadings of size 1e4.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class LowRankNormal(Density):
 
     References:
       Tipping and Bishop (1999), Probabilistic PCA, eq. 4-7; Woodbury (1950).
+      Bjorck (1967), Solving linear least squares problems by Gram-Schmidt orthogonalization.
     """
 
     loc: Parameter
@@ -55,21 +59,25 @@ class LowRankNormal(Density):
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, factor, scale, y = numerics.upcast(self.loc, self.factor, self.scale, y)
         z = numerics.standardize(y, loc, scale)  # [..., D]
-        loading = factor / scale[..., None]  # [..., D, r]
-        transposed = jnp.swapaxes(loading, -1, -2)  # [..., r, D]
-        capacitance = jnp.eye(loading.shape[-1], dtype=loading.dtype) + jnp.einsum(
-            "...ij,...kj->...ik", transposed, transposed, precision="highest"
-        )
-        root = jnp.linalg.cholesky(capacitance)  # [..., r, r]
-        root_inverse = numerics.invert_tril(root)
-        half = numerics.matvec(root_inverse, numerics.matvec(transposed, z))
-        latent = numerics.matvec(jnp.swapaxes(root_inverse, -1, -2), half)  # [..., r]
-        residual = z - numerics.matvec(loading, latent)
-        quadratic = jnp.sum(latent**2, axis=-1) + jnp.sum(residual**2, axis=-1)
-        log_det = jnp.sum(jnp.log(scale), axis=-1) + jnp.sum(
-            jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1
-        )
+        loading = numerics.divide(factor, scale[..., None])  # [..., D, r]
+        directions, log_det = _orthonormalize(loading)
+        log_det = log_det + jnp.sum(jnp.log(scale), axis=-1)
+        unexplained = jnp.zeros((*z.shape[:-1], factor.shape[-1]), z.dtype)
+        residual = jnp.concatenate([z, unexplained], axis=-1)  # [..., D + r]
+        for direction in directions:
+            share = jnp.sum(direction * residual, axis=-1, keepdims=True)
+            residual = residual - share * direction
+        quadratic = jnp.sum(residual**2, axis=-1)
         return -0.5 * quadratic - log_det - 0.5 * numerics.LOG_2PI * loc.shape[-1]
+
+    @classmethod
+    def align(cls, densities: tuple[LowRankNormal, ...]) -> tuple[LowRankNormal, ...]:
+        # A column of zeros adds no covariance.
+        rank = max(density.factor.shape[-1] for density in densities)
+        return tuple(
+            dataclasses.replace(density, factor=_pad_last(density.factor, rank))
+            for density in densities
+        )
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         key_latent, key_noise = jax.random.split(key)
@@ -107,3 +115,33 @@ class LowRankNormal(Density):
             factor=scale[:, None] * self.factor,
             scale=jnp.abs(scale) * self.scale,
         )
+
+
+def _pad_last(array: Float[Array, "..."], size: int) -> Float[Array, "..."]:
+    """Append zeros to the last axis up to ``size`` entries."""
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, size - array.shape[-1])])
+
+
+def _orthonormalize(
+    loading: Float[Array, "... D r"],
+) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
+    """Return an orthonormal basis of the columns of ``[loading; I]`` and ``sum(log diag(R))``.
+
+    ``r`` vectors ``[..., D + r]``; ``R`` is the triangular factor. Each column is divided by its
+    largest entry before it is squared, so that loadings up to the dtype's largest number pass.
+    """
+    identity = jnp.eye(loading.shape[-1], dtype=loading.dtype)
+    identity = jnp.broadcast_to(identity, (*loading.shape[:-2], *identity.shape))
+    remaining = jnp.concatenate([jnp.swapaxes(loading, -1, -2), identity], axis=-1)  # [..., r, D+r]
+    directions, log_det = [], jnp.zeros((), loading.dtype)
+    while remaining.shape[-2]:
+        column, remaining = remaining[..., 0, :], remaining[..., 1:, :]
+        peak = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=-1, keepdims=True))
+        column = column / peak
+        norm = jnp.sqrt(jnp.sum(column**2, axis=-1, keepdims=True))
+        direction = column / norm
+        log_det = log_det + jnp.sum(jnp.log(peak) + jnp.log(norm), axis=-1)
+        share = numerics.matvec(remaining, direction)  # [..., r]
+        remaining = remaining - share[..., None] * direction[..., None, :]
+        directions.append(direction)
+    return directions, log_det

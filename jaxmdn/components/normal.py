@@ -54,6 +54,17 @@ class Normal(Density):
         normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
         return -0.5 * jnp.sum(z * z, axis=-1) - log_det - normalizer  # [..., D] -> [...]
 
+    @classmethod
+    def align(cls, densities: tuple[Normal, ...]) -> tuple[Normal, ...]:
+        # Scales shared across dimensions (scale [..., 1]) meet full ones (scale [..., D]).
+        width = max(density.scale.shape[-1] for density in densities)
+        return tuple(
+            dataclasses.replace(
+                density, scale=jnp.broadcast_to(density.scale, (*density.scale.shape[:-1], width))
+            )
+            for density in densities
+        )
+
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
         return self.loc + self.scale * noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, links, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.heads.base import Head
 from jaxmdn.typing import Array, Float
@@ -34,6 +34,7 @@ class CategoricalHead(Head):
         checks.require_number(
             "CategoricalHead", "min_weight", self.min_weight, lower=0.0, upper=1 / self.num_classes
         )
+        links.use_python_numbers(self)
 
     @property
     def num_outputs(self) -> int:

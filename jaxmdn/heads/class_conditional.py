@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmdn import checks
+from jaxmdn import checks, links
 from jaxmdn.heads.base import Head
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import Labeled, joint_log_prob
@@ -42,6 +42,7 @@ class ClassConditionalHead(Head):
     def __post_init__(self) -> None:
         name = "ClassConditionalHead"
         checks.require_count(name, "num_classes", self.num_classes, minimum=2)
+        links.use_python_numbers(self)
         if not isinstance(self.head, Head):
             raise TypeError(
                 f"{name}: head must be a jaxmdn head, got {type(self.head).__name__}; "

@@ -84,6 +84,7 @@ class NormalHead(Head):
         checks.require_number(name, "min_scale", self.min_scale, lower=0.0)
         upper = 1.0 / self.num_components
         checks.require_number(name, "min_weight", self.min_weight, lower=0.0, upper=upper)
+        links.use_python_numbers(self)
         object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
         lowest = self.link.range[0] + self.min_scale
         if lowest < 0.0:
@@ -134,7 +135,8 @@ class NormalHead(Head):
         components: Density
         if self.covariance == "full":
             unit = numerics.unpack_unit_tril(shape[0], self.event_dim)
-            components = FullNormal(loc=loc, whitening_tril=unit / scale[..., None])
+            whitening = numerics.divide(unit, scale[..., None])
+            components = FullNormal(loc=loc, whitening_tril=whitening)
         elif self.covariance == "low_rank":
             components = LowRankNormal(loc=loc, factor=shape[0], scale=scale)
         else:

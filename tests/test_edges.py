@@ -1,0 +1,138 @@
+"""The contract at its edges: values and gradients in both precisions, against 80-digit numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import CONTINUOUS, ROWS, K, every_density, log_prob_and_gradients, rows
+
+import jaxmdn
+
+EDGES = (
+    "far above",
+    "far below",
+    "scale at its floor",
+    "scale at its floor, target far",
+    "one weight zero",
+    "one weight alone",
+    "every weight zero",
+    "lopsided",
+)
+
+
+def _edge_rows(head, rng):
+    """Raw outputs and targets, a row per edge, in numbers that float32 holds exactly."""
+    where = oracles.layout(head)
+    raw = 0.3 * rng.normal(size=(ROWS, head.num_outputs))
+    count = len(where["loc"]) // head.event_dim
+    # Well apart, so that float32 can tell the components' distances from 1e6.
+    raw[:, where["loc"]] = np.outer(4.0 * np.arange(count), [1, -1]).ravel()
+    y = rng.normal(size=(ROWS, head.event_dim))
+    y[0], y[1] = (1e6, -1e6), (-1e6, 3.0)
+    raw[2:4, where["scale"]] = -1e4
+    y[2], y[3] = (1e-3, -5e-4), (1e6, -1e6)
+    raw[4, where["logits"][0]] = -np.inf
+    raw[5, where["logits"][1:]] = -np.inf
+    raw[6, where["logits"]] = -np.inf
+    raw[7, where["logits"][:2]] = (1e4, -1e4)
+    return raw.astype(np.float32), y.astype(np.float32)
+
+
+@functools.cache
+def _exact(case):
+    head = case.make(K, 2)
+    raw, y = _edge_rows(head, case.rng())
+    value = [float(oracles.exact_log_prob(head, *row)) for row in zip(raw, y, strict=True)]
+    slopes = [oracles.exact_gradient(head, *row) for row in zip(raw, y, strict=True)]
+    return head, raw, y, np.array(value), *map(np.array, zip(*slopes, strict=True))
+
+
+@every_density
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_value_and_gradient_at_the_edges(case, dtype):
+    head, raw, y, value, slope_raw, slope_y = _exact(case)
+    result, (d_raw, d_y) = log_prob_and_gradients(
+        head, jnp.asarray(raw, dtype), jnp.asarray(y, dtype)
+    )
+    # The quadratic form's relative error is some tens of roundings. A gradient multiplies it by
+    # responsibilities whose own error is the absolute error of the values of O(10) near the edge.
+    rtol, atol = {"float32": (2e-5, 2e-5), "float64": (1e-11, 1e-11)}[dtype]
+    floored = getattr(head, "min_weight", 0.0) > 0
+    for i, edge in enumerate(EDGES):
+        if edge == "every weight zero":
+            if floored:  # the floor lifts all weights, alike
+                assert np.isfinite(result[i]), edge
+                assert np.all(np.isfinite(d_raw[i])), edge
+            else:
+                assert result[i] == -np.inf, edge
+                assert not np.any(d_raw[i]), edge
+                assert not np.any(d_y[i]), edge
+            continue
+        np.testing.assert_allclose(result[i], value[i], rtol, atol, err_msg=edge)
+        np.testing.assert_allclose(d_raw[i], slope_raw[i], 5 * rtol, atol, err_msg=edge)
+        np.testing.assert_allclose(d_y[i], slope_y[i], 5 * rtol, atol, err_msg=edge)
+
+
+@pytest.mark.parametrize("covariance", oracles.COVARIANCES)
+def test_tiny_scale_of_a_far_component_leaves_no_nan(covariance):
+    # With the floor off, 1 / scale^2 = e^100 overflows float32; that component does not matter.
+    head = oracles.head_of(covariance, 2, 2, scale_link="exp", min_scale=0.0)
+    where = oracles.layout(head)
+    raw = np.full(head.num_outputs, 0.25, np.float32)
+    raw[where["scale"][: len(where["scale"]) // 2]] = -50.0
+    y = np.array([0.5, -1.0], np.float32)
+    value, pull = jax.vjp(lambda raw: jaxmdn.log_prob(head(raw), y), jnp.asarray(raw))
+    exact, (slope, _) = oracles.exact_log_prob(head, raw, y), oracles.exact_gradient(head, raw, y)
+    np.testing.assert_allclose(value, float(exact), rtol=1e-5)
+    np.testing.assert_allclose(pull(jnp.float32(1))[0], slope, rtol=1e-5, atol=1e-6)
+
+
+def test_low_rank_with_nearly_parallel_loadings_in_float32():
+    # I + A^T A has condition 1e9 here: its float32 Cholesky factor is NaN.
+    head = jaxmdn.NormalHead(1, 4, covariance="low_rank", rank=2, min_scale=1e-3)
+    raw = np.zeros(head.num_outputs, np.float32)
+    raw[oracles.layout(head)["scale"]] = -1e4
+    raw[oracles.layout(head)["shape"]] = [3, 3, 3, 3, -3, -3, 3, 3.0003]
+    y = np.array([1.0, 1.0, -1.0, 1.0], np.float32)
+    value = jaxmdn.log_prob(head(jnp.asarray(raw)), jnp.asarray(y))
+    np.testing.assert_allclose(value, float(oracles.exact_log_prob(head, raw, y)), rtol=1e-5)
+
+
+@every_density
+def test_nan_in_is_nan_out(case):
+    head, raw, _ = rows(case)
+    mixture = head(raw.at[0, 0].set(jnp.nan))  # a logit
+    for moment in (jaxmdn.mean, jaxmdn.variance, jaxmdn.covariance):
+        result = moment(mixture)
+        assert np.all(np.isnan(result[0]))
+        assert np.all(np.isfinite(result[1:]))
+
+
+@pytest.mark.parametrize("case", CONTINUOUS[:4], ids=lambda case: case.name)
+def test_moments_ignore_a_weight_of_zero(case):
+    head, raw, _ = rows(case)
+    where = oracles.layout(head)
+    raw = raw.at[:, where["logits"][0]].set(-jnp.inf)
+    wild = raw.at[:, where["loc"][:2]].set(jnp.inf)  # the first component's mean
+    for moment in (jaxmdn.mean, jaxmdn.variance, jaxmdn.covariance):
+        np.testing.assert_array_equal(moment(head(wild)), moment(head(raw)))
+
+
+@pytest.mark.parametrize(("logits", "components"), [(1, 3), (3, 1), (3, 4)])
+def test_components_never_broadcast_against_weights(logits, components, user_errors):
+    # One logit for three components used to give a density that integrates to three.
+    ones = jnp.ones((components, 1))
+    normal = jaxmdn.components.Normal(loc=ones, scale=ones)
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(logits), components=normal)
+    message = rf"Mixture: expected .* batch shape \[\.\.\., {logits}\].*got \[{components}\]"
+    for call in (
+        lambda: jaxmdn.log_prob(mixture, jnp.zeros(1)),
+        lambda: jaxmdn.sample(jax.random.key(0), mixture),
+        lambda: jaxmdn.mean(mixture),
+        lambda: jaxmdn.variance(mixture),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

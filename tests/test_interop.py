@@ -1,0 +1,204 @@
+"""distrax both ways: the same density on either side, and life without distrax."""
+
+import subprocess
+import sys
+from functools import partial
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from scipy import stats
+
+import jaxmdn
+from jaxmdn.components import Categorical, Density, FullNormal, Normal
+
+D = 2
+RNG = np.random.default_rng(0)
+Y = jnp.asarray(RNG.normal(size=(5, D)))
+LOC = jnp.asarray(RNG.normal(size=(3, D)))
+SCALE = jnp.asarray([[0.5, 1.5], [1.0, 0.2], [2.0, 1.0]])
+TRIL = jnp.asarray([[0.8, 0.0], [-0.6, 1.2]])
+FACTOR = jnp.asarray([[0.5], [-1.0]])
+HEADS = {
+    "isotropic": jaxmdn.NormalHead(3, D, covariance="isotropic", tied=True),
+    "diagonal": jaxmdn.NormalHead(3, D, covariance="diagonal"),
+    "full": jaxmdn.NormalHead(3, D, covariance="full"),
+    "low_rank": jaxmdn.NormalHead(3, D, covariance="low_rank", tied=True),
+}
+
+
+def mixture_of(head, batch=(), dtype=jnp.float64):
+    return head(oracles.random_raw(RNG, head, batch, dtype))
+
+
+def summary(density, y):
+    return density.log_prob(y), density.mean(), density.variance()
+
+
+@partial(jax.jit, static_argnames="convert")
+def summaries(source, y, convert):
+    """Log-density, mean and variance of a density and of what it is converted to (and back)."""
+    result = [source]
+    for function in convert:
+        result.append(function(result[-1]))
+    return [summary(density, y) for density in result]
+
+
+def check_same(source, y, *convert):
+    first, *others = summaries(source, y, convert)
+    for other in others:
+        for mine, theirs in zip(first, other, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_there_and_back(name):
+    mixture = mixture_of(HEADS[name], batch=(5,))
+    check_same(mixture, Y, jaxmdn.to_distrax, jaxmdn.from_distrax)
+    distribution = jax.eval_shape(jaxmdn.to_distrax, mixture)
+    assert isinstance(distribution, distrax.MixtureSameFamily)
+    assert distribution.batch_shape == (5,)
+    assert distribution.event_shape == (D,)
+
+
+FAMILIES = {
+    "isotropic": distrax.MultivariateNormalDiag,
+    "diagonal": distrax.MultivariateNormalDiag,
+    "full": distrax.MultivariateNormalTri,
+    "low_rank": distrax.MultivariateNormalFullCovariance,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_component_families_alone(name):
+    mixture = mixture_of(HEADS[name])
+    distribution = jaxmdn.to_distrax(mixture.components)
+    assert isinstance(distribution, FAMILIES[name])
+    theirs = distribution.covariance()
+    expected = oracles.of_mixture(mixture).covariances
+    np.testing.assert_allclose(np.broadcast_to(theirs, expected.shape), expected, rtol=1e-10)
+
+
+def test_parameters_with_fewer_leading_axes():
+    """Weights for every row, one set of components: distrax has no broadcasting, jaxmdn has."""
+    mixture = jaxmdn.Mixture(
+        logits=jnp.asarray(RNG.normal(size=(5, 3))), components=Normal(loc=LOC, scale=SCALE)
+    )
+    check_same(mixture, Y, jaxmdn.to_distrax)
+
+
+def test_half_precision_goes_out_as_float32():
+    for name in ("diagonal", "low_rank"):
+        mixture = mixture_of(HEADS[name], dtype=jnp.bfloat16)
+        y = Y.astype(jnp.float32)
+        theirs = jax.jit(lambda mixture, y: jaxmdn.to_distrax(mixture).log_prob(y))(mixture, y)
+        assert theirs.dtype == jnp.float32
+        np.testing.assert_allclose(theirs, oracles.of_mixture(mixture).log_prob(Y), rtol=1e-4)
+
+
+def test_class_conditional_densities_nest():
+    head = jaxmdn.ClassConditionalHead(2, HEADS["diagonal"])
+    density = mixture_of(head)
+    check_same(density, Y, jaxmdn.to_distrax, jaxmdn.from_distrax)
+    distribution = jax.eval_shape(jaxmdn.to_distrax, density)
+    assert isinstance(distribution.components_distribution, distrax.MixtureSameFamily)
+
+
+def test_categorical_loses_and_regains_its_event_axis():
+    density = Categorical(logits=jnp.asarray(RNG.normal(size=(3, 4))))
+    labels = jnp.asarray([0, 3, 1])
+    distribution = jaxmdn.to_distrax(density)
+    ours = jaxmdn.log_prob(density, labels[:, None])
+    np.testing.assert_allclose(distribution.log_prob(labels), ours, rtol=1e-12)
+    probs = jnp.asarray([[0.2, 0.5, 0.3]])
+    back = jaxmdn.from_distrax(distrax.Categorical(probs=probs))
+    np.testing.assert_allclose(jnp.exp(back.log_prob(jnp.asarray([[2]]))), [0.3], rtol=1e-12)
+
+
+DISTRIBUTIONS = {
+    "diag": (distrax.MultivariateNormalDiag(LOC, SCALE), Normal),
+    "diag without loc": (distrax.MultivariateNormalDiag(scale_diag=SCALE), Normal),
+    "diag, a negative scale": (distrax.MultivariateNormalDiag(LOC, -SCALE), Normal),
+    "lower": (distrax.MultivariateNormalTri(LOC, TRIL), FullNormal),
+    "lower, a negative diagonal": (distrax.MultivariateNormalTri(LOC, -TRIL), FullNormal),
+    "upper": (distrax.MultivariateNormalTri(LOC, TRIL.T, is_lower=False), FullNormal),
+    "full": (distrax.MultivariateNormalFullCovariance(LOC, TRIL @ TRIL.T), FullNormal),
+    "low rank": (
+        distrax.MultivariateNormalDiagPlusLowRank(LOC, SCALE, FACTOR * jnp.ones((3, 1, 1))),
+        FullNormal,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_from_multivariate_normals(name):
+    distribution, family = DISTRIBUTIONS[name]
+    assert type(jax.eval_shape(jaxmdn.from_distrax, distribution)) is family
+    mixture = distrax.MixtureSameFamily(
+        distrax.Categorical(probs=jnp.asarray([0.2, 0.5, 0.3])), distribution
+    )
+    check_same(mixture, Y, jaxmdn.from_distrax)
+
+
+def test_from_univariate_normals_adds_an_event_axis():
+    distribution = distrax.Normal(LOC[:, 0], jnp.asarray(2.0))
+    density = jaxmdn.from_distrax(distribution)
+    y = Y[:3, :1]
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(density, y), distribution.log_prob(y[:, 0]), rtol=1e-12
+    )
+    mixture = distrax.MixtureSameFamily(distrax.Categorical(logits=jnp.zeros(3)), distribution)
+    density = np.mean(stats.norm.pdf(Y[:, :1], np.asarray(LOC[:, 0]), 2.0), axis=-1)
+    ours = jaxmdn.log_prob(jaxmdn.from_distrax(mixture), Y[:, :1])
+    np.testing.assert_allclose(ours, np.log(density), rtol=1e-12)
+
+
+def test_unsupported_distributions_raise(user_errors):
+    laplace = distrax.Laplace(LOC[:, 0], SCALE[:, 0])
+    with pytest.raises(TypeError, match="no jaxmdn family for Laplace; supported are Normal"):
+        jaxmdn.from_distrax(laplace)
+    mixture = distrax.MixtureSameFamily(distrax.Categorical(logits=jnp.zeros(3)), laplace)
+    with pytest.raises(TypeError, match="no jaxmdn family for Laplace"):
+        jaxmdn.from_distrax(mixture)
+    unknown = type("Unknown", (Density,), {**vars(Normal)})  # a family of someone else's
+    with pytest.raises(TypeError, match="to_distrax: distrax has no counterpart of Unknown"):
+        jaxmdn.to_distrax(unknown(loc=LOC, scale=SCALE))
+
+
+WITHOUT_DISTRAX = """
+import sys
+{prepare}
+import jax.numpy as jnp
+import jaxmdn
+mixture = jaxmdn.NormalHead(1, 1)(jnp.zeros(3))
+print("log_prob", float(jaxmdn.log_prob(mixture, jnp.zeros(1))))
+for name in ("to_distrax", "from_distrax", "interop"):
+    try:
+        getattr(jaxmdn, name)
+    except ImportError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("state", ["absent", "broken"])
+def test_everything_else_works_without_distrax(state, tmp_path):
+    if state == "absent":
+        prepare = "sys.modules['distrax'] = None"  # how Python spells a module that is not there
+    else:
+        (tmp_path / "distrax.py").write_text("raise RuntimeError('no such symbol')")
+        prepare = f"sys.path.insert(0, {str(tmp_path)!r})"
+    code = WITHOUT_DISTRAX.format(prepare=prepare)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    value, *errors = run.stdout.splitlines()
+    # scale = 1e-3 + log 2 at a raw output of zero
+    expected = -np.log(1e-3 + np.log(2.0)) - 0.5 * np.log(2.0 * np.pi)
+    np.testing.assert_allclose(float(value.split()[1]), expected, rtol=1e-5)
+    assert len(errors) == 3
+    for error in errors:
+        assert "jaxmdn.interop needs a working distrax, but importing it failed" in error
+        assert "pip install 'distrax>=0.1.9'" in error
+        assert ("no such symbol" in error) == (state == "broken")

@@ -1,0 +1,153 @@
+"""The contract of samples: right distribution, right row, right component, never a dead one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import DISCRETE, D, K, every_density
+from scipy import stats
+
+import jaxmdn
+from jaxmdn.components.categorical import draw_index
+
+DRAWS = 4000
+
+
+@functools.cache
+def _draws(case):
+    """Two rows whose components lie 40 apart and whose rows lie 1000 apart, and their samples."""
+    head, rng = case.make(K, D), case.rng()
+    where = oracles.layout(head)
+    raw = 0.5 * rng.normal(size=(2, head.num_outputs))
+    count = len(where["loc"]) // D
+    raw[:, where["loc"]] += np.outer(40.0 * np.arange(count), [1, -1]).ravel()
+    raw[1, where["loc"]] += 1000.0
+    raw[1, where["logits"][1]] = -np.inf
+    mixture = head(jnp.asarray(raw))
+    samples, index = jaxmdn.sample(jax.random.key(7), mixture, (DRAWS,), return_index=True)
+    return case.oracle(head, raw), mixture.num_components, np.asarray(samples), np.asarray(index)
+
+
+@every_density
+def test_samples_follow_the_cdf_of_their_own_row(case):
+    dense, _, samples, _ = _draws(case)
+    directions = [np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.6, 0.8])]
+    for row in (0, 1):
+        part = dense.row(row)
+        for direction in directions:  # the third one sees the correlation
+            scale = np.sqrt(np.einsum("i,kij,j->k", direction, part.covariances, direction))
+            loc = part.loc @ direction
+
+            def cdf(t, part=part, loc=loc, scale=scale):
+                return stats.norm.cdf(t[:, None], loc, scale) @ part.weights
+
+            assert stats.kstest(samples[:, row] @ direction, cdf).pvalue > 1e-4
+
+
+@every_density
+def test_samples_have_the_moments(case):
+    dense, _, samples, _ = _draws(case)
+    centred = samples - dense.mean()
+    products = centred[..., :, None] * centred[..., None, :]  # [S, 2, D, D]
+    for draws, expected in ((centred, 0.0), (products, dense.covariance())):
+        error = np.std(draws, axis=0) / np.sqrt(DRAWS)
+        assert np.all(np.abs(np.mean(draws, axis=0) - expected) < 5 * error)
+
+
+@every_density
+def test_index_names_the_component_that_made_the_value(case):
+    dense, count, samples, index = _draws(case)
+    assert index.shape == (DRAWS, 2)
+    assert index.dtype == np.int32
+    distance = np.linalg.norm(samples[..., None, :] - dense.loc, axis=-1)
+    each = dense.loc.shape[-2] // count  # components per index: K for a class
+    np.testing.assert_array_equal(np.argmin(distance, axis=-1) // each, index)
+    for row in (0, 1):
+        weights = dense.weights[row].reshape(count, each).sum(-1)
+        drawn = np.bincount(index[:, row], minlength=count)
+        assert not np.any(drawn[weights == 0])
+        alive = weights > 0
+        if np.sum(alive) > 1:
+            assert stats.chisquare(drawn[alive], DRAWS * weights[alive]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("case", DISCRETE, ids=lambda case: case.name)
+def test_classes_are_drawn_by_their_probabilities(case):
+    head = case.make(K, 1)
+    raw = case.rng().normal(size=(2, head.num_outputs))
+    raw[1, 2] = -np.inf
+    labels = np.asarray(jaxmdn.sample(jax.random.key(3), head(jnp.asarray(raw)), (DRAWS,)))
+    assert labels.shape == (DRAWS, 2, 1)
+    weights = case.oracle(head, raw).weights
+    for row in (0, 1):
+        drawn = np.bincount(labels[:, row, 0], minlength=head.num_classes)
+        alive = weights[row] > 0
+        assert not np.any(drawn[~alive])
+        assert stats.chisquare(drawn[alive], DRAWS * weights[row][alive]).pvalue > 1e-4
+
+
+with np.errstate(divide="ignore"):
+    LOGITS = np.log([[0.0, 0.25, 0.0, 0.75, 0.0], [0.5, 0.0, 0.5, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("uniform", "expected"),
+    [(0.0, [1, 0]), (0.25, [3, 0]), (0.5, [3, 2]), (1 - 2**-24, [3, 2])],
+)
+def test_uniform_numbers_at_the_steps_draw_living_categories(uniform, expected, monkeypatch):
+    def fixed(key, shape, dtype):
+        return jnp.full(shape, uniform, dtype)
+
+    monkeypatch.setattr(jax.random, "uniform", fixed)
+    index = draw_index(jax.random.key(0), jnp.asarray(LOGITS, jnp.float32), (2,))
+    np.testing.assert_array_equal(index, expected)
+
+
+@pytest.mark.parametrize("drift", [1e-6, -1e-6])
+def test_rounding_of_the_cumulated_weights_revives_nothing(drift, monkeypatch):
+    # The order in which a backend adds is its own affair; make its error visible.
+    exact, error = jnp.cumsum, drift * np.arange(5, dtype=np.float32)
+    monkeypatch.setattr(jnp, "cumsum", lambda a, axis: exact(a, axis) + jnp.asarray(error))
+    near_steps = np.array([0.25, 0.5])[:, None] + np.linspace(-1e-5, 1e-5, 2001)
+    near_one = 1 - 2.0 ** -np.arange(1, 25)
+    uniform = np.concatenate([[0.0], near_steps.ravel(), near_one]).astype(np.float32)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.asarray(uniform))
+    for row, living in zip(LOGITS, ({1, 3}, {0, 2}), strict=True):
+        index = draw_index(jax.random.key(0), jnp.asarray(row, jnp.float32), uniform.shape)
+        assert set(np.unique(index).tolist()) == living
+
+
+def test_no_living_category_draws_index_zero():
+    index = draw_index(jax.random.key(0), jnp.full((3,), -jnp.inf), (100,))
+    assert set(np.unique(index).tolist()) == {0}
+
+
+def test_samples_are_differentiable_in_the_component_drawn():
+    logits = jnp.zeros(2)
+    noise_free = jnp.asarray([[1.0], [100.0]])
+
+    def draw(loc, scale):
+        normal = jaxmdn.components.Normal(loc=loc, scale=scale)
+        mixture = jaxmdn.Mixture(logits=logits, components=normal)
+        return jaxmdn.sample(jax.random.key(5), mixture, (6,), return_index=True)
+
+    scale = jnp.full((2, 1), 2.0)
+    values, index = draw(noise_free, scale)
+    slope_loc, slope_scale = jax.jacobian(lambda *p: draw(*p)[0][:, 0], argnums=(0, 1))(
+        noise_free, scale
+    )
+    chosen = np.eye(2)[np.asarray(index)]  # [S, K]
+    noise = (np.asarray(values)[:, 0] - np.asarray(noise_free)[np.asarray(index), 0]) / 2.0
+    np.testing.assert_allclose(slope_loc[..., 0], chosen, rtol=1e-12)
+    np.testing.assert_allclose(slope_scale[..., 0], chosen * noise[:, None], rtol=1e-12)
+
+
+def test_keys_decide():
+    normal = jaxmdn.components.Normal(loc=jnp.zeros((2, 1)), scale=jnp.ones((2, 1)))
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
+    first, again, other = (jaxmdn.sample(jax.random.key(seed), mixture, (9,)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(first == other)

@@ -1,0 +1,186 @@
+"""Proper scores and calibration against quadrature, SciPy's cdf, sampling and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.test_util import check_grads
+from scipy import integrate, stats
+
+import jaxmdn
+from jaxmdn.components import Normal
+
+K, D, N = 3, 2, 5
+RNG = np.random.default_rng(0)
+Y = jnp.asarray(2.0 * RNG.normal(size=(N, D)))
+HEADS = {name: jaxmdn.NormalHead(K, D, covariance=name) for name in oracles.COVARIANCES}
+MIXTURES = {name: head(oracles.random_raw(RNG, head, (N,))) for name, head in HEADS.items()}
+LABELLED = jaxmdn.ClassConditionalHead(2, HEADS["diagonal"])
+CATEGORICAL = jaxmdn.CategoricalHead(3)(jnp.zeros((N, 3)))
+NESTED = LABELLED(oracles.random_raw(RNG, LABELLED, (N,)))
+
+
+def mixture_of(weights, loc, scale):
+    """A univariate mixture from three lists."""
+    weights, loc, scale = (jnp.asarray(part, jnp.float64) for part in (weights, loc, scale))
+    return jaxmdn.Mixture(
+        logits=jnp.log(weights), components=Normal(loc=loc[:, None], scale=scale[:, None])
+    )
+
+
+def crps_integral(weights, loc, scale, y):
+    """``integral (F(t) - 1[t >= y])^2 dt``: the definition, cut where nothing is left."""
+
+    def squared(t, step):
+        return (np.sum(weights * stats.norm.cdf(t, loc, scale)) - step) ** 2
+
+    low, high = min(y, np.min(loc - 12.0 * scale)), max(y, np.max(loc + 12.0 * scale))
+    below, _ = integrate.quad(squared, low, y, args=(0.0,), limit=200, epsabs=1e-11)
+    above, _ = integrate.quad(squared, y, high, args=(1.0,), limit=200, epsabs=1e-11)
+    return below + above
+
+
+@pytest.mark.parametrize("name", [*HEADS, "nested"])
+def test_crps_is_the_integral_of_the_squared_cdf_difference(name):
+    mixture = MIXTURES.get(name, NESTED)
+    dense = oracles.of_mixture(mixture)
+    scale = np.sqrt(np.diagonal(dense.covariances, axis1=-2, axis2=-1))
+    expected = [
+        [
+            crps_integral(dense.weights[n], dense.loc[n, :, d], scale[n, :, d], Y[n, d])
+            for d in (0, 1)
+        ]
+        for n in range(N)
+    ]
+    np.testing.assert_allclose(jaxmdn.crps(mixture, Y), expected, rtol=1e-8)
+
+
+def test_crps_against_sampling():
+    """``E|Y - y| - E|Y - Y'| / 2`` from NumPy's own draws."""
+    weights, loc, scale = np.array([[0.2, 0.5, 0.3], [-2.0, 0.0, 3.0], [1.0, 0.3, 2.0]])
+    index = RNG.choice(3, size=200_000, p=weights)
+    draws = RNG.normal(loc[index], scale[index])
+    first, second = draws[:100_000], draws[100_000:]
+    terms = np.abs(first - 0.7) - 0.5 * np.abs(first - second)
+    ours = jaxmdn.crps(mixture_of(weights, loc, scale), jnp.asarray([0.7]))[0]
+    assert abs(ours - terms.mean()) < 4.0 * terms.std() / np.sqrt(len(terms))
+
+
+def test_crps_of_one_normal_is_the_closed_form():
+    """Gneiting and Raftery (2007), eq. 21."""
+    y, loc, scale = np.linspace(-30.0, 40.0, 15), 1.5, 0.7
+    z = (y - loc) / scale
+    expected = scale * (
+        z * (2.0 * stats.norm.cdf(z) - 1.0) + 2.0 * stats.norm.pdf(z) - 1.0 / np.sqrt(np.pi)
+    )
+    ours = jaxmdn.crps(mixture_of([1.0], [loc], [scale]), jnp.asarray(y[:, None]))
+    np.testing.assert_allclose(ours[:, 0], expected, rtol=1e-12)
+
+
+def test_crps_of_a_point_forecast_is_the_absolute_error():
+    y = jnp.asarray([[-3.0], [2.0], [2.5]])
+    ours = jaxmdn.crps(mixture_of([1.0], [2.0], [1e-12]), y)
+    np.testing.assert_allclose(ours[:, 0], [5.0, 0.0, 0.5], atol=1e-11)
+
+
+def test_crps_has_the_unit_of_the_target_and_ignores_dead_components():
+    mixture, y = mixture_of([0.3, 0.7], [-1.0, 2.0], [0.5, 1.0]), jnp.asarray([[0.3], [9.0]])
+    score = jaxmdn.crps(mixture, y)
+    scaled = mixture_of([0.3, 0.7], [-1e3, 2e3], [500.0, 1e3])
+    np.testing.assert_allclose(jaxmdn.crps(scaled, 1e3 * y), 1e3 * score, rtol=1e-12)
+    dead = mixture_of([0.3, 0.7, 0.0], [-1.0, 2.0, 50.0], [0.5, 1.0, 3.0])
+    np.testing.assert_allclose(jaxmdn.crps(dead, y), score, rtol=1e-12)
+
+
+def test_crps_gradient_by_finite_differences():
+    head = HEADS["diagonal"]
+    raw = oracles.random_raw(RNG, head, (2,))
+    score = jax.jit(lambda raw, y: jaxmdn.crps(head(raw), y))
+    check_grads(score, (raw, Y[:2]), order=1, modes=("rev",), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*HEADS, "nested"])
+def test_cdf_against_scipy(name):
+    mixture = MIXTURES.get(name, NESTED)
+    expected = oracles.of_mixture(mixture).cdf(Y)
+    np.testing.assert_allclose(jaxmdn.cdf(mixture, Y), expected, rtol=1e-12)
+    np.testing.assert_allclose(jaxmdn.pit(mixture, Y), expected, rtol=1e-12)
+    ends = jnp.asarray([[-jnp.inf, jnp.inf]])
+    expected = np.tile([0.0, 1.0], (N, 1))  # up to the rounding of the weights' sum
+    np.testing.assert_allclose(jaxmdn.cdf(mixture, ends), expected, rtol=1e-15)
+
+
+def test_cdf_far_in_the_tail():
+    mixture = mixture_of([0.9, 0.1], [0.0, 1.0], [1.0, 2.0])
+    y = np.array([-60.0, -38.0, -20.0, -9.0])
+    expected = 0.9 * stats.norm.cdf(y) + 0.1 * stats.norm.cdf(y, 1.0, 2.0)
+    np.testing.assert_allclose(jaxmdn.cdf(mixture, y[:, None])[:, 0], expected, rtol=1e-9)
+    slope = jax.vmap(jax.grad(lambda t: jaxmdn.cdf(mixture, t[None])[0]))(jnp.asarray(y))
+    density = 0.9 * stats.norm.pdf(y) + 0.1 * stats.norm.pdf(y, 1.0, 2.0)
+    np.testing.assert_allclose(slope, density, rtol=1e-9)
+
+
+def test_log_score_is_minus_the_log_density():
+    expected = -oracles.of_mixture(MIXTURES["full"]).log_prob(Y)
+    np.testing.assert_allclose(jaxmdn.log_score(MIXTURES["full"], Y), expected, rtol=1e-12)
+    labels = jnp.zeros((N, 1), int)
+    np.testing.assert_allclose(jaxmdn.log_score(CATEGORICAL, labels), np.log(3.0), rtol=1e-6)
+
+
+def draws_of(dense, row, count):
+    """Draws of one row by NumPy, ``[count, D]``."""
+    index = RNG.choice(K, size=count, p=dense.weights[row])
+    factor = np.linalg.cholesky(dense.covariances[row])
+    noise = RNG.normal(size=(count, D))
+    return dense.loc[row][index] + np.einsum("nij,nj->ni", factor[index], noise)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "full"])
+def test_calibration_of_the_true_density(name):
+    mixture = MIXTURES[name]
+    dense = oracles.of_mixture(mixture)
+    count, levels = 2000, (0.1, 0.5, 0.9, 0.99)
+    y = jnp.asarray(np.stack([draws_of(dense, row, count) for row in range(N)], axis=1))
+    values = np.asarray(jaxmdn.pit(mixture, y))  # [count, N, D]
+    for n, d in np.ndindex(N, D):
+        assert stats.kstest(values[:, n, d], "uniform").pvalue > 1e-4
+    shares = jaxmdn.coverage(mixture, y, levels)
+    assert shares.shape == (len(levels), D)
+    for share, level in zip(np.asarray(shares), levels, strict=True):
+        error = np.sqrt(level * (1.0 - level) / (count * N))
+        np.testing.assert_allclose(share, level, atol=4.0 * error)
+
+
+def test_calibration_shows_a_density_that_is_too_narrow():
+    y = jnp.asarray(RNG.normal(size=(20_000, 1)))
+    share = jaxmdn.coverage(mixture_of([1.0], [0.0], [0.5]), y, (0.9,))
+    expected = 1.0 - 2.0 * stats.norm.sf(0.5 * stats.norm.isf(0.05))  # 0.59, not 0.9
+    np.testing.assert_allclose(share, [[expected]], atol=4.0 * np.sqrt(0.25 / 20_000))
+
+
+def test_coverage_counts_exactly():
+    """PIT 0.5, 0.75 and 0.99: the central intervals that hold them follow by hand."""
+    y = jnp.asarray(stats.norm.isf([[0.5], [0.25], [0.01]]))
+    shares = jaxmdn.coverage(mixture_of([1.0], [0.0], [1.0]), y, (0.1, 0.49, 0.51, 0.97, 0.99))
+    np.testing.assert_allclose(shares[:, 0], np.array([1, 1, 2, 2, 3]) / 3)
+    assert jaxmdn.coverage(MIXTURES["full"], Y).shape == (2, D)
+
+
+FULL, LABELS = MIXTURES["full"], jnp.zeros((N, 1), int)
+ERRORS = [
+    (jaxmdn.crps, (FULL, Y[:, :1]), ValueError, r"crps: expected y of shape \[\.\.\., 2\]"),
+    (jaxmdn.crps, (CATEGORICAL, LABELS), TypeError, "crps: expected a Mixture, got Categorical"),
+    (jaxmdn.pit, (FULL, Y[:, :1]), ValueError, r"cdf: expected y of shape \[\.\.\., 2\]"),
+    (jaxmdn.cdf, (CATEGORICAL, LABELS), TypeError, "cdf: not defined for Categorical"),
+    (jaxmdn.cdf, (FULL, Y.astype(int)), TypeError, "cdf: y must have a real floating dtype"),
+    (jaxmdn.log_score, (FULL, Y[:4]), ValueError, r"log_score: leading \(batch\) axes must"),
+    (jaxmdn.coverage, (FULL, Y, (0.5, 1.0)), ValueError, r"levels must lie in \(0, 1\), got 1.0"),
+    (jaxmdn.coverage, (FULL, Y, (0.0,)), ValueError, r"levels must lie in \(0, 1\), got 0.0"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "kind", "message"), ERRORS)
+def test_errors(user_errors, function, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        function(*arguments)
