@@ -268,23 +268,24 @@ def _k_means(
     key: Key[Array, ""], y: Float[Array, "N D"], weights: Float[Array, "N"], count: int
 ) -> Int[Array, "N"]:
     """Groups by k-means++ seeding and a few Lloyd steps."""
-    key_first, *keys = jax.random.split(key, count)
-
     def distance(centre: Array) -> Array:  # [D] -> [N]
         return jnp.sum((y - centre) ** 2, axis=-1)
 
     def nearest_centre(centres: Array) -> Array:  # [K, D] -> [N]
         return jnp.argmin(jax.vmap(distance)(centres), axis=0)
 
-    centres = [y[jax.random.categorical(key_first, jnp.log(weights))]]
-    nearest = distance(centres[0])
-    for key_next in keys:
+    def seed(nearest: Array, key: Array) -> tuple[Array, Array]:
         odds = weights * jnp.where(jnp.any(weights * nearest > 0), nearest, 1.0)
-        centres.append(y[jax.random.categorical(key_next, jnp.log(odds))])
-        nearest = jnp.minimum(nearest, distance(centres[-1]))
+        centre = y[jax.random.categorical(key, jnp.log(odds))]
+        return jnp.minimum(nearest, distance(centre)), centre
+
+    key_first, key_rest = jax.random.split(key)
+    first = y[jax.random.categorical(key_first, jnp.log(weights))]
+    _, rest = jax.lax.scan(seed, distance(first), jax.random.split(key_rest, count - 1))
+    seeds = jnp.concatenate([first[None], rest])
 
     def lloyd(_: Any, centres: Array) -> Array:
         share, means = _group_means(nearest_centre(centres), y, weights, count)
         return jnp.where(share[:, None] > 0, means, centres)
 
-    return nearest_centre(jax.lax.fori_loop(0, LLOYD_STEPS, lloyd, jnp.stack(centres)))
+    return nearest_centre(jax.lax.fori_loop(0, LLOYD_STEPS, lloyd, seeds))

@@ -147,7 +147,9 @@ class Mixture(Density):
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         values = self.components.cdf(y[..., None, :])
         weights, values = numerics.upcast(self.weights(), values)
-        return jnp.sum(weights[..., None] * values, axis=-2)
+        # Divided by their own sum, the weights add up to exactly one: F(inf) = 1, never above.
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        return jnp.sum(weights[..., None] * values, axis=-2) / total
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Mixture:
         return dataclasses.replace(self, components=self.components.affine(shift, scale))
@@ -347,10 +349,10 @@ def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = N
     if len({mixture.event_dim for mixture in mixtures}) > 1:
         dims = [mixture.event_dim for mixture in mixtures]
         raise ValueError(f"merge: every mixture must have the same event dimension, got {dims}.")
-    checks.require_broadcastable(
-        "merge", **{f"mixtures[{i}]": m.batch_shape for i, m in enumerate(mixtures)}
-    )
+    shapes = {f"mixtures[{i}]": mixture.batch_shape for i, mixture in enumerate(mixtures)}
     if weights is not None:
         checks.require_floating("merge", "weights", weights)
         checks.require_last_axis("merge", "weights", weights, len(mixtures), "number of mixtures")
+        shapes["weights"] = weights.shape[:-1]
+    checks.require_broadcastable("merge", **shapes)
     return _merge(mixtures, weights)

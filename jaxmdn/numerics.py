@@ -170,6 +170,15 @@ def invert_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
     return jax.lax.linalg.triangular_solve(matrix, identity, left_side=True, lower=True)
 
 
+def solve_tril(matrix: Float[Array, "... D D"], y: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Solve ``matrix x = y`` for lower-triangular matrices, batched."""
+    matrix, y = upcast(matrix, y)
+    lead = np.broadcast_shapes(matrix.shape[:-2], y.shape[:-1])
+    matrix = jnp.broadcast_to(matrix, (*lead, *matrix.shape[-2:]))
+    y = jnp.broadcast_to(y, (*lead, y.shape[-1]))[..., None]
+    return jax.lax.linalg.triangular_solve(matrix, y, left_side=True, lower=True)[..., 0]
+
+
 matvec = partial(jnp.einsum, "...ij,...j->...i", precision="highest")
 matvec.__doc__ = "Batched matrix-vector product in full precision (never TF32 or bf16 passes)."
 

@@ -156,9 +156,8 @@ def test_nll_of_labeled_targets_is_the_joint():
     np.testing.assert_allclose(jaxmdn.nll(head, raw, dirty, mask=MASK), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("covariance", ["full", "low_rank"])
-def test_nll_gradient_by_finite_differences(covariance):
-    head = jaxmdn.NormalHead(2, 2, covariance=covariance, min_weight=0.01)
+def test_nll_gradient_by_finite_differences():
+    head = jaxmdn.NormalHead(2, 2, covariance="full", min_weight=0.01)
     raw = jnp.asarray(RNG.normal(size=(3, head.num_outputs)))
     loss = partial(jaxmdn.nll, head, weights=WEIGHTS[:3])
     check_grads(loss, (raw, Y[:3]), order=1, modes=("rev",), rtol=1e-6)

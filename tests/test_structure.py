@@ -204,3 +204,27 @@ def test_merge_errors(user_errors):
     ):  # fmt: skip
         with pytest.raises(kind, match=message):
             jaxmdn.merge(mixtures, weights)
+
+
+def test_merge_of_different_dtypes_and_weights_with_their_own_batch():
+    """Members without a batch axis, pooled by weights per row: NumPy's average of densities."""
+    rng = np.random.default_rng(11)
+    members = [
+        jaxmdn.Mixture(
+            logits=jnp.asarray(rng.normal(size=2), dtype),
+            components=jaxmdn.components.Normal(
+                loc=jnp.asarray(rng.normal(size=(2, 1)), dtype), scale=jnp.ones((2, 1), dtype)
+            ),
+        )
+        for dtype in (np.float32, np.float64)
+    ]
+    weights = jnp.asarray(rng.uniform(0.1, 1, size=(3, 2)))
+    y = jnp.asarray(rng.normal(size=(3, 1)))
+    merged = jaxmdn.merge(members, weights)
+    densities = np.stack([np.exp(jaxmdn.log_prob(member, y)) for member in members], axis=-1)
+    share = np.asarray(weights / weights.sum(-1, keepdims=True))
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(merged, y), np.log((share * densities).sum(-1)), rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"weights \[3\]"):
+        jaxmdn.merge([jaxmdn.NormalHead(1, 1)(jnp.zeros((4, 3)))] * 2, weights)

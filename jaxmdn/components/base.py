@@ -140,6 +140,8 @@ def concatenate(densities: tuple[Density, ...]) -> Density:
             parameter = getattr(density, name)
             event = parameter.shape[parameter.ndim - rank :]
             parts.append(jnp.broadcast_to(parameter, (*lead, density.batch_shape[-1], *event)))
+        if len({part.dtype for part in parts}) > 1:
+            parts = list(numerics.upcast(*parts))
         return jnp.concatenate(parts, axis=-1 - rank)
 
     joined = {name: join(name, rank) for name, rank in first.event_ranks.items()}

@@ -82,8 +82,9 @@ class FullNormal(Density):
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        deviation = numerics.matvec(self.scale_tril.astype(self.dtype), noise)
-        return self.loc + deviation
+        if shape:  # many draws from each: invert once
+            return self.loc + numerics.matvec(self.scale_tril.astype(self.dtype), noise)
+        return self.loc + numerics.solve_tril(self.whitening_tril, noise).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
