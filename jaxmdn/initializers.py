@@ -268,6 +268,7 @@ def _k_means(
     key: Key[Array, ""], y: Float[Array, "N D"], weights: Float[Array, "N"], count: int
 ) -> Int[Array, "N"]:
     """Groups by k-means++ seeding and a few Lloyd steps."""
+
     def distance(centre: Array) -> Array:  # [D] -> [N]
         return jnp.sum((y - centre) ** 2, axis=-1)
 

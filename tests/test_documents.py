@@ -21,22 +21,22 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.usefixtures("as_users_run")
 def test_readme_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 4
     names = {}
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
     assert names["lp"].shape == (5,)
     assert jax.numpy.isfinite(names["metrics"].loss)
 
 
+@pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
-    with jax.enable_x64(False):
-        failures, _ = doctest.testmod(importlib.import_module(name))
+    failures, _ = doctest.testmod(importlib.import_module(name))
     assert failures == 0
 
 

@@ -91,6 +91,10 @@ def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
     return y._replace(y=y_map(y.y)) if isinstance(y, Labeled) else y_map(y)
 
 
+# One object, so that fitting the same architecture again finds its compiled program.
+DEFAULT_OPTIMIZER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
+
+
 def _default_loss(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
     return model.nll(x, y, weights=weights)
 
@@ -181,8 +185,7 @@ def fit(
     held_out = None if held_out is None else standardized(held_out)
     if initialize:
         model.initialize(key_bias, rows.y, weights=rows.weights)
-    if optimizer is None:
-        optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
+    optimizer = optimizer or DEFAULT_OPTIMIZER
 
     program, params, model_state = Program.create(
         model, optimizer, loss, min(batch_size, rows.size)
