@@ -1,7 +1,7 @@
 """Trained networks on disk: a folder with a JSON description and an orbax array store.
 
-    folder/config.json      library version, network and head, training history, your own notes
-    folder/arrays/          parameters and standardisers (orbax)
+    folder/config.json      version, network, head, standardisers, training history, your notes
+    folder/arrays/          parameters (orbax)
 
 No pickles: loading runs no code from the folder, and works on another device count.
 """
@@ -51,7 +51,12 @@ def save(
     Raises:
       FileExistsError: if the folder exists and ``overwrite`` is False.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if folder.exists() and overwrite and not (folder / "config.json").is_file():
+        raise FileExistsError(
+            f"save: {folder} is no saved network, so overwrite=True will not replace it; choose "
+            f"another folder."
+        )
     if folder.exists() and not overwrite:
         raise FileExistsError(
             f"save: {folder} exists already; choose another folder or pass overwrite=True."
@@ -65,9 +70,11 @@ def save(
         "notes": dict(notes or {}),
     }
     arrays = {"model": _arrays(result.model)}
+    standardizers: dict[str, Any] = {}
     for name, part in (("x", result.x_standardizer), ("y", result.y_standardizer)):
         if part is not None:
-            arrays[name] = {"shift": part.shift, "scale": part.scale}
+            standardizers[name] = {"shift": part.shift.tolist(), "scale": part.scale.tolist()}
+    config["standardizers"] = standardizers
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -77,6 +84,7 @@ def save(
             checkpointer.save((scratch / "arrays").absolute(), arrays)
         if folder.exists():
             shutil.rmtree(folder)
+        scratch.chmod(0o755)  # mkdtemp's folders are private
         scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -98,7 +106,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
       FileNotFoundError, ValueError: if the folder is no saved network, comes from a newer format,
         or does not fit the model passed in.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config = _read_config(folder)
     if model is None:
         if config["model"] is None:
@@ -125,15 +133,18 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
     ]
     nnx.update(model, nnx.from_flat_state(variables))
     model.eval()
-    parts = {name: Standardizer(**arrays[name]) if name in arrays else None for name in "xy"}
+    maps = {
+        name: Standardizer(**{key: np.asarray(value) for key, value in part.items()})
+        for name, part in config["standardizers"].items()
+    }
     history = {
         name: np.asarray([np.nan if value is None else value for value in values])
         for name, values in config["history"].items()
     }
     return FitResult(
         model=model,
-        x_standardizer=parts["x"],
-        y_standardizer=parts["y"],
+        x_standardizer=maps.get("x"),
+        y_standardizer=maps.get("y"),
         history=history,
         best_epoch=config["best_epoch"],
         report=None,

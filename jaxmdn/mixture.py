@@ -157,6 +157,11 @@ class Mixture(Density):
 
 def check_target(function: str, density: Density, y: Any) -> None:
     """Check a target's event size and batch shape against a density."""
+    if not isinstance(density, Density):
+        raise TypeError(
+            f"{function}: expected a density, got {type(density).__name__}; a head makes one from "
+            f"raw outputs: mixture = head(raw)."
+        )
     checks.require_array(function, "y", y)
     if not density.discrete:
         checks.require_floating(function, "y", y)
@@ -231,11 +236,10 @@ def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..
     return jnp.exp(numerics.log_normalize(mixture.joint_log_prob(y)))
 
 
-@partial(jax.jit, static_argnames=("shape", "return_index"))
 def sample(
     key: Key[Array, ""],
     mixture: Density,
-    shape: tuple[int, ...] = (),
+    shape: int | Sequence[int] = (),
     *,
     return_index: bool = False,
 ) -> Num[Array, "..."] | tuple[Num[Array, "..."], Int[Array, "..."]]:
@@ -247,7 +251,7 @@ def sample(
     Args:
       key: a typed key, ``jax.random.key(seed)``.
       mixture: a density with batch shape ``[...]``.
-      shape: sample shape, put in front (static).
+      shape: sample shape, put in front: a number or several (static).
       return_index: also return the component each draw came from (static).
 
     Returns:
@@ -261,14 +265,25 @@ def sample(
     >>> jaxmdn.sample(jax.random.key(0), mixture, (7,)).shape
     (7, 5, 3)
     """
-    if not return_index:
-        return mixture.sample(key, shape)
-    if not isinstance(mixture, Mixture):
+    if not isinstance(mixture, Density):
+        raise TypeError(
+            f"sample: expected a density, got {type(mixture).__name__}; the order is "
+            f"sample(key, mixture, shape)."
+        )
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    for size in shape:
+        checks.require_count("sample", "shape", size, minimum=0)
+    if return_index and not isinstance(mixture, Mixture):
         raise TypeError(
             f"sample: return_index needs a Mixture, got {type(mixture).__name__}, which has no "
             f"components to choose from."
         )
-    return mixture.sample_with_index(key, shape)
+    return _sample(key, mixture, shape, return_index)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _sample(key: Array, mixture: Any, shape: tuple[int, ...], return_index: bool) -> Any:
+    return mixture.sample_with_index(key, shape) if return_index else mixture.sample(key, shape)
 
 
 @jax.jit

@@ -60,6 +60,7 @@ class MLP(nnx.Module):
         checks.require_number("MLP", "dropout", dropout, lower=0.0, upper=1.0)
         if isinstance(activation, str):
             checks.require_option("MLP", "activation", activation, ACTIVATIONS)
+        self.in_features = in_features
         self.activation: Any = (
             getattr(nnx, activation) if isinstance(activation, str) else activation
         )
@@ -72,6 +73,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... H"]:
         hidden = jnp.asarray(x)
+        checks.require_last_axis("MLP", "x", hidden, self.in_features, "input features")
         for layer in self.layers:
             hidden = self.activation(layer(hidden))
             if self.dropout is not None:

@@ -41,11 +41,20 @@ def _check(function: str, mixture: Mixture, label: Array, y: Array) -> None:
             f"{function}: expected a class-conditional density (a Mixture whose components are "
             f"mixtures), got {type(mixture).__name__}; ClassConditionalHead returns one."
         )
-    checks.require_integer(function, "label", label)
+    _check_label(function, mixture, label)
     check_target(function, mixture, y)
     checks.require_broadcastable(
         function, density=mixture.batch_shape, label=label.shape, y=y.shape[:-1]
     )
+
+
+def _check_label(function: str, mixture: Mixture, label: Array) -> None:
+    checks.require_integer(function, "label", label)
+    if label.shape[-1:] == (1,) and label.ndim == len(mixture.batch_shape) + 1:
+        raise ValueError(
+            f"{function}: expected label of shape {list(mixture.batch_shape)}, one class index per "
+            f"row, got {list(label.shape)}; drop the last axis: label[..., 0]."
+        )
 
 
 @jax.jit
@@ -54,7 +63,7 @@ def class_log_prob(mixture: Mixture, label: Int[Array, "..."]) -> Float[Array, "
 
     A class index out of range gives ``-inf``.
     """
-    checks.require_integer("class_log_prob", "label", label)
+    _check_label("class_log_prob", mixture, label)
     return gather_class(mixture.log_weights(), label)
 
 

@@ -59,6 +59,15 @@ def test_existing_folder_is_kept_unless_told(fitted, tmp_path):
     assert checkpoint.load_notes(folder) == {"version": 2}
 
 
+def test_overwrite_never_replaces_anything_else(fitted, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="is no saved network"):
+        checkpoint.save(precious, fitted[0], overwrite=True)
+    assert (precious / "thesis.tex").read_text() == "years of work"
+
+
 def test_failed_save_leaves_nothing(fitted, tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         checkpoint.save(tmp_path / "model", fitted[0], notes={"bad": float("nan")})

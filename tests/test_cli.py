@@ -105,7 +105,12 @@ def corrupt(column, value, row=4):
         (table(), ["--target", "kind"], "'kind' holds text or truth values (such as"),
         (table(), ["--target", "price", "--target", "price"], "named twice"),
         (table(), ["--target", "price", "--drop", "nope"], "there is no --drop column 'nope'"),
-        (table(), ["--target", "price", "--components", "0"], "num_components must be at least 1"),
+        (table(), ["--target", "Price"], "Did you mean 'price'?"),
+        (table(), ["--target", "price", "--drop", "price"], "both --target and --drop"),
+        (table().assign(price=table().price + 1e8), ["--target", "price"], "subtract a constant"),
+        (table()[["price"]], ["--target", "price"], "the table has nothing but targets"),
+        (table(), ["--target", "price", "--min-weight", "0.5"], "min_weight must lie in"),
+        (table(), ["--target", "price", "--out", "."], "was not written by jaxmdn fit"),
         (table(), ["--target", "price", "--test", "1.5"], "--test must lie between 0 and 1"),
         (table(), ["--target", "price", "--sep", ";"], "if the separator is not a comma"),
         (table(5), ["--target", "price"], "the table has 5 row(s); at least 20 are needed"),
@@ -136,19 +141,70 @@ def test_fit_errors_are_one_line_and_write_nothing(folder, capsys, content, argu
 def test_existing_output_is_kept(folder, capsys):
     (folder / "fit").mkdir()
     (folder / "fit" / "thesis.txt").write_text("years of work")
-    assert run("fit", "table.csv", "--target", "price", "--quiet") == 2
-    assert "pass --force" in capsys.readouterr().err
+    for force in ([], ["--force"]):
+        assert run("fit", "table.csv", "--target", "price", "--quiet", *force) == 2
+        assert "was not written by jaxmdn fit" in capsys.readouterr().err
     assert (folder / "fit" / "thesis.txt").read_text() == "years of work"
 
 
-def test_failure_while_writing_leaves_nothing(folder, monkeypatch):
+def test_failure_while_writing_leaves_nothing(folder, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(evaluate, "save_figure", fail)
-    with pytest.raises(OSError, match="disk full"):
-        run("fit", "table.csv", "--target", "price", "--epochs", 1, "--quiet", "--hidden", 8)
+    code = run("fit", "table.csv", "--target", "price", "--epochs", 1, "--quiet", "--hidden", 8)
+    assert code == 2
+    assert "disk full" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["table.csv"]
+
+
+def test_force_replaces_only_what_fit_wrote(folder, capsys):
+    options = ["--target", "price", "--epochs", 1, "--quiet", "--hidden", 8]
+    assert run("fit", "table.csv", *options) == 0
+    assert run("fit", "table.csv", *options) == 2
+    assert "pass --force" in capsys.readouterr().err
+    (folder / "fit" / "thesis.txt").write_text("years of work")
+    assert run("fit", "table.csv", *options, "--force") == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    (folder / "fit" / "thesis.txt").unlink()
+    assert run("fit", "table.csv", *options, "--force") == 0
+    # predict: the table itself is never overwritten; odd cells are named.
+    before = (folder / "table.csv").read_text()
+    assert run("predict", "fit", "table.csv", "--out", "table.csv") == 2
+    assert (folder / "table.csv").read_text() == before
+    assert run("predict", "fit", "table.csv", "--out", "no/where.csv") == 2
+    corrupt("size", "tall").to_csv("text.csv", index=False)
+    capsys.readouterr()
+    assert run("predict", "fit", "text.csv") == 2
+    assert "column 'size' must be numeric, but data row 5 holds 'tall'" in capsys.readouterr().err
+    corrupt("price", None).assign(kind="castle").to_csv("gaps.csv", index=False)
+    assert run("predict", "fit", "gaps.csv") == 0
+    captured = capsys.readouterr()
+    assert "'castle'" in captured.err
+    assert captured.out.splitlines()[5].endswith(",")
+    assert not captured.out.splitlines()[6].endswith(",")
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--patience", "--batch-size", "--components"])
+def test_options_are_checked_before_anything_else(folder, capsys, option):
+    with pytest.raises(SystemExit) as info:
+        run("fit", "table.csv", "--target", "price", option, "0")
+    assert info.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_large_offsets_cost_nothing(folder, capsys):
+    """Time stamps and account numbers: float32 cannot hold them, the scores must not notice."""
+    scores = []
+    for offset in (0.0, 1.7e9):
+        frame = table()
+        frame["size"] += offset
+        frame.drop(columns=["rent", "note"]).to_csv("big.csv", index=False)
+        out = f"out{offset:.0f}"
+        code = run("fit", "big.csv", "--target", "price", "--epochs", 5, "--quiet", "--out", out)
+        assert code == 0
+        scores.append(json.loads((folder / out / "summary.json").read_text())["scores"][0])
+    assert scores[1]["nll"] == pytest.approx(scores[0]["nll"], abs=2e-3)
 
 
 def test_predict_errors(folder, capsys):

@@ -151,3 +151,16 @@ def test_keys_decide():
     first, again, other = (jaxmdn.sample(jax.random.key(seed), mixture, (9,)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.any(first == other)
+
+
+def test_sample_shapes_as_users_write_them(user_errors):
+    mixture = jaxmdn.NormalHead(2, 3)(jnp.zeros((4, 14)))
+    key = jax.random.key(0)
+    for shape, expected in ((7, (7, 4, 3)), ([2, 5], (2, 5, 4, 3)), ((), (4, 3)), (0, (0, 4, 3))):
+        assert jaxmdn.sample(key, mixture, shape).shape == expected
+    with pytest.raises(ValueError, match="shape must be at least 0, got -1"):
+        jaxmdn.sample(key, mixture, (-1,))
+    with pytest.raises(TypeError, match=r"the order is sample\(key, mixture, shape\)"):
+        jaxmdn.sample(mixture, key)
+    with pytest.raises(TypeError, match="expected a density"):
+        jaxmdn.log_prob(jnp.zeros((4, 14)), jnp.zeros((4, 3)))

@@ -228,3 +228,19 @@ def test_merge_of_different_dtypes_and_weights_with_their_own_batch():
     )
     with pytest.raises(ValueError, match=r"weights \[3\]"):
         jaxmdn.merge([jaxmdn.NormalHead(1, 1)(jnp.zeros((4, 3)))] * 2, weights)
+
+
+def test_labels_with_an_axis_too_many_are_refused(user_errors):
+    """They would broadcast to [N, N]."""
+    head = jaxmdn.ClassConditionalHead(2, jaxmdn.NormalHead(1, 1))
+    raw = jnp.zeros((5, head.num_outputs))
+    density, label, y = head(raw), jnp.zeros((5, 1), jnp.int32), jnp.zeros((5, 1))
+    message = r"expected label of shape \[5\].*got \[5, 1\]; drop the last axis"
+    for call in (
+        lambda: jaxmdn.class_log_prob(density, label),
+        lambda: jaxmdn.joint_log_prob(density, label, y),
+        lambda: jaxmdn.conditional_log_prob(density, label, y),
+        lambda: jaxmdn.nll(head, raw, jaxmdn.Labeled(label, y)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

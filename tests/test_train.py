@@ -130,10 +130,12 @@ def test_standardizer_against_numpy():
     np.testing.assert_allclose(round_trip, values, rtol=1e-6)
 
 
-def test_standardizer_leaves_constants_alone():
+def test_standardizer_leaves_constants_alone_and_nothing_else():
     values = jnp.full((10, 2), 3.3e7).at[:, 1].set(jnp.arange(10.0))
     fitted = train.Standardizer.fit(values)
     assert float(fitted.scale[0]) == 1.0
+    stamps = 1.7e9 + np.arange(10.0)[:, None]
+    assert train.Standardizer.fit(stamps).scale[0] == pytest.approx(np.arange(10).std())
     assert np.isfinite(fitted(values)).all()
 
 
@@ -342,6 +344,57 @@ def test_dead_components_and_floored_scales_are_named():
     np.testing.assert_allclose(result.report.floor_share, [0, 0, 1], atol=1e-6)
 
 
+# Precision, shapes and kinds of input
+
+
+def test_time_stamps_as_inputs_cost_nothing():
+    x, y = linear_data()
+    moved = x.astype(np.float64) * [1000.0, 1.0] + [1.7e9, 0.0]
+    plain, shifted = (quick_fit(small_model(), part, y) for part in (x.astype(np.float64), moved))
+    np.testing.assert_allclose(
+        shifted.history["valid_nll"], plain.history["valid_nll"], rtol=1e-3, atol=1e-3
+    )
+    np.testing.assert_allclose(shifted.log_prob(moved, y), plain.log_prob(x, y), atol=2e-2)
+
+
+def test_fine_targets_on_a_large_offset_are_trained_exactly_and_warned_about():
+    x, y = linear_data()
+    wide = y.astype(np.float64)
+    plain = quick_fit(small_model(), x, wide)
+    with pytest.warns(UserWarning, match="Subtract a constant"):
+        shifted = quick_fit(small_model(), x, wide + 1e8)
+    np.testing.assert_allclose(
+        shifted.history["valid_nll"], plain.history["valid_nll"], rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(shifted.log_prob(x, wide + 1e8), plain.log_prob(x, wide), atol=1e-3)
+
+
+def test_lists_and_tables_are_arrays():
+    import pandas as pd
+
+    x, y = linear_data()
+    arrays = quick_fit(small_model(), x, y)
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    tables = quick_fit(small_model(), frame, pd.DataFrame(y))
+    assert np.array_equal(tables.history["valid_nll"], arrays.history["valid_nll"])
+    lists = quick_fit(small_model(), x.tolist(), y.tolist())
+    np.testing.assert_allclose(
+        lists.history["valid_nll"][1:], arrays.history["valid_nll"][1:], rtol=1e-4, atol=1e-4
+    )
+    assert jaxmdn.mean(lists.predict(x[:3].tolist())).shape == (3, 1)
+    with pytest.raises(TypeError, match=r"x must be numeric, got dtype object \(with 'red'\)"):
+        quick_fit(small_model(), frame.assign(b="red"), y)
+
+
+def test_predict_refuses_another_number_of_features(user_errors):
+    x, y = linear_data()
+    result = quick_fit(small_model(), x, y)
+    for wrong in (x[:, :1], np.float32(0.5)):
+        with pytest.raises(ValueError, match=r"expected values of shape \[..., 2\]"):
+            result.predict(wrong)
+    assert repr(result).startswith("FitResult(MDN, best_epoch=")
+
+
 # Errors
 
 
@@ -358,6 +411,8 @@ def test_dead_components_and_floored_scales_are_named():
         ({"y": np.zeros(100, np.float32)}, r"use y\[..., None\]"),
         ({"x": np.zeros(100, np.float32)}, r"x must have shape \[N, F\]"),
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
+        ({"y": np.full((100, 1), 7.0)}, "column 0 of y is constant"),
+        ({"x": np.ones((100, 3), np.float32)}, r"expected x of shape \[..., 2\]"),
         ({"x": np.zeros((0, 2), np.float32), "y": np.zeros((0, 1), np.float32)}, "no rows"),
     ],
 )
@@ -366,6 +421,34 @@ def test_error_messages(user_errors, change, message):
     arguments = {"x": x, "y": y, **change}
     with pytest.raises(ValueError, match=message):
         quick_fit(small_model(), arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer must be an Optax transformation"),
+        ({"model": nnx.Linear(2, 2, rngs=nnx.Rngs(0))}, "model must be an nnx.Module with head"),
+        ({"y": np.full((100, 1), "a")}, "y must be numeric"),
+    ],
+)
+def test_type_messages(user_errors, change, message):
+    x, y = linear_data(100)
+    arguments = {"model": small_model(), "y": y, **change}
+    with pytest.raises(TypeError, match=message):
+        quick_fit(arguments.pop("model"), x, arguments.pop("y"), **arguments)
+
+
+def test_labels_that_do_not_exist_are_named_before_training(user_errors):
+    x, y = linear_data(100)
+    label = np.arange(100) % 3 + 1
+    message = "whole numbers from 0 to 2, but row 2 is 3"
+    classifier = jaxmdn.nn.MDN(2, jaxmdn.CategoricalHead(3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        quick_fit(classifier, x, label[:, None], validation=None)
+    head = jaxmdn.ClassConditionalHead(3, jaxmdn.NormalHead(1, 1))
+    model = jaxmdn.nn.MDN(2, head, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        quick_fit(model, x, jaxmdn.Labeled(label, y), validation=None)
 
 
 def test_progress_bar_shows_the_nll(capfd):

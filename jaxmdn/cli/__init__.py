@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"jaxmdn {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except (OSError, ValueError) as error:
+        print(f"jaxmdn {arguments.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\njaxmdn {arguments.command}: interrupted", file=sys.stderr)
         return 130

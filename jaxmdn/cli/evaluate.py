@@ -42,7 +42,7 @@ def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dic
         {
             "model": model,
             "target": target,
-            "nll": nll,
+            ("nll" if len(targets) == 1 else "joint nll"): nll,
             "crps": float(crps[d]),
             **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
         }

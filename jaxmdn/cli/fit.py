@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,12 +18,15 @@ from flax import nnx
 
 from jaxmdn import __version__, calibration, checkpoint, plots
 from jaxmdn.cli import evaluate
-from jaxmdn.cli.errors import UsageError
+from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
 from jaxmdn.cli.table import Encoding, detect, read_table
 from jaxmdn.heads import COVARIANCES, NormalHead
 from jaxmdn.nn import MDN
 from jaxmdn.train import FitResult, NonFiniteLossError
 from jaxmdn.train import fit as train
+from jaxmdn.train.standardize import unresolved
+
+OUTPUTS = {"model", "summary.json", "training.png", "pit.png", "predictions.png"}
 
 
 def add_parser(commands: Any) -> None:
@@ -35,30 +39,30 @@ def add_parser(commands: Any) -> None:
             "not targets become inputs: numbers as they are, text with few distinct values as "
             "categories. Scores are measured on held-back rows, in the targets' own units."
         ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("file", help="CSV file with a header line")
-    parser.add_argument(
-        "--target", action="append", required=True, metavar="COL", help="repeat for several"
-    )
-    parser.add_argument("--out", default="fit", help="folder to write (default: fit)")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
-    parser.add_argument("--drop", action="append", default=[], metavar="COL", help="ignore COL")
-    parser.add_argument("--sep", default=",", help="column separator (default: comma)")
-    parser.add_argument("--max-categories", type=int, default=20, metavar="N")
-    parser.add_argument("--components", type=int, default=5, metavar="K")
-    parser.add_argument(
-        "--covariance", choices=COVARIANCES, help="default: full for several targets"
-    )
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64], metavar="N")
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--epochs", type=int, default=500)
-    parser.add_argument("--patience", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--weight-decay", type=float, default=1e-2)
-    parser.add_argument("--test", type=float, default=0.2, help="share of rows held back")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add, count, share = parser.add_argument, positive_int, nonnegative_float
+    add("file", help="CSV file with a header line")
+    add("--target", action="append", required=True, metavar="COL", help="repeat for several")
+    add("--out", default="fit", help="folder to write")
+    add("--force", action="store_true", help="replace a folder that an earlier fit wrote")
+    add("--drop", action="append", default=[], metavar="COL", help="ignore a column; repeatable")
+    add("--sep", default=",", help="column separator")
+    add("--max-categories", type=count, default=20, metavar="N", help="most values of a category")
+    add("--components", type=count, default=5, metavar="K", help="normals in the mixture")
+    add("--covariance", choices=COVARIANCES, help="by default full for several targets")
+    add("--min-scale", type=share, default=1e-3, help="scale floor, in standard deviations")
+    add("--min-weight", type=share, default=0.0, help="floor of every mixing coefficient")
+    add("--hidden", type=count, nargs="+", default=[64, 64], metavar="N", help="layer widths")
+    add("--dropout", type=share, default=0.0, help="share of units dropped in training")
+    add("--epochs", type=count, default=500, help="passes over the rows, at most")
+    add("--patience", type=count, default=50, help="epochs without improvement before stopping")
+    add("--batch-size", type=count, default=64, help="rows a step")
+    add("--learning-rate", type=share, default=2e-3, help="of AdamW")
+    add("--weight-decay", type=share, default=1e-2, help="of AdamW")
+    add("--test", type=share, default=0.2, help="share of rows held back for the scores")
+    add("--seed", type=int, default=0, help="of the split, the network and the shuffling")
+    add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
 
@@ -69,14 +73,24 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--test must lie between 0 and 1, got {arguments.test:g}.")
     frame = read_table(arguments.file, arguments.sep)
     encoding = detect(frame, arguments.target, arguments.drop, arguments.max_categories)
-    if out.exists() and not arguments.force and (out.is_file() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already; choose another --out, or pass --force.")
+    _check_out(out, arguments.force)
+    x, y = encoding.inputs(frame), encoding.outputs(frame)
+    fine = unresolved(y)
+    if len(fine):
+        raise UsageError(
+            f"the target {encoding.targets[fine[0]]!r} varies little around a large value "
+            f"({y[:, fine[0]].mean():.6g}), which 32-bit numbers cannot resolve; subtract a "
+            f"constant from the column."
+        )
     model = _build(arguments, encoding)
     print(f"{arguments.file}: {len(frame)} rows")
-    print("\n".join("  " + line for line in encoding.describe()) + "\n")
+    print("\n".join("  " + line for line in encoding.describe()))
+    repeated = int(frame.duplicated().sum())
+    if repeated:
+        print(f"  note         {repeated} rows repeat others: the scores may flatter")
+    print()
 
-    x, y = encoding.inputs(frame), encoding.outputs(frame)
-    order = np.random.default_rng(arguments.seed).permutation(len(x))
+    order = np.random.default_rng(abs(arguments.seed)).permutation(len(x))
     count = min(max(1, round(arguments.test * len(x))), len(x) - 2)
     test, rest = order[:count], order[count:]
     optimizer = optax.chain(
@@ -104,11 +118,35 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"predict with: jaxmdn predict {out} NEW.csv")
 
 
+def _check_out(out: Path, force: bool) -> None:
+    """Only an empty folder, or one this command wrote, may be replaced."""
+    ours = (out / "summary.json").is_file() and (out / "model" / "config.json").is_file()
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        if not ours:
+            raise UsageError(
+                f"{out} exists already and was not written by jaxmdn fit; choose another --out."
+            )
+        if not force:
+            raise UsageError(f"{out} exists already; choose another --out, or pass --force.")
+        foreign = {path.name for path in out.iterdir()} - OUTPUTS
+        if foreign:
+            raise UsageError(
+                f"{out} also holds {', '.join(sorted(foreign))}, which --force would delete; move "
+                f"it away or choose another --out."
+            )
+    parent = next(path for path in out.absolute().parents if path.exists())
+    if out.resolve() == Path.cwd() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{out} cannot be written; choose another --out.")
+
+
 def _build(arguments: argparse.Namespace, encoding: Encoding) -> MDN:
     dim = len(encoding.targets)
     covariance = arguments.covariance or ("full" if dim > 1 else "diagonal")
     try:
-        head = NormalHead(arguments.components, dim, covariance=covariance)
+        head = NormalHead(
+            arguments.components, dim, covariance=covariance, min_scale=arguments.min_scale,
+            min_weight=arguments.min_weight,
+        )  # fmt: skip
         return MDN(
             encoding.num_features, head, hidden_features=arguments.hidden,
             dropout=arguments.dropout, rngs=nnx.Rngs(arguments.seed),
@@ -152,8 +190,6 @@ def _write(
         evaluate.save_figure(figure, scratch / "predictions.png")
         if out.is_dir():
             shutil.rmtree(out)
-        elif out.exists():
-            out.unlink()
         scratch.chmod(0o755)
         scratch.replace(out)
     finally:

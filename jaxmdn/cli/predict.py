@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from jaxmdn import checkpoint
 from jaxmdn.cli.errors import UsageError
-from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite
+from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite, require_numeric
 from jaxmdn.mixture import mean, variance
 
 
@@ -47,14 +48,27 @@ def run(arguments: argparse.Namespace) -> None:
             f"{arguments.model} was not written by `jaxmdn fit`: it does not say how a table's "
             f"columns become inputs. Load it in Python with jaxmdn.checkpoint.load."
         ) from None
+    if arguments.out is not None:
+        out = Path(arguments.out)
+        if out.resolve() == Path(arguments.file).resolve():
+            raise UsageError(f"--out {out} is the table itself; choose another file.")
+        if out.is_dir() or not out.absolute().parent.is_dir():
+            raise UsageError(f"--out {out} cannot be written: name a file in an existing folder.")
     frame = read_table(arguments.file, arguments.sep)
     inputs = [*encoding.numeric, *encoding.categorical]
     require_columns(frame, inputs, "input")
-    require_finite(frame, inputs)
-    try:
-        x = encoding.inputs(frame)
-    except ValueError as error:
-        raise UsageError(f"an input column is not numeric: {error}") from None
+    require_numeric(frame, encoding.numeric)
+    require_finite(frame, inputs, "Fill in or delete those rows.")
+    for name, categories in encoding.categorical.items():
+        unseen = sorted(set(frame[name].astype(str)) - set(categories))
+        if unseen:
+            shown = ", ".join(map(repr, unseen[:5]))
+            print(
+                f"note: column {name!r} holds values not seen in training ({shown}); they count as "
+                f"none of its categories",
+                file=sys.stderr,
+            )
+    x = encoding.inputs(frame)
     density = result.predict(x)
     means, deviations = np.asarray(mean(density)), np.sqrt(np.asarray(variance(density)))
     output = pd.DataFrame(index=frame.index)
@@ -62,8 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
         output[f"{target}_mean"] = means[:, d]
         output[f"{target}_sd"] = deviations[:, d]
     if all(target in frame.columns for target in encoding.targets):
-        require_finite(frame, encoding.targets)
-        output["log_density"] = np.asarray(result.log_prob(x, encoding.outputs(frame)))
+        require_numeric(frame, encoding.targets)
+        y = encoding.outputs(frame.apply(pd.to_numeric, errors="coerce"))
+        known = np.isfinite(y).all(axis=1)  # a new table may lack some answers
+        filled = np.where(known[:, None], y, 0.0)
+        output["log_density"] = np.where(known, np.asarray(result.log_prob(x, filled)), np.nan)
     text = output.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     if arguments.out is None:
         print(text, end="")

@@ -7,6 +7,7 @@ saved model can encode a new table in the same way.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,16 @@ class Encoding:
         return len(self.numeric) + sum(len(names) for names in self.categorical.values())
 
     def inputs(self, frame: pd.DataFrame) -> np.ndarray:
-        """Inputs ``[N, F]``; a category never seen in training is all zeros."""
+        """Inputs ``[N, F]``, in float64; a category never seen in training is all zeros."""
         columns = [frame[name].to_numpy(np.float64)[:, None] for name in self.numeric]
         for name, categories in self.categorical.items():
             values = frame[name].astype(str).to_numpy()
             columns.append((values[:, None] == np.asarray(categories)).astype(np.float64))
-        return np.concatenate(columns, axis=1).astype(np.float32)
+        return np.concatenate(columns, axis=1)
 
     def outputs(self, frame: pd.DataFrame) -> np.ndarray:
         """Targets ``[N, D]``."""
-        return frame[self.targets].to_numpy(np.float64).astype(np.float32)
+        return frame[self.targets].to_numpy(np.float64)
 
     def describe(self) -> list[str]:
         """Lines that say what is used and what is not."""
@@ -93,13 +94,16 @@ def require_columns(frame: pd.DataFrame, names: list[str], what: str) -> None:
     for name in names:
         if name not in frame.columns:
             shown = ", ".join(frame.columns[:20]) + (", ..." if frame.shape[1] > 20 else "")
-            hint = ""
+            close = difflib.get_close_matches(name, frame.columns, 1, 0.6) or [
+                column for column in frame.columns if column.lower() == name.lower()
+            ]
+            hint = f" Did you mean {close[0]!r}?" if close else ""
             if frame.shape[1] == 1:
                 hint = " There is a single column: if the separator is not a comma, pass --sep."
             raise UsageError(f"there is no {what} column {name!r}; the columns are: {shown}.{hint}")
 
 
-def require_finite(frame: pd.DataFrame, names: list[str]) -> None:
+def require_finite(frame: pd.DataFrame, names: list[str], remedy: str) -> None:
     """Raise ``UsageError`` naming the first empty or infinite cell."""
     bad = np.zeros((len(frame), len(names)), bool)
     for i, name in enumerate(names):
@@ -111,8 +115,9 @@ def require_finite(frame: pd.DataFrame, names: list[str]) -> None:
         row, column_index = np.argwhere(bad)[0]
         raise UsageError(
             f"{bad.sum()} cell(s) in {bad.any(axis=1).sum()} row(s) are empty, NaN or infinite; "
-            f"the first is column {names[column_index]!r} in data row {row + 1}. "
-            f"Fill in or delete those rows, or leave columns out with --drop."
+            f"the first is column {names[column_index]!r} in data row {row + 1}; affected are: "
+            f"{', '.join(names[i] for i in np.flatnonzero(bad.any(axis=0)))}"
+            f". {remedy}"
         )
 
 
@@ -122,6 +127,9 @@ def detect(
     """Decide what each column is; raises ``UsageError`` where nothing sensible is possible."""
     require_columns(frame, targets, "target")
     require_columns(frame, drop, "--drop")
+    for name in targets:
+        if name in drop:
+            raise UsageError(f"column {name!r} is named by both --target and --drop.")
     if len(set(targets)) < len(targets):
         raise UsageError("a target column is named twice.")
     for name in targets:
@@ -134,7 +142,7 @@ def detect(
                 f"the target column {name!r} holds text or truth values (such as {sample!r}); "
                 f"this command predicts numbers. In Python, CategoricalHead predicts classes."
             )
-    dropped = {name: "left out with --drop" for name in drop if name not in targets}
+    dropped = dict.fromkeys(drop, "left out with --drop")
     numeric: list[str] = []
     categorical: dict[str, list[str]] = {}
     for name in frame.columns:
@@ -158,16 +166,32 @@ def detect(
             )
     encoding = Encoding(numeric, categorical, targets, dropped)
     if encoding.num_features == 0:
-        raise UsageError("no input column is left: " + "; ".join(
-            f"{name}: {reason}" for name, reason in dropped.items()
-        ) + ".")  # fmt: skip
-    require_finite(frame, [*targets, *numeric, *categorical])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
+        raise UsageError(
+            f"no input column is left: {reasons or 'the table has nothing but targets'}."
+        )
+    remedy = "Fill in or delete those rows, or leave columns out with --drop."
+    require_finite(frame, [*targets, *numeric, *categorical], remedy)
     if len(frame) < MIN_ROWS:
         raise UsageError(f"the table has {len(frame)} row(s); at least {MIN_ROWS} are needed.")
     for name in targets:
         if frame[name].nunique() == 1:
             raise UsageError(f"the target column {name!r} is constant; there is nothing to learn.")
     return encoding
+
+
+def require_numeric(frame: pd.DataFrame, names: list[str]) -> None:
+    """Raise ``UsageError`` naming the first cell of a numeric column that is text."""
+    for name in names:
+        if types.is_numeric_dtype(frame[name]):
+            continue
+        text = pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()
+        if text.any():
+            row = int(np.flatnonzero(text)[0])
+            raise UsageError(
+                f"column {name!r} must be numeric, but data row {row + 1} holds "
+                f"{frame[name].iloc[row]!r}."
+            )
 
 
 def _counts_rows(column: pd.Series) -> bool:

@@ -33,6 +33,10 @@ class Rows(NamedTuple):
         """The rows at ``index``."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
+    def on_device(self) -> Rows:
+        """The same rows as JAX arrays, in JAX's own precision."""
+        return jax.tree.map(jnp.asarray, self)
+
 
 def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
     """Bundle and check: equal row counts, at least one row, finite values, usable weights.
@@ -40,7 +44,7 @@ def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
     Raises:
       ValueError: naming the argument and the first offending row and column.
     """
-    x, y = jax.tree.map(jnp.asarray, (x, y))
+    x, y = as_arrays(function, x, "x"), as_arrays(function, y, "y")
     counts = {}
     for name, tree in (("x", x), ("y", y)):
         for path, leaf in jax.tree.leaves_with_path(tree):
@@ -70,14 +74,35 @@ def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
     return Rows(x, y, weights)
 
 
-def _require_finite(function: str, name: str, array: Array) -> None:
+def as_arrays(function: str, tree: Any, name: str) -> Any:
+    """Turn the leaves of a pytree (lists and tables count as leaves) into numeric arrays.
+
+    JAX arrays stay on their device; everything else becomes NumPy, in its own precision.
+    """
+
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+            sample = next((value for value in array.flat if isinstance(value, str)), None)
+            raise TypeError(
+                f"{function}: {name} must be numeric, got dtype {array.dtype} (with {sample!r}); "
+                f"encode text columns as numbers first."
+            )
+        return array
+
+    return jax.tree.map(convert, tree, is_leaf=lambda node: isinstance(node, list))
+
+
+def _require_finite(function: str, name: str, array: Any) -> None:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
-    bad = np.argwhere(~np.isfinite(np.asarray(array.astype(jnp.float32))))
+    bad = np.argwhere(~np.isfinite(np.asarray(array, np.float64)))
     if len(bad):
         row, *column = bad[0]
         place = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
-        value = np.asarray(array.astype(jnp.float32))[tuple(bad[0])]
+        value = np.asarray(array, np.float64)[tuple(bad[0])]
         raise ValueError(
             f"{function}: {name} must be finite, but {place} is {value} "
             f"({len(np.unique(bad[:, 0]))} rows are affected); drop or impute them first."
@@ -97,7 +122,7 @@ def split_rows(function: str, rows: Rows, share: float, key: Key[Array, ""]) -> 
             f"{function}: {rows.size} row(s) leave nothing to train on after a validation share of "
             f"{share:g}; pass more rows or validation=None."
         )
-    order = jax.random.permutation(key, rows.size)
+    order = np.asarray(jax.random.permutation(key, rows.size))
     return rows.take(order[count:]), rows.take(order[:count])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,11 +22,12 @@ from tqdm import tqdm
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.heads import CategoricalHead, ClassConditionalHead
 from jaxmdn.structure import Labeled
-from jaxmdn.train.data import Rows, make_rows, split_rows
+from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program
 from jaxmdn.train.report import ComponentReport
-from jaxmdn.train.standardize import Standardizer
+from jaxmdn.train.standardize import Standardizer, unresolved
 from jaxmdn.train.state import TrainState
 from jaxmdn.typing import Array, ArrayLike, Float
 
@@ -38,7 +40,7 @@ class NonFiniteLossError(FloatingPointError):
         self.result = result
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """A trained network with all it takes to predict in the target's own unit.
 
@@ -62,27 +64,40 @@ class FitResult:
     def predict(self, x: Any) -> Any:
         """The predictive density of each row of ``x [N, ...]``, in the target's own unit."""
         graphdef, state = nnx.split(self.model)
-        x = jax.tree.map(jnp.asarray, x)
-        return _predict(graphdef, state, self.x_standardizer, self.y_standardizer, x)
+        return _predict(graphdef, state, self.y_standardizer, _map_inputs(self, "predict", x))
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
         """Log-density of each row, ``[N]``, nats, in the target's own unit."""
         graphdef, state = nnx.split(self.model)
-        x, y = jax.tree.map(jnp.asarray, (x, y))
-        return _log_prob(graphdef, state, self.x_standardizer, self.y_standardizer, x, y)
+        x, y = _map_inputs(self, "log_prob", x), as_arrays("log_prob", y, "y")
+        value = _log_prob(graphdef, state, x, _map_targets(self.y_standardizer, y))
+        return value if self.y_standardizer is None else value - self.y_standardizer.log_det
+
+    def __repr__(self) -> str:
+        valid = float(self.history["valid_nll"][self.best_epoch])
+        return (
+            f"FitResult({type(self.model).__name__}, best_epoch={self.best_epoch} of "
+            f"{len(self.history['seconds']) - 1}, valid_nll={valid:.4f} nats)"
+        )
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(graphdef: Any, state: Any, x_map: Any, y_map: Any, x: Any) -> Density:
-    density = nnx.merge(graphdef, state)(x if x_map is None else x_map(x))
-    return density if y_map is None else density.affine(y_map.shift, y_map.scale)
+def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
+    density = nnx.merge(graphdef, state)(x)
+    if y_map is None:
+        return density
+    shift, scale = (part.astype(density.dtype) for part in (y_map.shift, y_map.scale))
+    return density.affine(shift, scale)
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_prob(graphdef: Any, state: Any, x_map: Any, y_map: Any, x: Any, y: Any) -> Array:
-    model = nnx.merge(graphdef, state)
-    value = -model.nll(x if x_map is None else x_map(x), _map_targets(y_map, y), reduction="none")
-    return value if y_map is None else value - y_map.log_det
+def _log_prob(graphdef: Any, state: Any, x: Any, y: Any) -> Array:
+    return -nnx.merge(graphdef, state).nll(x, y, reduction="none")
+
+
+def _map_inputs(result: FitResult, function: str, x: Any) -> Any:
+    x = as_arrays(function, x, "x")
+    return x if result.x_standardizer is None else result.x_standardizer(x)
 
 
 def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
@@ -162,6 +177,7 @@ def fit(
     >>> jaxmdn.mean(result.predict(x)).shape
     (64, 1)
     """
+    _check_model(model, optimizer)
     checks.require_count("fit", "num_epochs", num_epochs)
     checks.require_count("fit", "batch_size", batch_size)
     if patience is not None:
@@ -174,12 +190,15 @@ def fit(
     elif validation is not None:
         rows, held_out = split_rows("fit", rows, validation, key_split)
 
+    for part in (rows, held_out):
+        if part is not None:
+            _check_labels(model.head, part.y)
     x_map, y_map = _standardizers(model, rows) if standardize else (None, None)
-    log_det = 0.0 if y_map is None else float(y_map.log_det)
+    log_det = 0.0 if y_map is None else y_map.log_det
 
     def standardized(rows: Rows) -> Rows:
         x = rows.x if x_map is None else x_map(rows.x)
-        return Rows(x, _map_targets(y_map, rows.y), rows.weights)
+        return Rows(x, _map_targets(y_map, rows.y), rows.weights).on_device()
 
     rows = standardized(rows)
     held_out = None if held_out is None else standardized(held_out)
@@ -238,7 +257,8 @@ def fit(
 
 def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standardizer | None]:
     x_map = y_map = None
-    if isinstance(rows.x, jax.Array) and jnp.issubdtype(rows.x.dtype, jnp.floating):
+    single = isinstance(rows.x, jax.Array | np.ndarray)
+    if single and jnp.issubdtype(rows.x.dtype, jnp.floating):
         if rows.x.ndim != 2:
             raise ValueError(
                 f"fit: to standardise, x must have shape [N, F], got {list(rows.x.shape)}; reshape "
@@ -250,7 +270,54 @@ def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standar
         checks.require_floating("fit", "y", targets)
         checks.require_last_axis("fit", "y", targets, model.head.event_dim, "event dimension D")
         y_map = Standardizer.fit(targets, rows.weights)
+        constant = np.flatnonzero((np.asarray(targets) == np.asarray(targets[:1])).all(axis=0))
+        if len(constant) and rows.size > 1:
+            raise ValueError(
+                f"fit: column {constant[0]} of y is constant; there is nothing to learn. Leave it "
+                f"out, or pass standardize=False to go on all the same."
+            )
+        fine = unresolved(targets)
+        if len(fine):
+            warnings.warn(
+                f"fit: column {fine[0]} of y varies little around a large value, more finely than "
+                f"{jnp.result_type(float)} resolves; result.log_prob is exact, but predict's "
+                f"densities are rounded. Subtract a constant from the column first.",
+                stacklevel=3,
+            )
     return x_map, y_map
+
+
+def _check_model(model: Any, optimizer: Any) -> None:
+    missing = [name for name in ("head", "nll", "initialize") if not hasattr(model, name)]
+    if missing or not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"fit: model must be an nnx.Module with head, nll and initialize, such as "
+            f"jaxmdn.nn.MDN; {type(model).__name__} lacks {', '.join(missing) or 'nnx.Module'}. "
+            f"Wrap a trunk with MDN.from_trunk, or use make_train_step in a loop of your own."
+        )
+    if optimizer is not None and not hasattr(optimizer, "update"):
+        raise TypeError(
+            f"fit: optimizer must be an Optax transformation such as optax.adam(1e-3), "
+            f"got {type(optimizer).__name__}."
+        )
+
+
+def _check_labels(head: Any, y: Any) -> None:
+    """Raise for a class index that does not exist, naming the first row."""
+    if isinstance(y, Labeled) and isinstance(head, ClassConditionalHead):
+        labels = np.asarray(y.label)
+    elif isinstance(head, CategoricalHead):
+        labels = np.asarray(y)
+    else:
+        return
+    labels = labels.reshape(len(labels), -1)
+    bad = np.argwhere((labels < 0) | (labels >= head.num_classes) | (labels != np.floor(labels)))
+    if len(bad):
+        row = bad[0][0]
+        raise ValueError(
+            f"fit: class labels must be whole numbers from 0 to {head.num_classes - 1}, but row "
+            f"{row} is {labels[row][0]}; number the classes from 0."
+        )
 
 
 def _non_finite(epoch: int, losses: np.ndarray, result: FitResult) -> NonFiniteLossError:

@@ -3,17 +3,22 @@
 A network learns best when inputs and targets have mean zero and variance one; a density must be
 reported in the target's own unit. ``y = shift + scale z`` gives
 ``log p_y(y) = log p_z(z) - sum(log scale)``.
+
+Shift and scale are kept in float64 and applied on the host before values are cast to the device's
+dtype: a time stamp of 1.7e9 seconds has no room for its seconds in float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn.typing import Array, ArrayLike, Float, Parameter
+from jaxmdn import checks
+from jaxmdn.typing import Array, Float
 
 
 @jax.tree_util.register_dataclass
@@ -22,48 +27,58 @@ class Standardizer:
     """An elementwise affine map, ``standardised = (value - shift) / scale``.
 
     Attributes:
-      shift: ``[D]``, in the value's unit.
-      scale: ``[D]``, positive, in the value's unit.
+      shift: ``[D]``, in the value's unit (NumPy, float64).
+      scale: ``[D]``, positive, in the value's unit (NumPy, float64).
     """
 
-    shift: Parameter
-    scale: Parameter
+    shift: Any
+    scale: Any
 
     @classmethod
-    def identity(cls, dim: int) -> Standardizer:
-        """The map that changes nothing."""
-        return cls(shift=jnp.zeros(dim), scale=jnp.ones(dim))
+    def fit(cls, values: Any, weights: Any = None) -> Standardizer:
+        """Mean and standard deviation of each column of ``values [..., D]``, all rows pooled.
 
-    @classmethod
-    def fit(
-        cls, values: Float[ArrayLike, "... D"], weights: Float[ArrayLike, "..."] | None = None
-    ) -> Standardizer:
-        """Mean and standard deviation of each column over all leading axes.
-
-        Computed in float64 on the host; a column whose spread is lost in rounding (a constant)
-        keeps ``scale = 1``.
+        Rows of weight zero do not count. A constant column keeps ``scale = 1``.
         """
-        values = jnp.asarray(values)
-        rows = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
-        share = None if weights is None else np.asarray(weights, np.float64).reshape(-1)
+        rows = np.asarray(values, np.float64).reshape(-1, np.shape(values)[-1])
+        share = np.ones(len(rows)) if weights is None else np.ravel(np.asarray(weights, np.float64))
         shift = np.average(rows, axis=0, weights=share)
         scale = np.sqrt(np.average((rows - shift) ** 2, axis=0, weights=share))
-        epsilon = jnp.finfo(values.dtype).eps
-        constant = scale <= 10 * epsilon * np.abs(shift)
-        return cls(
-            shift=jnp.asarray(shift, values.dtype),
-            scale=jnp.asarray(np.where(constant, 1.0, scale), values.dtype),
-        )
+        counted = rows[share > 0]
+        constant = (counted == counted[0]).all(axis=0) | (scale == 0)
+        return cls(shift=np.where(constant, rows[0], shift), scale=np.where(constant, 1.0, scale))
 
-    def __call__(self, values: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Standardise."""
-        return (values - self.shift) / self.scale
+    def __call__(self, values: Any) -> Float[Array, "... D"]:
+        """Standardise ``values [..., D]``: in float64 on the host, unless they are being traced."""
+        checks.require_last_axis(
+            "Standardizer", "values", values, len(self.shift), "columns it was fitted on"
+        )
+        if isinstance(values, jax.core.Tracer):
+            shift, scale = (jnp.asarray(part, values.dtype) for part in (self.shift, self.scale))
+            return (values - shift) / scale
+        dtype = values.dtype if isinstance(values, jax.Array) else jnp.result_type(float)
+        wide = np.asarray(values, np.float64)
+        return jnp.asarray((wide - self.shift) / self.scale, dtype)
 
     def inverse(self, values: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Return to the original unit."""
-        return self.shift + self.scale * values
+        return (
+            jnp.asarray(self.shift, values.dtype) + jnp.asarray(self.scale, values.dtype) * values
+        )
 
     @property
-    def log_det(self) -> Float[Array, ""]:
+    def log_det(self) -> float:
         """``sum(log scale)``: added to a standardised NLL, it gives the NLL in the own unit."""
-        return jnp.sum(jnp.log(self.scale))
+        return float(np.sum(np.log(self.scale)))
+
+
+def unresolved(values: Any) -> np.ndarray:
+    """Columns of ``values [N, D]`` whose spread JAX's default float cannot resolve around the mean.
+
+    One rounding of the mean is then more than a thousandth of a standard deviation: a density in
+    the own unit is too coarse to evaluate, though a standardised one is not.
+    """
+    wide = np.asarray(values, np.float64)
+    rounding = np.abs(wide.mean(axis=0)) * float(jnp.finfo(jnp.result_type(float)).eps)
+    spread = wide.std(axis=0)
+    return np.flatnonzero((spread > 0) & (rounding > 1e-3 * spread))
