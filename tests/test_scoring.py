@@ -184,3 +184,18 @@ ERRORS = [
 def test_errors(user_errors, function, arguments, kind, message):
     with pytest.raises(kind, match=message):
         function(*arguments)
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "low_rank"])
+def test_component_quantiles_are_the_marginals_quantiles(covariance):
+    rng = np.random.default_rng(5)
+    head = jaxmdn.NormalHead(3, 2, covariance=covariance)
+    components = head(jnp.asarray(rng.normal(size=(4, head.num_outputs)))).components
+    p = np.array([0.0, 1e-6, 0.3, 1 - 1e-6])[:, None, None] * np.ones((4, 3, 2))
+    deviation = np.sqrt(np.diagonal(components.covariance(), axis1=-2, axis2=-1))
+    expected = stats.norm.ppf(p, components.loc, deviation)
+    np.testing.assert_allclose(components.quantile(jnp.asarray(p)), expected, rtol=1e-9)
+    inside = p[1:, :, :]
+    values = components.take(jnp.arange(4) % 3).quantile(jnp.asarray(inside[:, 0, :])[:, None, :])
+    assert values.shape == (3, 4, 2)
+    assert np.isnan(components.quantile(jnp.full((4, 3, 2), 1.5))).all()

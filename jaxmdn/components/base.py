@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.typing import Array, Float, Int, Key, Num
+from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
 
 DensityT = TypeVar("DensityT", bound="Density")
 
@@ -126,6 +126,29 @@ class Density(abc.ABC):
             return full.reshape(*batch[:-2], batch[-2] * batch[-1], *event)
 
         return self.map_parameters(merge)
+
+
+class LocationDensity(Density):
+    """Base of the continuous families with a location ``loc [..., K, D]`` that is their mean."""
+
+    loc: Parameter
+
+    @property
+    def event_dim(self) -> int:
+        return self.loc.shape[-1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.loc.dtype
+
+    def mean(self) -> Float[Array, "..."]:
+        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().cdf(y)
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().quantile(p)
 
 
 def concatenate(densities: tuple[Density, ...]) -> Density:

@@ -17,17 +17,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density
+from jaxmdn.components.base import LocationDensity
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FullNormal(Density):
+class FullNormal(LocationDensity):
     """Multivariate normal ``N(y; loc, W^-1 W^-T)``.
 
     Attributes:
@@ -61,14 +60,6 @@ class FullNormal(Density):
         return cls.from_scale_tril(loc, jnp.linalg.cholesky(numerics.upcast(covariance)[0]))
 
     @property
-    def event_dim(self) -> int:
-        return self.loc.shape[-1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.loc.dtype
-
-    @property
     def scale_tril(self) -> Float[Array, "..."]:
         """The Cholesky factor of the covariance, ``[..., K, D, D]``."""
         return numerics.invert_tril(self.whitening_tril)
@@ -86,9 +77,6 @@ class FullNormal(Density):
             return self.loc + numerics.matvec(self.scale_tril.astype(self.dtype), noise)
         return self.loc + numerics.solve_tril(self.whitening_tril, noise).astype(self.dtype)
 
-    def mean(self) -> Float[Array, "..."]:
-        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
-
     def variance(self) -> Float[Array, "..."]:
         variance = jnp.sum(self.scale_tril**2, axis=-1)  # row norms of the factor
         return jnp.broadcast_to(variance, (*self.batch_shape, self.event_dim)).astype(self.dtype)
@@ -101,12 +89,6 @@ class FullNormal(Density):
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
-
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.marginals().quantile(p)
-
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.marginals().cdf(y)
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> FullNormal:
         # W diag(1 / scale), its rows multiplied by the signs so that the diagonal stays positive.

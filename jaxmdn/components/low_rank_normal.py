@@ -19,17 +19,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density
+from jaxmdn.components.base import LocationDensity
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowRankNormal(Density):
+class LowRankNormal(LocationDensity):
     """Multivariate normal ``N(y; loc, factor factor^T + diag(scale^2))``.
 
     Attributes:
@@ -47,14 +46,6 @@ class LowRankNormal(Density):
     scale: Parameter
 
     event_ranks: ClassVar = {"loc": 1, "factor": 2, "scale": 1}
-
-    @property
-    def event_dim(self) -> int:
-        return self.loc.shape[-1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.loc.dtype
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, factor, scale, y = numerics.upcast(self.loc, self.factor, self.scale, y)
@@ -86,9 +77,6 @@ class LowRankNormal(Density):
         noise = jax.random.normal(key_noise, (*batch, self.event_dim), self.dtype)
         return self.loc + numerics.matvec(self.factor, latent) + self.scale * noise
 
-    def mean(self) -> Float[Array, "..."]:
-        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
-
     def variance(self) -> Float[Array, "..."]:
         variance = jnp.sum(self.factor**2, axis=-1) + self.scale**2
         return jnp.broadcast_to(variance, (*self.batch_shape, self.event_dim))
@@ -101,12 +89,6 @@ class LowRankNormal(Density):
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
-
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.marginals().quantile(p)
-
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.marginals().cdf(y)
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> LowRankNormal:
         return dataclasses.replace(

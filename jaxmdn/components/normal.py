@@ -12,17 +12,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density
+from jaxmdn.components.base import LocationDensity
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Normal(Density):
+class Normal(LocationDensity):
     """A product of univariate normals, ``prod_d N(y_d; loc_d, scale_d^2)``.
 
     Attributes:
@@ -37,14 +36,6 @@ class Normal(Density):
     scale: Parameter
 
     event_ranks: ClassVar = {"loc": 1, "scale": 1}
-
-    @property
-    def event_dim(self) -> int:
-        return self.loc.shape[-1]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.loc.dtype
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = numerics.upcast(self.loc, self.scale, y)
@@ -68,9 +59,6 @@ class Normal(Density):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
         return self.loc + self.scale * noise
-
-    def mean(self) -> Float[Array, "..."]:
-        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
 
     def variance(self) -> Float[Array, "..."]:
         return jnp.broadcast_to(self.scale**2, (*self.batch_shape, self.event_dim))
