@@ -163,7 +163,7 @@ def test_unsupported_distributions_raise(user_errors):
     mixture = distrax.MixtureSameFamily(distrax.Categorical(logits=jnp.zeros(3)), laplace)
     with pytest.raises(TypeError, match="no jaxmdn family for Laplace"):
         jaxmdn.from_distrax(mixture)
-    unknown = type("Unknown", (Density,), {**vars(Normal)})  # a family of someone else's
+    unknown = type("Unknown", (LocationDensity,), {**vars(Normal)})  # a family of someone else's
     with pytest.raises(TypeError, match="to_distrax: distrax has no counterpart of Unknown"):
         jaxmdn.to_distrax(unknown(loc=LOC, scale=SCALE))
 
