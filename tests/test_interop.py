@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 import jaxmdn
-from jaxmdn.components import Categorical, Density, FullNormal, Normal
+from jaxmdn.components import Categorical, FullNormal, Normal
+from jaxmdn.components.base import LocationDensity
 
 D = 2
 RNG = np.random.default_rng(0)
