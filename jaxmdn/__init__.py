@@ -32,7 +32,7 @@ from jaxmdn._version import __version__
 from jaxmdn.calibration import coverage, pit
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
 from jaxmdn.inference import cdf
-from jaxmdn.losses import categorical_nll, nll
+from jaxmdn.losses import categorical_nll, linear_nll, nll
 from jaxmdn.mixture import (
     Mixture,
     component_log_prob,
@@ -103,6 +103,7 @@ __all__ = [
     "initializers",
     "interop",
     "joint_log_prob",
+    "linear_nll",
     "links",
     "log_prob",
     "log_score",

@@ -45,6 +45,10 @@ class Link(abc.ABC):
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         """Map raw numbers to constrained ones; the dtype is kept."""
 
+    def value_and_slope(self, raw: Float[Array, "..."]) -> tuple[Array, Array]:
+        """Return ``link(raw)`` and its derivative, which the fused likelihoods multiply by."""
+        return jax.jvp(self, (raw,), (jnp.ones_like(raw),))
+
     @abc.abstractmethod
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
         """Map constrained numbers back; NaN or infinite outside :attr:`range`."""
@@ -77,12 +81,32 @@ class Exp(Link):
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.exp(raw)
 
+    def value_and_slope(self, raw: Float[Array, "..."]) -> tuple[Array, Array]:
+        value = jnp.exp(raw)
+        return value, value
+
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.log(value)
 
     @property
     def range(self) -> tuple[float, float]:
         return (0.0, math.inf)
+
+
+@jax.custom_jvp
+def _softplus_and_slope(raw: Float[Array, "..."]) -> tuple[Array, Array]:
+    """``log(1 + e^raw)`` and the logistic function, from one exponential."""
+    decay = jnp.exp(-jnp.abs(raw))
+    slope = jnp.where(raw >= 0, jnp.ones_like(raw), decay) / (1 + decay)
+    return jnp.maximum(raw, 0) + jnp.log1p(decay), slope
+
+
+@_softplus_and_slope.defjvp
+def _softplus_and_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    # Differentiating the arms would lose the second derivative where they meet.
+    (raw,), (draw,) = primals, tangents
+    value, slope = _softplus_and_slope(raw)
+    return (value, slope), (slope * draw, slope * (1 - slope) * draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +129,10 @@ class Softplus(Link):
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.nn.softplus(raw) + self.floor
+
+    def value_and_slope(self, raw: Float[Array, "..."]) -> tuple[Array, Array]:
+        value, slope = _softplus_and_slope(raw)
+        return value + self.floor, slope
 
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
         return numerics.inverse_softplus(value - self.floor)

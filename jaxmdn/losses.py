@@ -1,7 +1,9 @@
-"""Objectives: negative log-likelihoods of raw network outputs.
+"""Objectives: negative log-likelihoods of raw network outputs, or of what they are made from.
 
-``nll(head, raw, y)`` takes raw outputs rather than a mixture so that a fused implementation can
-serve it without any caller changing.
+``nll(head, raw, y)`` takes raw outputs rather than a mixture, and ``linear_nll(head, hidden,
+kernel, bias, y)`` the last hidden layer, so that the fused implementations in ``kernels`` can serve
+them. Here the arguments are checked and brought to rows; ``implementation="xla"`` is the plain
+composition that the others are held to.
 """
 
 from __future__ import annotations
@@ -15,72 +17,32 @@ import jax.numpy as jnp
 from jaxmdn import checks, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.heads import Head
+from jaxmdn.kernels import chunked, dispatch, linear
+from jaxmdn.reductions import (
+    REDUCTIONS,
+    check_rows,
+    coefficient,
+    kept_rows,
+    reduce,
+    silence,
+)
 from jaxmdn.typing import Array, Bool, Float, Int
 
-REDUCTIONS = ("mean", "sum", "none")
 
-
-def _silence(mask: Array | None, tree: Any) -> Any:
-    """Replace masked-out rows by zeros, so that what they hold (NaN, say) cannot leak."""
-    if mask is None:
-        return tree
-
-    def silence(leaf: Array) -> Array:
-        extra = leaf.ndim - mask.ndim
-        if leaf.shape[: mask.ndim] != mask.shape:
+def _spread_target(function: str, y: Any, batch: tuple[int, ...]) -> Any:
+    """Return targets that carry the whole batch shape: ``[*batch, ...]``."""
+    if hasattr(y, "shape"):
+        return jnp.broadcast_to(y, (*batch, y.shape[-1]))
+    for leaf in jax.tree.leaves(y):
+        if leaf.shape[: len(batch)] != batch:
             raise ValueError(
-                f"nll: with a mask, y must carry the mask's batch shape {list(mask.shape)}, "
-                f"got {list(leaf.shape)}; broadcast it first."
+                f"{function}: every part of a structured target must carry the batch shape "
+                f"{list(batch)}, got {list(leaf.shape)}; broadcast it first."
             )
-        return jnp.where(mask.reshape(mask.shape + (1,) * extra), leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(silence, tree)
+    return y
 
 
-def _kept(weights: Array | None, mask: Array | None) -> Array | None:
-    """Which rows count: a weight of zero leaves a row's gradient out just as the mask does."""
-    if weights is None:
-        return mask
-    return weights != 0 if mask is None else mask & (weights != 0)
-
-
-def _check_rows(function: str, batch: tuple[int, ...], weights: Any, mask: Any) -> None:
-    for name, value in (("weights", weights), ("mask", mask)):
-        if value is None:
-            continue
-        checks.require_array(function, name, value)
-        if value.shape != batch:
-            raise ValueError(
-                f"{function}: {name} must have one entry per row, shape {list(batch)}, "
-                f"got {list(value.shape)}."
-            )
-    if weights is not None:
-        checks.require_floating(function, "weights", weights)
-    if mask is not None and mask.dtype != jnp.bool_:
-        raise TypeError(
-            f"{function}: mask must be boolean (True keeps the row), got {mask.dtype}; "
-            f"pass real-valued row weights as weights=."
-        )
-
-
-def _reduce(
-    values: Float[Array, "..."], weights: Array | None, mask: Array | None, reduction: str
-) -> Float[Array, "..."]:
-    count = jnp.ones_like(values) if weights is None else weights.astype(values.dtype)
-    if mask is not None:
-        count = jnp.where(mask, count, jnp.zeros_like(count))
-    # A weight of zero silences its row even where the row's value is infinite.
-    weighted = jnp.where(count == 0, 0, count * jnp.where(count == 0, 0, values))
-    if reduction == "none":
-        return weighted
-    total = jnp.sum(weighted)
-    if reduction == "sum":
-        return total
-    mass = jnp.sum(count)
-    return jnp.where(mass == 0, 0, total / jnp.where(mass == 0, 1, mass))
-
-
-@partial(jax.jit, static_argnames=("head", "reduction"))
+@partial(jax.jit, static_argnames=("head", "reduction", "implementation", "chunk_size"))
 def nll(
     head: Head,
     raw: Float[Array, "..."],
@@ -89,6 +51,8 @@ def nll(
     weights: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     reduction: str = "mean",
+    implementation: str | None = None,
+    chunk_size: int | None = None,
 ) -> Float[Array, "..."]:
     """Negative log-likelihood of ``y`` under ``head(raw)``, in nats.
 
@@ -102,14 +66,22 @@ def nll(
         out, in value and in the gradient of ``raw``.
       mask: boolean ``[...]``; False leaves a row out, whatever it holds (NaN included).
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` (weighted rows ``[...]``; static).
+      implementation: ``"xla"``, the plain composition; ``"xla_chunked"``, value and gradient in
+        one pass over blocks of rows (any head; hand-derived for :class:`NormalHead`);
+        ``"pallas_triton"``, GPU kernels. None takes the fastest that serves on this device.
+      chunk_size: rows per block of ``"xla_chunked"``; chosen by the head's width if absent.
 
     Returns:
       A scalar, or ``[...]`` for ``reduction="none"``. The mean over no rows (an empty batch, a
       mask that is False everywhere, zero weights) is 0 with a zero gradient.
 
     Raises:
-      ValueError: on a wrong width, event size, batch shape or reduction.
-      TypeError: on a wrong dtype.
+      ValueError: on a wrong width, event size, batch shape, reduction or implementation.
+      TypeError: on a wrong dtype. NotImplementedError: if the implementation cannot serve.
+
+    Limits: forward mode and any order of differentiation work, except through
+    ``"pallas_triton"``, which has first derivatives only. With several devices in sight and rows
+    that may be spread over them, None takes ``"xla"``; inside ``shard_map`` the fused forms serve.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> head = jaxmdn.NormalHead(3, 1, min_scale=0.0, scale_link="exp")
@@ -121,14 +93,141 @@ def nll(
     """
     checks.require_option("nll", "reduction", reduction, REDUCTIONS)
     head.check_raw("nll", raw)
+    _check_chunk_size("nll", chunk_size)
+    implementation = dispatch.choose("nll", implementation, head)
     batch = raw.shape[:-1]
     if mask is not None or weights is not None:
-        leaves = [leaf.shape for leaf in jax.tree.leaves(y)]
-        batch = checks.require_broadcastable("nll", raw=batch, y=leaves[-1][:-1])
-        _check_rows("nll", batch, weights, mask)
+        batch = checks.require_broadcastable("nll", raw=batch, y=_batch_shape(y))
+        check_rows("nll", batch, weights, mask)
         raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1]))
-    raw, y = _silence(_kept(weights, mask), numerics.upcast(raw)[0]), _silence(mask, y)
-    return _reduce(-head.log_prob(raw, y), weights, mask, reduction)
+        y = _spread_target("nll", y, batch)
+    if implementation == "xla":
+        raw, y = silence(numerics.upcast(raw)[0], kept_rows(weights, mask)), silence(y, mask)
+        return reduce(-head.log_prob(raw, y), weights, mask, reduction)
+    batch = jax.eval_shape(head.log_prob, raw, y).shape  # checks the target, too
+    raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1])).reshape(-1, raw.shape[-1])
+    rows = _rows("nll", y, batch, weights, mask, reduction, numerics.compute_dtype(raw))
+    chunk_size = chunk_size or chunked.default_chunk_size(head.num_outputs)
+    if reduction == "none":
+        values = chunked.rows_nll(head, chunk_size, raw, rows).reshape(batch)
+        return reduce(values, weights, mask, reduction)
+    return chunked.weighted_nll(head, chunk_size, raw, rows)
+
+
+@partial(
+    jax.jit, static_argnames=("head", "reduction", "precision", "chunk_size", "implementation")
+)
+def linear_nll(
+    head: Head,
+    hidden: Float[Array, "... H"],
+    kernel: Float[Array, "H P"],
+    bias: Float[Array, "P"],
+    y: Any,
+    *,
+    weights: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    reduction: str = "mean",
+    precision: Any = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """Negative log-likelihood with the output layer inside: ``nll(head, hidden @ kernel + bias)``.
+
+    The raw outputs exist a block of rows at a time, forward and backward: beyond the gradient of
+    ``hidden``, temporaries do not grow with the rows.
+
+    Args:
+      head: a head (static).
+      hidden: last hidden features ``[..., H]``.
+      kernel: ``[H, P]``, ``P = head.num_outputs``.
+      bias: ``[P]``.
+      y, weights, mask, reduction: as in :func:`nll`.
+      precision: of the three matrix products, as in :func:`jax.numpy.matmul`; they accumulate in
+        float32 at least. Their operands keep their dtype, so that bf16 features with a bf16 kernel
+        use the hardware's bf16 units.
+      chunk_size: rows per block; chosen by the head's width if absent.
+      implementation: ``"xla_chunked"`` (what None takes) or ``"xla"``, the plain composition.
+
+    Returns:
+      As :func:`nll`; differentiable in ``hidden``, ``kernel``, ``bias``, ``y`` and ``weights``.
+
+    Raises:
+      As :func:`nll`.
+
+    Limits: ``reduction="none"`` computes each block again in the backward pass, since a row's
+    cotangent is only known then.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> head = jaxmdn.NormalHead(3, 1, min_scale=0.0, scale_link="exp")
+    >>> hidden, kernel, bias = jnp.ones((4, 2)), jnp.zeros((2, 9)), jnp.zeros(9)
+    >>> round(float(jaxmdn.linear_nll(head, hidden, kernel, bias, jnp.zeros((4, 1)))), 4)
+    0.9189
+    """
+    name = "linear_nll"
+    checks.require_option(name, "reduction", reduction, REDUCTIONS)
+    _check_layer(name, head, hidden, kernel, bias)
+    _check_chunk_size(name, chunk_size)
+    implementation = dispatch.choose(name, implementation, head, linear=True)
+    layer = linear.Layer(hidden, kernel, bias)
+    if implementation == "xla":
+        raw = linear.raw_outputs(layer, precision)
+        options = {"weights": weights, "mask": mask, "reduction": reduction}
+        return nll(head, raw, y, implementation="xla", **options)
+    shape = (*hidden.shape[:-1], head.num_outputs)
+    raw_shape = jax.ShapeDtypeStruct(shape, numerics.compute_dtype(hidden, kernel, bias))
+    batch = jax.eval_shape(head.log_prob, raw_shape, y).shape
+    check_rows(name, batch, weights, mask)
+    hidden = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1])).reshape(-1, hidden.shape[-1])
+    rows = _rows(name, y, batch, weights, mask, reduction, raw_shape.dtype)
+    chunk_size = chunk_size or chunked.default_chunk_size(head.num_outputs)
+    config = linear.Config(head, chunk_size, precision)
+    layer = layer._replace(hidden=hidden)
+    if reduction == "none":
+        return reduce(linear.rows_nll(config, layer, rows).reshape(batch), weights, mask, reduction)
+    return linear.weighted_nll(config, layer, rows)
+
+
+def _batch_shape(y: Any) -> tuple[int, ...]:
+    return jax.tree.leaves(y)[-1].shape[:-1]
+
+
+def _rows(
+    function: str,
+    y: Any,
+    batch: tuple[int, ...],
+    weights: Array | None,
+    mask: Array | None,
+    reduction: str,
+    dtype: Any,
+) -> chunked.Batch:
+    """Bring targets, weights and mask to what the kernels take."""
+    kept = kept_rows(weights, mask)
+    ones = reduction == "none"  # weighted afterwards
+    y = _spread_target(function, y, batch)
+    return chunked.Batch(
+        y=jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), y),
+        coefficient=(
+            jnp.ones(1, dtype) if ones else coefficient(dtype, batch, weights, mask, reduction)
+        ),
+        kept=None if kept is None else kept.reshape(-1),
+    )
+
+
+def _check_chunk_size(function: str, chunk_size: int | None) -> None:
+    if chunk_size is not None:
+        checks.require_count(function, "chunk_size", chunk_size)
+
+
+def _check_layer(function: str, head: Head, hidden: Any, kernel: Any, bias: Any) -> None:
+    for name, value in (("hidden", hidden), ("kernel", kernel), ("bias", bias)):
+        checks.require_floating(function, name, value)
+    expected = {"kernel": (*hidden.shape[-1:], head.num_outputs), "bias": (head.num_outputs,)}
+    for name, value in (("kernel", kernel), ("bias", bias)):
+        if value.shape != expected[name]:
+            raise ValueError(
+                f"{function}: {name} must have shape {list(expected[name])} for hidden features "
+                f"{list(hidden.shape)} and {head!r}, got {list(value.shape)}."
+            )
 
 
 @partial(jax.jit, static_argnames=("reduction",))
@@ -163,11 +262,9 @@ def categorical_nll(
             f"{name}: expected labels of shape {list(logits.shape[:-1])} (one class index per row "
             f"of logits {list(logits.shape)}), got {list(labels.shape)}."
         )
-    _check_rows(name, labels.shape, weights, mask)
-    logits, labels = _silence(_kept(weights, mask), logits), _silence(mask, labels)
-    return _reduce(
-        -Categorical(logits=logits).log_prob(labels[..., None]), weights, mask, reduction
-    )
+    check_rows(name, labels.shape, weights, mask)
+    logits, labels = silence(logits, kept_rows(weights, mask)), silence(labels, mask)
+    return reduce(-Categorical(logits=logits).log_prob(labels[..., None]), weights, mask, reduction)
 
 
-__all__ = ["REDUCTIONS", "categorical_nll", "nll"]
+__all__ = ["REDUCTIONS", "categorical_nll", "linear_nll", "nll"]

@@ -119,8 +119,19 @@ class MDNHead(nnx.Module):
         return self.head(self.raw(hidden))
 
     def nll(self, hidden: Float[ArrayLike, "... H"], y: Any, **options: Any) -> Float[Array, "..."]:
-        """Negative log-likelihood; options as in :func:`jaxmdn.nll`."""
-        return losses.nll(self.head, self.raw(hidden), y, **options)
+        """Negative log-likelihood; options as in :func:`jaxmdn.linear_nll`.
+
+        The output layer is part of the loss, so that raw outputs exist a block of rows at a time.
+        A subclass that overrides :meth:`raw`, or another module in the place of ``linear``, is
+        called as it is.
+        """
+        if type(self).raw is not MDNHead.raw or type(self.linear) is not nnx.Linear:
+            return losses.nll(self.head, self.raw(hidden), y, **options)
+        linear = self.linear
+        own = (jnp.asarray(hidden), linear.kernel[...], linear.bias[...])
+        dtype = linear.dtype or jnp.result_type(*own)
+        layer = tuple(array.astype(dtype) for array in own)
+        return losses.linear_nll(self.head, *layer, y, **{"precision": linear.precision} | options)
 
     def initialize(
         self, key: Key[Array, ""], y: Any, *, weights: Float[ArrayLike, "N"] | None = None

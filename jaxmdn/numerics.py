@@ -46,14 +46,14 @@ def logsumexp(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     >>> jax.grad(logsumexp)(jnp.array([-jnp.inf, -jnp.inf])).tolist()
     [0.0, 0.0]
     """
-    peak = _peak(a, axis)
+    peak = finite_peak(a, axis)
     total = jnp.sum(jnp.exp(a - peak), axis=axis)
     empty = total == 0
     value = jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + jnp.squeeze(peak, axis)
     return jnp.where(empty, -jnp.inf, value)
 
 
-def _peak(a: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+def finite_peak(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     """The largest entry where it is finite, else 0, as a constant: what may be subtracted first."""
     peak = jax.lax.stop_gradient(jnp.max(a, axis=axis, keepdims=True, initial=-jnp.inf))
     return jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
@@ -65,19 +65,23 @@ def log_normalize(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
     Rows whose logits are all ``-inf`` stay ``-inf`` with a zero gradient. The largest logit is
     subtracted before the rest, so that a constant added to all of them costs no accuracy.
     """
-    shifted = logits - _peak(logits, -1)
+    shifted = logits - finite_peak(logits)
     total = logsumexp(shifted)[..., None]
     return shifted - jnp.where(total == -jnp.inf, jnp.zeros_like(total), total)
 
 
-def weighted_sum(weights: Float[Array, "..."], values: Float[Array, "..."], axis: int) -> Array:
-    """Return ``sum(weights * values, axis)`` in which a weight of zero silences even ``inf``.
+def silent_product(weights: Float[Array, "..."], values: Float[Array, "..."]) -> Array:
+    """Return ``weights * values`` in which a weight of zero silences even ``inf``.
 
     A weight that is NaN is no weight of zero: it gives NaN.
     """
     dead = weights == 0
-    terms = jnp.where(dead, 0, weights * jnp.where(dead, jnp.zeros_like(values), values))
-    return jnp.sum(terms, axis=axis)
+    return jnp.where(dead, 0, weights * jnp.where(dead, jnp.zeros_like(values), values))
+
+
+def weighted_sum(weights: Float[Array, "..."], values: Float[Array, "..."], axis: int) -> Array:
+    """Return ``sum(weights * values, axis)`` in which a weight of zero silences even ``inf``."""
+    return jnp.sum(silent_product(weights, values), axis=axis)
 
 
 def inverse_softplus(y: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -214,11 +214,19 @@ NLL_ERRORS = {
         ({"mask": WEIGHTS}, TypeError),
         "nll: mask must be boolean.*got float64; pass real-valued row weights as weights=",
     ),
-    "mask and shared y": (
-        ({"mask": MASK, "y": Y[0]}, ValueError),
-        r"mask's batch shape \[5\], got \[2\]; broadcast it first",
+    "implementation": (
+        ({"implementation": "cuda"}, ValueError),
+        "nll: implementation must be one of 'xla', 'xla_chunked', 'pallas_triton'; got 'cuda'",
     ),
+    "chunk_size": (({"chunk_size": 0}, ValueError), "nll: chunk_size must be at least 1, got 0"),
 }
+
+
+@pytest.mark.parametrize("implementation", ["xla", "xla_chunked"])
+def test_one_target_is_shared_by_all_rows(implementation):
+    options = {"mask": MASK, "weights": WEIGHTS, "implementation": implementation}
+    every = jaxmdn.nll(HEAD, RAW, jnp.broadcast_to(Y[0], Y.shape), **options)
+    np.testing.assert_allclose(jaxmdn.nll(HEAD, RAW, Y[0], **options), every, rtol=1e-12)
 
 
 @pytest.mark.parametrize("case", NLL_ERRORS)

@@ -51,7 +51,7 @@ class LowRankNormal(LocationDensity):
         loc, factor, scale, y = numerics.upcast(self.loc, self.factor, self.scale, y)
         z = numerics.standardize(y, loc, scale)  # [..., D]
         loading = numerics.divide(factor, scale[..., None])  # [..., D, r]
-        directions, log_det = _orthonormalize(loading)
+        directions, log_det = orthonormalize(loading)
         log_det = log_det + jnp.sum(jnp.log(scale), axis=-1)
         unexplained = jnp.zeros((*z.shape[:-1], factor.shape[-1]), z.dtype)
         residual = jnp.concatenate([z, unexplained], axis=-1)  # [..., D + r]
@@ -104,7 +104,7 @@ def _pad_last(array: Float[Array, "..."], size: int) -> Float[Array, "..."]:
     return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, size - array.shape[-1])])
 
 
-def _orthonormalize(
+def orthonormalize(
     loading: Float[Array, "... D r"],
 ) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
     """Return an orthonormal basis of the columns of ``[loading; I]`` and ``sum(log diag(R))``.

@@ -1,0 +1,199 @@
+"""NLL and gradient from raw outputs, a block of rows at a time.
+
+The loop writes each block of the gradient straight to its place in the result. On a CPU a block
+and all that is computed from it stay in cache; anywhere, temporaries do not grow with the rows.
+
+Both public functions are ``custom_jvp``: ``weighted_nll`` gives ``sum_i c_i nll_i`` and computes
+``c_i d nll_i / d raw_i`` in the forward pass; ``rows_nll`` gives ``nll_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxmdn import numerics
+from jaxmdn.heads import Head
+from jaxmdn.kernels import rows
+from jaxmdn.kernels.rows import real_leaves
+from jaxmdn.reductions import silence
+from jaxmdn.typing import Array, Bool, Float
+
+# Measured on CPU: a block of about a megabyte, but not fewer rows than fill the vector units.
+BLOCK_ENTRIES = 2**17
+MIN_ROWS, MAX_ROWS = 256, 1024
+
+
+def default_chunk_size(num_outputs: int) -> int:
+    """Return the number of rows per block for heads of ``num_outputs`` raw outputs."""
+    fitting = 2 ** round(BLOCK_ENTRIES / num_outputs).bit_length()
+    return min(max(fitting, MIN_ROWS), MAX_ROWS)
+
+
+class Batch(NamedTuple):
+    """What comes with the rows.
+
+    Attributes:
+      y: targets ``[N, ...]`` (a pytree).
+      coefficient: ``[N]`` or ``[1]``: what each row's NLL is multiplied by.
+      kept: ``[N]`` boolean, or None; a row that is False is replaced by zeros, whatever it holds.
+    """
+
+    y: Any
+    coefficient: Float[Array, "#N"]
+    kept: Bool[Array, "N"] | None = None
+
+
+def take(array: Array, start: Array | int, size: int) -> Array:
+    """Rows ``start .. start + size - 1``; an array with one row is shared by all."""
+    return array if array.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(array, start, size)
+
+
+def take_batch(batch: Batch, start: Array | int, size: int) -> tuple[Any, Array, Array | None]:
+    """Return the block's targets (silenced where not kept), coefficients and ``kept``."""
+    y, coefficient, kept = jax.tree.map(lambda leaf: take(leaf, start, size), batch)
+    return silence(y, kept), coefficient, kept
+
+
+def put(buffer: Array, block: Array, start: Array | int, column: int = 0) -> Array:
+    """Write a block into a buffer at a row and a column, in the buffer's dtype."""
+    index = (start, column, *(0,) * buffer.ndim)[: buffer.ndim]
+    return jax.lax.dynamic_update_slice(buffer, block.astype(buffer.dtype), index)
+
+
+def fold(
+    step: Callable[[Any, Array | int, Array | int, int], Any],
+    carry: Any,
+    num_rows: int,
+    chunk_size: int,
+) -> Any:
+    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains."""
+    full, rest = divmod(num_rows, chunk_size)
+    if full > 1:
+        carry = jax.lax.fori_loop(
+            0, full, lambda i, carry: step(carry, i, i * chunk_size, chunk_size), carry
+        )
+    elif full == 1:
+        carry = step(carry, 0, 0, chunk_size)
+    return step(carry, full, full * chunk_size, rest) if rest else carry
+
+
+def num_blocks(num_rows: int, chunk_size: int) -> int:
+    """How many blocks :func:`fold` visits."""
+    return -(-num_rows // chunk_size)
+
+
+def weighted_sum(nll: Float[Array, "n"], coefficient: Float[Array, "#n"]) -> Float[Array, ""]:
+    """Return ``sum(coefficient * nll)`` where a coefficient of zero silences even ``inf``."""
+    return numerics.weighted_sum(coefficient.astype(nll.dtype), nll, -1)
+
+
+def is_zero(tangent: Any) -> bool:
+    """Whether a tangent tree is zero by construction."""
+    return all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(tangent))
+
+
+def contract(gradient: Array, tangent: Any, dtype: Any, *, keep_rows: bool = False) -> Array:
+    """Return ``sum(gradient * tangent)``, over all axes or all but the first."""
+    if isinstance(tangent, SymbolicZero):
+        return jnp.zeros(gradient.shape[:1] if keep_rows else (), dtype)
+    product = gradient.astype(dtype) * tangent.astype(dtype)
+    return jnp.sum(product, axis=tuple(range(int(keep_rows), product.ndim)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def weighted_nll(
+    head: Head, chunk_size: int, raw: Float[Array, "N P"], batch: Batch
+) -> Float[Array, ""]:
+    """Return ``sum_i coefficient_i nll_i``."""
+
+    def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
+        y, coefficient, kept = take_batch(batch, start, size)
+        nll = rows.value(head, silence(take(raw, start, size), kept), y)
+        return put(sums, weighted_sum(nll, coefficient)[None], block)
+
+    blocks = num_blocks(raw.shape[0], chunk_size)
+    sums = jnp.zeros(blocks, numerics.compute_dtype(raw))
+    return jnp.sum(fold(step, sums, raw.shape[0], chunk_size))
+
+
+@partial(weighted_nll.defjvp, symbolic_zeros=True)
+def _weighted_nll_jvp(head: Head, chunk_size: int, primals: tuple, tangents: tuple) -> tuple:
+    (raw, batch), (draw, dbatch) = primals, tangents
+    with_y = not is_zero(dbatch.y)
+    with_rows = not is_zero(dbatch.coefficient)
+    nll, sums, raw_gradient, y_gradient = _gradient(
+        head, chunk_size, raw, batch, with_y=with_y, with_rows=with_rows
+    )
+    total = jnp.sum(sums)
+    tangent = contract(raw_gradient, draw, total.dtype)
+    for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)
+        tangent = tangent + contract(gradient, dy, total.dtype)
+    if nll is not None:
+        tangent = tangent + contract(silence(nll, batch.kept), dbatch.coefficient, nll.dtype)
+    return total, tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def rows_nll(
+    head: Head, chunk_size: int, raw: Float[Array, "N P"], batch: Batch
+) -> Float[Array, "N"]:
+    """Return ``nll_i`` of every row; the batch's coefficient is not used."""
+
+    def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
+        y, _, kept = take_batch(batch, start, size)
+        return put(out, rows.value(head, silence(take(raw, start, size), kept), y), start)
+
+    out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
+    return fold(step, out, raw.shape[0], chunk_size)
+
+
+@partial(rows_nll.defjvp, symbolic_zeros=True)
+def _rows_nll_jvp(head: Head, chunk_size: int, primals: tuple, tangents: tuple) -> tuple:
+    (raw, batch), (draw, dbatch) = primals, tangents
+    with_y = not is_zero(dbatch.y)
+    nll, _, raw_gradient, y_gradient = _gradient(
+        head, chunk_size, raw, batch, with_y=with_y, with_rows=True
+    )
+    assert nll is not None
+    tangent = contract(raw_gradient, draw, nll.dtype, keep_rows=True)
+    for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)
+        tangent = tangent + contract(gradient, dy, nll.dtype, keep_rows=True)
+    return nll, tangent
+
+
+def _gradient(
+    head: Head, chunk_size: int, raw: Array, batch: Batch, *, with_y: bool, with_rows: bool
+) -> tuple[Array | None, Array, Array, Any]:
+    """Return ``nll [N]`` (or None), the blocks' weighted sums, and the gradients of raw and y."""
+
+    def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
+        nll, sums, raw_gradient, y_gradient = carry
+        y, coefficient, kept = take_batch(batch, start, size)
+        part = rows.gradient(
+            head, silence(take(raw, start, size), kept), y, coefficient, with_y=with_y
+        )
+        column = 0
+        for gradient in part.raw:
+            raw_gradient = put(raw_gradient, gradient, start, column)
+            column += gradient.shape[1]
+        y_gradient = [
+            put(buffer, gradient, start)
+            for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
+        ]
+        if nll is not None:
+            nll = put(nll, part.nll, start)
+        sums = put(sums, weighted_sum(part.nll, coefficient)[None], block)
+        return nll, sums, raw_gradient, y_gradient
+
+    num_rows, dtype = raw.shape[0], numerics.compute_dtype(raw)
+    nll = jnp.zeros((num_rows,), dtype) if with_rows else None
+    y_gradient = [jnp.zeros(y.shape, y.dtype) for y in real_leaves(batch.y) if with_y]
+    sums = jnp.zeros(num_blocks(num_rows, chunk_size), dtype)
+    carry = (nll, sums, jnp.zeros(raw.shape, raw.dtype), y_gradient)
+    return fold(step, carry, num_rows, chunk_size)

@@ -1,0 +1,65 @@
+"""Which implementation serves a call.
+
+``None`` takes the fastest that serves; a name that cannot serve raises and says why. What is known
+statically decides: the head, the number of rows, the devices. The choices are those that the
+benchmark found never to be slower than ``"xla"``; a kernel not measured on a device is not chosen
+there by itself.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from jaxmdn import checks
+from jaxmdn.heads import Head
+from jaxmdn.kernels.rows import has_closed_form
+
+IMPLEMENTATIONS = ("xla", "xla_chunked", "pallas_triton")
+
+
+def choose(function: str, implementation: str | None, head: Head, *, linear: bool = False) -> str:
+    """Return the name of the implementation that serves.
+
+    Args:
+      function: the caller's name, for messages.
+      implementation: what the user asked for, or None.
+      head: the head.
+      linear: whether the output layer is part of the loss. Its point is memory, so that the
+        blockwise form is the default on every device and for every head.
+
+    Raises:
+      ValueError: for an unknown name. NotImplementedError: for one that cannot serve.
+    """
+    if implementation is not None:
+        checks.require_option(function, "implementation", implementation, IMPLEMENTATIONS)
+        if implementation == "pallas_triton":
+            _require_triton(function, head)
+        return implementation
+    if _rows_may_be_spread():
+        # A loop over blocks of rows would gather rows that live on several devices.
+        return "xla"
+    if linear or (has_closed_form(head) and jax.default_backend() == "cpu"):
+        return "xla_chunked"
+    return "xla"
+
+
+def _rows_may_be_spread() -> bool:
+    """Whether the rows may be sharded: several devices, outside a ``shard_map`` over them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        return not mesh.are_all_axes_manual
+    return jax.device_count() > 1
+
+
+def _require_triton(function: str, head: Head) -> None:
+    covariance = getattr(head, "covariance", None)
+    if not has_closed_form(head) or covariance not in ("isotropic", "diagonal"):
+        raise NotImplementedError(
+            f'{function}: implementation="pallas_triton" serves NormalHead with isotropic or '
+            f"diagonal covariance, got {head!r}; leave implementation out."
+        )
+    if jax.default_backend() != "gpu":
+        raise NotImplementedError(
+            f'{function}: implementation="pallas_triton" needs a GPU, but the default backend is '
+            f'"{jax.default_backend()}"; leave implementation out.'
+        )
