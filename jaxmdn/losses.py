@@ -107,11 +107,11 @@ def nll(
     batch = jax.eval_shape(head.log_prob, raw, y).shape  # checks the target, too
     raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1])).reshape(-1, raw.shape[-1])
     rows = _rows("nll", y, batch, weights, mask, reduction, numerics.compute_dtype(raw))
-    chunk_size = chunk_size or chunked.default_chunk_size(head.num_outputs)
+    blocks = chunked.choose_blocks(head, raw.shape[0], chunk_size)
     if reduction == "none":
-        values = chunked.rows_nll(head, chunk_size, raw, rows).reshape(batch)
+        values = chunked.rows_nll(head, blocks, raw, rows).reshape(batch)
         return reduce(values, weights, mask, reduction)
-    return chunked.weighted_nll(head, chunk_size, raw, rows)
+    return chunked.weighted_nll(head, blocks, raw, rows)
 
 
 @partial(
@@ -146,7 +146,9 @@ def linear_nll(
         float32 at least. Their operands keep their dtype, so that bf16 features with a bf16 kernel
         use the hardware's bf16 units.
       chunk_size: rows per block; chosen by the head's width if absent.
-      implementation: ``"xla_chunked"`` (what None takes) or ``"xla"``, the plain composition.
+      implementation: ``"xla_chunked"`` (by blocks) or ``"xla"`` (the plain composition). None goes
+        by blocks too, except on CPU where the raw outputs are so narrow that they are cheaper to
+        store, and where rows may be spread over several devices.
 
     Returns:
       As :func:`nll`; differentiable in ``hidden``, ``kernel``, ``bias``, ``y`` and ``weights``.
@@ -167,20 +169,19 @@ def linear_nll(
     checks.require_option(name, "reduction", reduction, REDUCTIONS)
     _check_layer(name, head, hidden, kernel, bias)
     _check_chunk_size(name, chunk_size)
-    implementation = dispatch.choose(name, implementation, head, linear=True)
     layer = linear.Layer(hidden, kernel, bias)
-    if implementation == "xla":
+    if dispatch.choose(name, implementation, head, linear=True) == "xla":
         raw = linear.raw_outputs(layer, precision)
         options = {"weights": weights, "mask": mask, "reduction": reduction}
-        return nll(head, raw, y, implementation="xla", **options)
+        return nll(head, raw, y, implementation=implementation, **options)
     shape = (*hidden.shape[:-1], head.num_outputs)
     raw_shape = jax.ShapeDtypeStruct(shape, numerics.compute_dtype(hidden, kernel, bias))
     batch = jax.eval_shape(head.log_prob, raw_shape, y).shape
     check_rows(name, batch, weights, mask)
     hidden = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1])).reshape(-1, hidden.shape[-1])
     rows = _rows(name, y, batch, weights, mask, reduction, raw_shape.dtype)
-    chunk_size = chunk_size or chunked.default_chunk_size(head.num_outputs)
-    config = linear.Config(head, chunk_size, precision)
+    blocks = chunked.choose_blocks(head, hidden.shape[0], chunk_size)
+    config = linear.Config(head, blocks.gradient, precision)
     layer = layer._replace(hidden=hidden)
     if reduction == "none":
         return reduce(linear.rows_nll(config, layer, rows).reshape(batch), weights, mask, reduction)

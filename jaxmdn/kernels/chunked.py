@@ -26,13 +26,26 @@ from jaxmdn.typing import Array, Bool, Float
 
 # Measured on CPU: a block of about a megabyte, but not fewer rows than fill the vector units.
 BLOCK_ENTRIES = 2**17
-MIN_ROWS, MAX_ROWS = 256, 1024
+MIN_ROWS, MAX_ROWS = 256, 2048
+# The value alone is a single pass; blocks gain nothing below this width.
+WIDE = 256
 
 
-def default_chunk_size(num_outputs: int) -> int:
-    """Return the number of rows per block for heads of ``num_outputs`` raw outputs."""
-    fitting = 2 ** round(BLOCK_ENTRIES / num_outputs).bit_length()
-    return min(max(fitting, MIN_ROWS), MAX_ROWS)
+class Blocks(NamedTuple):
+    """Rows per block, when the value alone is wanted and when its gradient is too (static)."""
+
+    value: int
+    gradient: int
+
+
+def choose_blocks(head: Head, num_rows: int, chunk_size: int | None) -> Blocks:
+    """Return the rows per block: ``chunk_size``, or what suits the head's width if that is None."""
+    if chunk_size is not None:
+        return Blocks(chunk_size, chunk_size)
+    fitting = 2 ** round(BLOCK_ENTRIES / head.num_outputs).bit_length()
+    size = min(max(fitting, MIN_ROWS), MAX_ROWS)
+    wide = head.num_outputs >= WIDE or getattr(head, "covariance", None) == "full"
+    return Blocks(size if wide else max(num_rows, 1), size)
 
 
 class Batch(NamedTuple):
@@ -108,7 +121,7 @@ def contract(gradient: Array, tangent: Any, dtype: Any, *, keep_rows: bool = Fal
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def weighted_nll(
-    head: Head, chunk_size: int, raw: Float[Array, "N P"], batch: Batch
+    head: Head, blocks: Blocks, raw: Float[Array, "N P"], batch: Batch
 ) -> Float[Array, ""]:
     """Return ``sum_i coefficient_i nll_i``."""
 
@@ -117,18 +130,18 @@ def weighted_nll(
         nll = rows.value(head, silence(take(raw, start, size), kept), y)
         return put(sums, weighted_sum(nll, coefficient)[None], block)
 
-    blocks = num_blocks(raw.shape[0], chunk_size)
-    sums = jnp.zeros(blocks, numerics.compute_dtype(raw))
-    return jnp.sum(fold(step, sums, raw.shape[0], chunk_size))
+    num_rows = raw.shape[0]
+    sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
+    return jnp.sum(fold(step, sums, num_rows, blocks.value))
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
-def _weighted_nll_jvp(head: Head, chunk_size: int, primals: tuple, tangents: tuple) -> tuple:
+def _weighted_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
     with_rows = not is_zero(dbatch.coefficient)
     nll, sums, raw_gradient, y_gradient = _gradient(
-        head, chunk_size, raw, batch, with_y=with_y, with_rows=with_rows
+        head, blocks.gradient, raw, batch, with_y=with_y, with_rows=with_rows
     )
     total = jnp.sum(sums)
     tangent = contract(raw_gradient, draw, total.dtype)
@@ -141,7 +154,7 @@ def _weighted_nll_jvp(head: Head, chunk_size: int, primals: tuple, tangents: tup
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def rows_nll(
-    head: Head, chunk_size: int, raw: Float[Array, "N P"], batch: Batch
+    head: Head, blocks: Blocks, raw: Float[Array, "N P"], batch: Batch
 ) -> Float[Array, "N"]:
     """Return ``nll_i`` of every row; the batch's coefficient is not used."""
 
@@ -150,15 +163,15 @@ def rows_nll(
         return put(out, rows.value(head, silence(take(raw, start, size), kept), y), start)
 
     out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
-    return fold(step, out, raw.shape[0], chunk_size)
+    return fold(step, out, raw.shape[0], blocks.value)
 
 
 @partial(rows_nll.defjvp, symbolic_zeros=True)
-def _rows_nll_jvp(head: Head, chunk_size: int, primals: tuple, tangents: tuple) -> tuple:
+def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
     nll, _, raw_gradient, y_gradient = _gradient(
-        head, chunk_size, raw, batch, with_y=with_y, with_rows=True
+        head, blocks.gradient, raw, batch, with_y=with_y, with_rows=True
     )
     assert nll is not None
     tangent = contract(raw_gradient, draw, nll.dtype, keep_rows=True)

@@ -14,6 +14,8 @@ from jaxmdn import checks
 from jaxmdn.heads import Head
 from jaxmdn.kernels.rows import has_closed_form
 
+# Raw outputs narrower than this are cheaper to store than to produce block by block.
+NARROW = 32
 IMPLEMENTATIONS = ("xla", "xla_chunked", "pallas_triton")
 
 
@@ -24,8 +26,8 @@ def choose(function: str, implementation: str | None, head: Head, *, linear: boo
       function: the caller's name, for messages.
       implementation: what the user asked for, or None.
       head: the head.
-      linear: whether the output layer is part of the loss. Its point is memory, so that the
-        blockwise form is the default on every device and for every head.
+      linear: whether the output layer is part of the loss. Its point is memory: blocks of rows are
+        the default on every device and for every head but the narrowest.
 
     Raises:
       ValueError: for an unknown name. NotImplementedError: for one that cannot serve.
@@ -38,9 +40,16 @@ def choose(function: str, implementation: str | None, head: Head, *, linear: boo
     if _rows_may_be_spread():
         # A loop over blocks of rows would gather rows that live on several devices.
         return "xla"
-    if linear or (has_closed_form(head) and jax.default_backend() == "cpu"):
-        return "xla_chunked"
-    return "xla"
+    on_cpu = jax.default_backend() == "cpu"
+    if linear:
+        narrow = on_cpu and has_closed_form(head) and head.num_outputs < NARROW
+        return "xla" if narrow else "xla_chunked"
+    return "xla_chunked" if on_cpu and _gains_on_cpu(head) else "xla"
+
+
+def _gains_on_cpu(head: Head) -> bool:
+    # Tied scales have few exponentials and logarithms to save.
+    return has_closed_form(head) and (not head.tied or head.covariance in ("full", "low_rank"))
 
 
 def _rows_may_be_spread() -> bool:
