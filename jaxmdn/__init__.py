@@ -31,7 +31,7 @@ from jaxmdn import (
 from jaxmdn._version import __version__
 from jaxmdn.calibration import coverage, pit
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
-from jaxmdn.inference import cdf
+from jaxmdn.inference import cdf, log_cdf, log_survival, quantile, survival
 from jaxmdn.losses import categorical_nll, linear_nll, nll
 from jaxmdn.mixture import (
     Mixture,
@@ -105,8 +105,10 @@ __all__ = [
     "joint_log_prob",
     "linear_nll",
     "links",
+    "log_cdf",
     "log_prob",
     "log_score",
+    "log_survival",
     "losses",
     "mean",
     "merge",
@@ -116,10 +118,12 @@ __all__ = [
     "numerics",
     "pit",
     "plots",
+    "quantile",
     "responsibilities",
     "sample",
     "scoring",
     "structure",
+    "survival",
     "to_distrax",
     "train",
     "variance",

@@ -25,7 +25,7 @@ import numpy as np
 from jaxmdn import checks, numerics
 from jaxmdn.components.base import Density, concatenate
 from jaxmdn.components.categorical import draw_index
-from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
+from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
 
 @jax.tree_util.register_dataclass
@@ -144,12 +144,31 @@ class Mixture(Density):
     def marginals(self) -> Mixture:
         return dataclasses.replace(self, components=self.components.marginals())
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        values = self.components.cdf(y[..., None, :])
+    def _average(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Weighted mean over the components of per-dimension values ``[..., K, D]``."""
         weights, values = numerics.upcast(self.weights(), values)
         # Divided by their own sum, the weights add up to exactly one: F(inf) = 1, never above.
         total = jnp.sum(weights, axis=-1, keepdims=True)
         return jnp.sum(weights[..., None] * values, axis=-2) / total
+
+    def _log_average(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        log_weights, values = numerics.upcast(self.log_weights(), values)
+        return numerics.logsumexp(log_weights[..., None] + values, axis=-2)
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.cdf(y[..., None, :]))
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.survival(y[..., None, :]))
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.tail(y[..., None, :], upper[..., None, :]))
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.log_cdf(y[..., None, :]))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.log_survival(y[..., None, :]))
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Mixture:
         return dataclasses.replace(self, components=self.components.affine(shift, scale))

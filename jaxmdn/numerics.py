@@ -35,6 +35,17 @@ def upcast(*arrays: Array) -> tuple[Array, ...]:
     return tuple(jnp.asarray(array).astype(dtype) for array in arrays)
 
 
+def upcast_tree(*trees: Any) -> tuple[Any, ...]:
+    """Cast all floating leaves of the trees to their common compute dtype."""
+    real = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    dtype = compute_dtype(*real)
+
+    def cast(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, trees)
+
+
 def logsumexp(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     """Return ``log(sum(exp(a)))`` along ``axis``.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
+from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
 DensityT = TypeVar("DensityT", bound="Density")
 
@@ -90,6 +90,22 @@ class Density(abc.ABC):
         """Distribution function of each dimension's marginal, ``[..., D]``."""
         raise self._undefined("cdf")
 
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``P(Y_d > y_d)``, ``[..., D]``; families override this where ``1 - cdf`` cancels."""
+        return 1.0 - self.cdf(y)
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        """``survival(y)`` where ``upper``, else ``cdf(y)``; families that can evaluate one only."""
+        return jnp.where(upper, self.survival(y), self.cdf(y))
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the distribution function, ``[..., D]``."""
+        return jnp.log(self.cdf(y))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the survival function, ``[..., D]``."""
+        return jnp.log(self.survival(y))
+
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Quantile of each dimension's marginal, ``[..., D]``."""
         raise self._undefined("quantile")
@@ -146,6 +162,18 @@ class LocationDensity(Density):
 
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().cdf(y)
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().survival(y)
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().tail(y, upper)
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().log_cdf(y)
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().log_survival(y)
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().quantile(p)

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.base import LocationDensity
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
 @jax.tree_util.register_dataclass
@@ -69,9 +69,25 @@ class Normal(LocationDensity):
     def marginals(self) -> Normal:
         return self
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def _z(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = numerics.upcast(self.loc, self.scale, y)
-        return ndtr(numerics.standardize(y, loc, scale))
+        return numerics.standardize(y, loc, scale)
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ndtr(self._z(y))
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ndtr(-self._z(y))
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        z = self._z(y)
+        return ndtr(jnp.where(upper, -z, z))
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return log_ndtr(self._z(y))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return log_ndtr(-self._z(y))
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""

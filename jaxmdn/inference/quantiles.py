@@ -1,0 +1,183 @@
+"""Quantiles of each dimension's marginal.
+
+A mixture's quantile has no closed form, but the smallest and the largest quantile of its
+components bracket it: below the smallest every component has less than ``p`` on its left, so the
+mixture has too. Inside the bracket a fixed number of Chandrupatla's steps (inverse quadratic
+interpolation where it is safe, bisection elsewhere) closes in on the root, the same for every
+element, so that everything vectorises; two of Newton's, kept inside what is left of the bracket,
+bring it to the dtype's floor. From the start Newton's would stall on the flat stretches between
+modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import checks, numerics
+from jaxmdn.components.base import Density
+from jaxmdn.mixture import Mixture
+from jaxmdn.structure import class_marginal
+from jaxmdn.typing import Array, ArrayLike, Float
+
+# By the dtype's bytes: evaluations of the cdf before Newton's method takes over; its steps. With
+# these, of 100,000 mixtures with scales a factor of 1e4 and modes 100 apart, not one was off by
+# more than rounding; in float64, 20 evaluations in all would miss that for 25 of them.
+STEPS, NEWTON_STEPS = {4: 18, 8: 24}, 2
+
+
+def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """Quantile of each dimension's marginal: the ``y`` with ``P(Y_d <= y_d) = p``, ``[..., D]``.
+
+    Args:
+      mixture: a density with batch shape ``[...]``, univariate or not.
+      p: probabilities in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch
+        ``[N]``, pass shape ``[L, 1, 1]``.
+
+    Returns:
+      ``[..., D]`` (after broadcasting), in the compute dtype.
+
+    Raises:
+      ValueError: if ``p`` is a number or a NumPy array that lies outside [0, 1], or does not
+        broadcast. TypeError: for a density without an order.
+
+    Limits: ``p = 0`` and ``p = 1`` give the support's ends (``-inf`` and ``inf`` for normals); NaN
+    and JAX arrays outside [0, 1] give NaN. Where the cdf is flat (between modes so far apart
+    that the dtype sees no mass between them) every point of the flat stretch is a quantile, and one
+    of them is returned. The derivative, in ``p`` and in every parameter, is that of the implicit
+    function, ``dy = (dp - dF) / f(y)``; it is zero where the density is zero.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
+    >>> [round(float(jaxmdn.quantile(mixture, q)[0]), 3) for q in (0.25, 0.75)]
+    [0.0, 9.0]
+
+    References:
+      Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
+      nonlinear function without using derivatives.
+    """
+    if not isinstance(mixture, Density):
+        raise TypeError(f"quantile: expected a density, got {type(mixture).__name__}.")
+    if isinstance(p, (int, float, np.ndarray)) and not np.all(
+        (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
+    ):
+        raise ValueError(f"quantile: p must lie in [0, 1], got {p}.")
+    level = jnp.asarray(p, mixture.dtype)
+    event = (*mixture.batch_shape, mixture.event_dim)
+    checks.require_broadcastable("quantile", density=event, p=level.shape)
+    return _solve(mixture, jnp.broadcast_to(level, np.broadcast_shapes(event, level.shape)))
+
+
+@jax.jit
+def _solve(mixture: Density, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    density, level = numerics.upcast_tree(mixture, p)
+    if not isinstance(density, Mixture):
+        return density.quantile(level)
+    return _quantile(class_marginal(density), level)
+
+
+@jax.custom_jvp
+def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    components = mixture.components.quantile(p[..., None, :])  # [..., K, D]
+    weights = mixture.weights()[..., None]
+    lower, upper = _bracket(mixture.components, components, weights, p[..., None, :])
+    # Each half of the distribution is measured from its own end, where 1 - p is exact.
+    upper_half = p > 0.5
+    probability = jnp.where(upper_half, 1 - p, p)
+    sign = jnp.where(upper_half, -1, 1).astype(p.dtype)
+
+    def excess(y: Array) -> Array:
+        return sign * (mixture.tail(y, upper_half) - probability)
+
+    inside = jnp.isfinite(lower) & jnp.isfinite(upper)
+    start = (jnp.where(inside, lower, -1), jnp.where(inside, upper, 1))
+    root, lower_end, upper_end = close_in(excess, *start, steps=STEPS[p.dtype.itemsize])
+    for _ in range(NEWTON_STEPS):
+        value, density = jax.jvp(excess, (root,), (jnp.ones_like(root),))
+        step = jnp.where(density > 0, value / jnp.where(density > 0, density, 1), 0)
+        root = jnp.clip(root - step, lower_end, upper_end)
+    ends = jnp.where(p < 0.5, lower, upper)  # infinite, or NaN for a p that is no probability
+    return jnp.where(inside, root, jnp.where(jnp.isnan(components).any(axis=-2), jnp.nan, ends))
+
+
+def _bracket(
+    family: Density, quantiles: Array, weights: Array, p: Array
+) -> tuple[Float[Array, "... D"], Float[Array, "... D"]]:
+    """Bounds of the mixture's quantile from its components' quantiles ``[..., K, D]``.
+
+    Between the smallest and the largest of them; and, since ``F >= w_k F_k``, not above any
+    component's quantile at ``p / w_k``, nor below any at ``1 - (1 - p) / w_k``.
+    """
+    lower = jnp.min(jnp.where(weights > 0, quantiles, jnp.inf), axis=-2)
+    upper = jnp.max(jnp.where(weights > 0, quantiles, -jnp.inf), axis=-2)
+    # A little outside, so that rounding (of a number next to one, say) cannot put a bound on the
+    # wrong side.
+    eps = float(jnp.finfo(p.dtype).eps)
+    slack = 1 + 256 * eps
+    safe = jnp.where(weights > 0, weights, 1)
+    above = jnp.where(p * slack < weights, jnp.minimum(p * slack / safe + 4 * eps, 1), 1)
+    below = jnp.where((1 - p) * slack < weights, 1 - (1 - p) * slack / safe - 4 * eps, 0)
+    below = jnp.maximum(below, 0)
+    lower = jnp.maximum(lower, jnp.max(family.quantile(below), axis=-2))
+    upper = jnp.minimum(upper, jnp.min(family.quantile(above), axis=-2))
+    return jnp.minimum(lower, upper), jnp.maximum(lower, upper)
+
+
+@_quantile.defjvp
+def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (mixture, p), (dmixture, dp) = primals, tangents
+    y = _quantile(mixture, p)
+    _, dcdf = jax.jvp(lambda mixture: mixture.cdf(y), (mixture,), (dmixture,))
+    _, density = jax.jvp(mixture.cdf, (y,), (jnp.ones_like(y),))
+    flat = ~(density > 0)
+    return y, jnp.where(flat, 0, (dp - dcdf) / jnp.where(flat, 1, density))
+
+
+def close_in(
+    function: Callable[[Array], Array],
+    lower: Float[Array, "..."],
+    upper: Float[Array, "..."],
+    *,
+    steps: int,
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """Return an increasing elementwise function's root and the bracket that is left around it.
+
+    By ``steps`` evaluations (static) of Chandrupatla's method (1997).
+    ``function(lower) <= 0 <= function(upper)`` up to rounding; where that fails, or nothing lies
+    between the two, the nearer end is the root.
+    """
+    known = steps - 2  # the ends cost one evaluation each
+
+    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        a, b, fa, fb, t = state  # a is the newest point
+        new = a + t * (b - a)
+        value = function(new)
+        same = jnp.sign(value) == jnp.sign(fa)
+        c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
+        b, fb = jnp.where(same, b, a), jnp.where(same, fb, fa)
+        a, fa = new, value
+        return a, b, fa, fb, _next_fraction(a, b, c, fa, fb, fc)
+
+    below, above = function(lower), function(upper)
+    lower = jnp.where(above < 0, upper, lower)
+    upper = jnp.where(below > 0, lower, upper)
+    state = (lower, upper, below, above, jnp.full_like(lower, 0.5))
+    a, b, fa, fb, _ = jax.lax.fori_loop(0, known, step, state)
+    return jnp.where(jnp.abs(fa) <= jnp.abs(fb), a, b), jnp.minimum(a, b), jnp.maximum(a, b)
+
+
+def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
+    """Where between ``a`` and ``b`` to look next: interpolated where that is safe, else halfway."""
+    xi = (a - b) / (c - b)
+    phi = (fa - fb) / (fc - fb)
+    safe = (phi * phi < xi) & ((1 - phi) ** 2 < 1 - xi)
+    inverse = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+    return jnp.where(safe & jnp.isfinite(inverse), jnp.clip(inverse, 0.001, 0.999), 0.5)
+
+
+__all__ = ["close_in", "quantile"]

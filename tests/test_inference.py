@@ -1,0 +1,231 @@
+"""Distribution functions and quantiles: against SciPy and mpmath, at the ends, and as functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import every_untied_density, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import mp
+from scipy import special, stats
+
+import jaxmdn
+from jaxmdn.components import Normal
+
+RNG = np.random.default_rng(20260801)
+LEVELS = np.array([1e-6, 1e-3, 0.2, 0.5, 0.7, 0.999, 1 - 1e-6])
+
+
+def univariate(logits, loc, scale, dtype=np.float64):
+    """A mixture over one dimension from ``[..., K]`` numbers."""
+    logits, loc, scale = (jnp.asarray(x, dtype) for x in (logits, loc, scale))
+    return jaxmdn.Mixture(
+        logits=logits, components=Normal(loc=loc[..., None], scale=scale[..., None])
+    )
+
+
+def random_univariate(rng, K, batch=(), dtype=np.float64):
+    logits = 2.0 * rng.normal(size=(*batch, K))
+    return univariate(
+        logits, 3.0 * rng.normal(size=logits.shape), np.exp(rng.normal(size=logits.shape)), dtype
+    )
+
+
+def below_and_above(mixture, y):
+    """SciPy's ``P(Y <= y)``, ``P(Y > y)`` and density of a univariate normal mixture, float64."""
+    weights = special.softmax(np.asarray(mixture.logits, np.float64), axis=-1)
+    loc, scale = (
+        np.asarray(x, np.float64)[..., 0]
+        for x in (mixture.components.loc, mixture.components.scale)
+    )
+    z = (np.asarray(y, np.float64) - loc) / scale
+    parts = special.ndtr(z), special.ndtr(-z), stats.norm.pdf(z) / scale
+    return tuple(np.sum(weights * part, axis=-1, keepdims=True) for part in parts)
+
+
+def test_far_tails_do_not_cancel():
+    logits, loc, scale = [0.3, -0.5], [0.0, 1.0], [1.0, 0.5]
+    mixture = univariate(logits, loc, scale)
+    weights = special.softmax(logits)
+
+    def exact(sign, y):
+        terms = (
+            mp.mpf(w) * mp.ncdf(sign * (mp.mpf(y) - m) / mp.mpf(s))
+            for w, m, s in zip(weights, loc, scale, strict=True)
+        )
+        return mp.fsum(terms)
+
+    for y in (-35.0, -9.0, -1.0, 0.3, 2.0, 8.5, 33.0):
+        point = jnp.array([y])
+        for function, sign in ((jaxmdn.cdf, 1), (jaxmdn.survival, -1)):
+            np.testing.assert_allclose(
+                function(mixture, point)[0], float(exact(sign, y)), rtol=1e-12
+            )
+        for function, sign in ((jaxmdn.log_cdf, 1), (jaxmdn.log_survival, -1)):
+            expected = float(mp.log(exact(sign, y)))
+            # log_ndtr's series is worth 1e-9 relative where it takes over from log(ndtr); on the
+            # other side the logarithm of a number next to one has the error of that number.
+            np.testing.assert_allclose(function(mixture, point)[0], expected, rtol=1e-8, atol=1e-15)
+
+
+@every_untied_density
+def test_survival_and_logarithms_agree_with_the_cdf(case):
+    head, raw, y = rows(case)
+    mixture = head(raw)
+    cdf = jaxmdn.cdf(mixture, y)
+    assert cdf.shape == y.shape
+    np.testing.assert_allclose(jaxmdn.survival(mixture, y), 1 - cdf, atol=1e-14)
+    np.testing.assert_allclose(jaxmdn.log_cdf(mixture, y), np.log(cdf), atol=1e-9)
+    np.testing.assert_allclose(jaxmdn.log_survival(mixture, y), np.log1p(-cdf), atol=1e-9)
+
+
+@pytest.mark.parametrize("K", [1, 2, 8, 33])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantile_inverts_the_exact_cdf(K, dtype):
+    rng = np.random.default_rng(K)
+    mixture = random_univariate(rng, K, (400,), dtype)
+    p = np.where(rng.random((400, 1)) < 0.5, -1, 1) * 10 ** rng.uniform(-6, -0.31, (400, 1))
+    p = np.where(p < 0, -p, 1 - p).astype(dtype)
+    y = jaxmdn.quantile(mixture, jnp.asarray(p))
+    assert y.shape == (400, 1)
+    assert y.dtype == dtype
+    below, above, density = below_and_above(mixture, y)
+    exact = p.astype(np.float64)
+    error = np.where(exact > 0.5, (1 - exact) - above, below - exact)
+    # What the dtype can resolve: a few units of y's last place times the density, and of p's own.
+    eps = np.finfo(dtype).eps
+    scale = np.max(np.abs(np.asarray(mixture.components.loc, np.float64)), axis=-2)
+    floor = eps * density * (np.abs(np.asarray(y, np.float64)) + scale)
+    tail = np.where(exact > 0.5, 1 - exact, exact)
+    assert np.all(np.abs(error) <= 8 * floor + 64 * eps * tail)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_quantile_inverts_cdf_on_random_mixtures(seed):
+    # Ten mixtures an example: a thousand in all, some weights close to zero, modes far apart.
+    rng = np.random.default_rng(seed)
+    mixture = univariate(
+        rng.normal(size=(10, 4)) * rng.choice([0.1, 3.0, 10.0]),
+        rng.normal(size=(10, 4)) * rng.choice([0.1, 3.0, 30.0]),
+        np.exp(rng.normal(size=(10, 4)) * rng.choice([0.1, 1.0, 2.0])),
+    )
+    p = jnp.asarray(rng.uniform(1e-6, 1 - 1e-6, (10, 1)))
+    y = jaxmdn.quantile(mixture, p)
+    below, _, density = below_and_above(mixture, y)
+    largest = np.max(np.abs(mixture.components.loc), axis=-2)
+    # Rounding: a few units in the cdf's last place, and what the last place of y is worth.
+    assert np.all(np.abs(below - p) <= 1e-14 + 1e-14 * density * (np.abs(y) + largest))
+
+
+def test_quantile_of_one_component_is_scipy_s():
+    for dtype, rtol in ((np.float32, 3e-6), (np.float64, 1e-12)):
+        mixture = univariate([0.0], [1.5], [0.5], dtype)
+        expected = stats.norm(1.5, 0.5).ppf(LEVELS.astype(dtype).astype(np.float64))
+        got = jaxmdn.quantile(mixture, jnp.asarray(LEVELS, dtype)[:, None])[:, 0]
+        np.testing.assert_allclose(got, expected, rtol=rtol)
+
+
+@every_untied_density
+def test_quantile_of_each_dimension_s_marginal(case):
+    head, raw, _ = rows(case)
+    mixture = head(raw)
+    p = jnp.asarray(LEVELS)[:, None, None]  # [L, 1, 1] against [N, D]
+    y = jaxmdn.quantile(mixture, p)
+    assert y.shape == (len(LEVELS), *mixture.batch_shape, mixture.event_dim)
+    np.testing.assert_allclose(jaxmdn.cdf(mixture, y), jnp.broadcast_to(p, y.shape), rtol=1e-9)
+    assert bool(jnp.all(jnp.diff(y, axis=0) > 0))
+
+
+def test_derivatives_are_those_of_the_implicit_function():
+    mixture, p = random_univariate(RNG, 3), jnp.array([0.3])
+    y = jaxmdn.quantile(mixture, p)
+    _, _, density = below_and_above(mixture, y)
+
+    def solve(logits, loc, scale, p):
+        return jaxmdn.quantile(univariate(logits, loc, scale), p)[0]
+
+    arguments = (
+        mixture.logits,
+        mixture.components.loc[:, 0],
+        mixture.components.scale[:, 0],
+        p,
+    )
+    gradients = jax.grad(solve, argnums=(0, 1, 2, 3))(*arguments)
+    np.testing.assert_allclose(gradients[3], 1 / density, rtol=1e-12)
+    step = 1e-5
+    for i, argument in enumerate(arguments):
+        for j in range(argument.size):
+            moved = [
+                solve(*arguments[:i], argument.at[j].add(sign * step), *arguments[i + 1 :])
+                for sign in (1, -1)
+            ]
+            numeric = (moved[0] - moved[1]) / (2 * step)
+            np.testing.assert_allclose(gradients[i][j], numeric, rtol=1e-6, atol=1e-8)
+    # Forward mode and the second derivative in p: d2y/dp2 = -f'(y) / f(y)^3.
+    first = jax.jvp(lambda p: jaxmdn.quantile(mixture, p), (p,), (jnp.ones(1),))[1]
+    np.testing.assert_allclose(first, 1 / density[0], rtol=1e-12)
+    second = jax.grad(lambda p: jax.grad(lambda p: solve(*arguments[:3], p)[()])(p)[0])(p)
+    slope = jax.grad(lambda y: jnp.exp(jaxmdn.log_prob(mixture, y)))(y)
+    np.testing.assert_allclose(second, -slope / density[0] ** 3, rtol=1e-9)
+
+
+def test_ends_flat_stretches_and_what_is_no_probability():
+    mixture = univariate([0.0, 0.0, -np.inf], [-50.0, 50.0, 1e6], [1.0, 1.0, 1.0])
+    p = jnp.array([[0.0], [1.0], [jnp.nan], [-0.1], [1.1], [0.5], [1 - 1e-9]])
+    y = jaxmdn.quantile(mixture, p)[:, 0]
+    np.testing.assert_array_equal(y[:2], [-np.inf, np.inf])
+    assert bool(jnp.all(jnp.isnan(y[2:5])))
+    assert -45 < y[5] < 45  # anywhere on the stretch between the modes
+    assert 50 < y[6] < 60  # a component of weight zero is not in the bracket
+    gradient = jax.jacobian(lambda p: jaxmdn.quantile(mixture, p))(p)
+    diagonal = np.einsum("iaia->i", gradient)
+    np.testing.assert_array_equal(diagonal[:2], 0.0)
+    assert np.all(np.isfinite(diagonal[5:]))
+    assert diagonal[6] > 0
+
+
+def test_quantile_under_jit_vmap_and_in_bfloat16():
+    mixture, p = random_univariate(RNG, 4, (6,)), jnp.asarray(RNG.uniform(0.01, 0.99, (6, 1)))
+    expected = jaxmdn.quantile(mixture, p)
+    np.testing.assert_allclose(jax.jit(jaxmdn.quantile)(mixture, p), expected, rtol=1e-13)
+    np.testing.assert_allclose(jax.vmap(jaxmdn.quantile)(mixture, p), expected, rtol=1e-13)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mixture)
+    y = jaxmdn.quantile(half, 0.25)
+    assert (y.dtype, y.shape) == (jnp.float32, (6, 1))
+    np.testing.assert_allclose(jaxmdn.cdf(half, y), 0.25, atol=1e-5)
+
+
+def test_quantile_of_a_single_family_is_its_own():
+    normal = Normal(loc=jnp.array([1.0, 2.0]), scale=jnp.array([1.0, 0.5]))
+    expected = stats.norm([1.0, 2.0], [1.0, 0.5]).ppf(0.9)
+    np.testing.assert_allclose(jaxmdn.quantile(normal, 0.9), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((univariate([0.0], [0.0], [1.0]), 1.5), ValueError, r"quantile: p must lie in \[0, 1\]"),
+        (
+            (univariate([0.0], [0.0], [1.0]), np.array([0.1, -0.2])),
+            ValueError,
+            r"quantile: p must lie in \[0, 1\]",
+        ),
+        ((jnp.zeros(3), 0.5), TypeError, "quantile: expected a density"),
+        (
+            (oracles.random_mixture(RNG, "diagonal", 2, 3), jnp.full((2,), 0.5)),
+            ValueError,
+            r"quantile: .*broadcast",
+        ),
+        (
+            (jaxmdn.CategoricalHead(3)(jnp.zeros(3)), 0.5),
+            TypeError,
+            "quantile: not defined for Categorical",
+        ),
+    ],
+)
+def test_quantile_errors(user_errors, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        jaxmdn.quantile(*arguments)
