@@ -1,19 +1,24 @@
 # On a machine with python3 (3.11 or newer) and make:
 #   make demo    trains on a synthetic and a real problem, writes a table and pictures into demo/
 #   make test    runs the tests
-# Both create a virtual environment (.venv) first if there is none.
+#   make bench   times jaxmdn beside its peers; writes into benchmarks/results/
+# All create a virtual environment (.venv) first if there is none.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format notebooks clean
+.PHONY: demo test bench test-slow lint format notebooks clean
 
 demo: $(VENV)/.installed-cli
 	$(BIN)/jaxmdn demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# ARGS=--quick takes a minute, the whole suite far longer, on a machine that does nothing else.
+bench: $(VENV)/.installed-bench
+	$(BIN)/jaxmdn bench $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -25,13 +25,22 @@ from jaxmdn import (
     losses,
     mixture,
     numerics,
+    pooling,
     scoring,
     structure,
 )
 from jaxmdn._version import __version__
 from jaxmdn.calibration import coverage, pit
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
-from jaxmdn.inference import cdf, log_cdf, log_survival, quantile, survival
+from jaxmdn.inference import (
+    cdf,
+    condition,
+    log_cdf,
+    log_survival,
+    marginal,
+    quantile,
+    survival,
+)
 from jaxmdn.losses import categorical_nll, linear_nll, nll
 from jaxmdn.mixture import (
     Mixture,
@@ -39,11 +48,11 @@ from jaxmdn.mixture import (
     covariance,
     log_prob,
     mean,
-    merge,
     responsibilities,
     sample,
     variance,
 )
+from jaxmdn.pooling import merge
 from jaxmdn.scoring import crps, log_score
 from jaxmdn.structure import (
     Labeled,
@@ -93,6 +102,7 @@ __all__ = [
     "class_marginal",
     "component_log_prob",
     "components",
+    "condition",
     "conditional_log_prob",
     "covariance",
     "coverage",
@@ -110,6 +120,7 @@ __all__ = [
     "log_score",
     "log_survival",
     "losses",
+    "marginal",
     "mean",
     "merge",
     "mixture",
@@ -118,6 +129,7 @@ __all__ = [
     "numerics",
     "pit",
     "plots",
+    "pooling",
     "quantile",
     "responsibilities",
     "sample",

@@ -107,11 +107,15 @@ def nll(
     batch = jax.eval_shape(head.log_prob, raw, y).shape  # checks the target, too
     raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1])).reshape(-1, raw.shape[-1])
     rows = _rows("nll", y, batch, weights, mask, reduction, numerics.compute_dtype(raw))
-    blocks = chunked.choose_blocks(head, raw.shape[0], chunk_size)
+    fused: Any = chunked
+    options: tuple = (head, chunked.choose_blocks(head, raw.shape[0], chunk_size))
+    if implementation == "pallas_triton":
+        fused = dispatch.triton()
+        options = (fused.Config(head),)
     if reduction == "none":
-        values = chunked.rows_nll(head, blocks, raw, rows).reshape(batch)
+        values = fused.rows_nll(*options, raw, rows).reshape(batch)
         return reduce(values, weights, mask, reduction)
-    return chunked.weighted_nll(head, blocks, raw, rows)
+    return fused.weighted_nll(*options, raw, rows)
 
 
 @partial(
@@ -146,9 +150,10 @@ def linear_nll(
         float32 at least. Their operands keep their dtype, so that bf16 features with a bf16 kernel
         use the hardware's bf16 units.
       chunk_size: rows per block; chosen by the head's width if absent.
-      implementation: ``"xla_chunked"`` (by blocks) or ``"xla"`` (the plain composition). None goes
-        by blocks too, except on CPU where the raw outputs are so narrow that they are cheaper to
-        store, and where rows may be spread over several devices.
+      implementation: ``"xla_chunked"`` (by blocks), ``"xla"`` (the plain composition) or
+        ``"pallas_triton"`` (a GPU kernel; not for ``reduction="none"``). None goes by blocks too,
+        except on CPU where the raw outputs are so narrow that they are cheaper to store, and where
+        rows may be spread over several devices.
 
     Returns:
       As :func:`nll`; differentiable in ``hidden``, ``kernel``, ``bias``, ``y`` and ``weights``.
@@ -169,17 +174,27 @@ def linear_nll(
     checks.require_option(name, "reduction", reduction, REDUCTIONS)
     _check_layer(name, head, hidden, kernel, bias)
     _check_chunk_size(name, chunk_size)
+    shape = (*hidden.shape[:-1], head.num_outputs)
+    raw_shape = jax.ShapeDtypeStruct(shape, numerics.compute_dtype(hidden, kernel, bias))
+    batch = jax.eval_shape(head.log_prob, raw_shape, y).shape  # checks the target, too
+    check_rows(name, batch, weights, mask)
     layer = linear.Layer(hidden, kernel, bias)
-    if dispatch.choose(name, implementation, head, linear=True) == "xla":
+    chosen = dispatch.choose(name, implementation, head, linear=True)
+    if chosen == "pallas_triton" and reduction == "none":
+        raise NotImplementedError(
+            f'{name}: implementation="pallas_triton" computes gradients together with the sum over '
+            f'rows: reduction must be "mean" or "sum", got "none"; leave implementation out.'
+        )
+    if chosen == "xla":
         raw = linear.raw_outputs(layer, precision)
         options = {"weights": weights, "mask": mask, "reduction": reduction}
         return nll(head, raw, y, implementation=implementation, **options)
-    shape = (*hidden.shape[:-1], head.num_outputs)
-    raw_shape = jax.ShapeDtypeStruct(shape, numerics.compute_dtype(hidden, kernel, bias))
-    batch = jax.eval_shape(head.log_prob, raw_shape, y).shape
-    check_rows(name, batch, weights, mask)
     hidden = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1])).reshape(-1, hidden.shape[-1])
     rows = _rows(name, y, batch, weights, mask, reduction, raw_shape.dtype)
+    if chosen == "pallas_triton":
+        kernels = dispatch.triton()
+        config = kernels.Config(head, precision=precision)
+        return kernels.weighted_nll(config, layer._replace(hidden=hidden), rows)
     blocks = chunked.choose_blocks(head, hidden.shape[0], chunk_size)
     config = linear.Config(head, blocks.gradient, precision)
     layer = layer._replace(hidden=hidden)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components.base import Density, concatenate
+from jaxmdn.components.base import Density
 from jaxmdn.components.categorical import draw_index
 from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
@@ -170,6 +170,18 @@ class Mixture(Density):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._log_average(self.components.log_survival(y[..., None, :]))
 
+    def marginal(self, dims: tuple[int, ...]) -> Mixture:
+        return dataclasses.replace(self, components=self.components.marginal(dims))
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Mixture]:
+        # p(rest | given) = sum_k [w_k p_k(given) / p(given)] p_k(rest | given)
+        evidence, components = self.components.condition(dims, values[..., None, :])
+        log_weights, evidence = numerics.upcast(self.log_weights(), evidence)
+        joint = log_weights + evidence
+        return numerics.logsumexp(joint), Mixture(logits=joint, components=components)
+
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Mixture:
         return dataclasses.replace(self, components=self.components.affine(shift, scale))
 
@@ -188,7 +200,8 @@ def check_target(function: str, density: Density, y: Any) -> None:
     checks.require_broadcastable(function, density=density.batch_shape, y=y.shape[:-1])
 
 
-def _require_mixture(function: str, mixture: Any) -> None:
+def require_mixture(function: str, mixture: Any) -> None:
+    """Raise ``TypeError`` unless ``mixture`` is a :class:`Mixture`."""
     if not isinstance(mixture, Mixture):
         raise TypeError(
             f"{function}: expected a Mixture, got {type(mixture).__name__}; "
@@ -236,7 +249,7 @@ def component_log_prob(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "
 
     Args, raises and limits as in :func:`log_prob`.
     """
-    _require_mixture("component_log_prob", mixture)
+    require_mixture("component_log_prob", mixture)
     check_target("component_log_prob", mixture, y)
     return mixture.components.log_prob(y[..., None, :])
 
@@ -250,7 +263,7 @@ def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..
     References:
       Bishop (1994), Mixture Density Networks, eq. 30.
     """
-    _require_mixture("responsibilities", mixture)
+    require_mixture("responsibilities", mixture)
     check_target("responsibilities", mixture, y)
     return jnp.exp(numerics.log_normalize(mixture.joint_log_prob(y)))
 
@@ -327,66 +340,3 @@ def variance(mixture: Density) -> Float[Array, "..."]:
 def covariance(mixture: Density) -> Float[Array, "..."]:
     """Covariance matrix, ``[..., D, D]``, by the law of total covariance about the mean."""
     return mixture.covariance()
-
-
-@jax.jit
-def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
-    dtype = numerics.compute_dtype(*(mixture.logits for mixture in mixtures))
-    count = len(mixtures)
-    share = jnp.full((count,), 1.0 / count, dtype) if weights is None else weights.astype(dtype)
-    batch = np.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
-    logits = [
-        jnp.broadcast_to(
-            mixture.log_weights().astype(dtype) + jnp.log(share[..., i, None]),
-            (*batch, mixture.num_components),
-        )
-        for i, mixture in enumerate(mixtures)
-    ]
-    components = concatenate(tuple(mixture.components for mixture in mixtures))
-    return Mixture(logits=jnp.concatenate(logits, axis=-1), components=components)
-
-
-def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = None) -> Mixture:
-    """Pool several mixtures into one: ``p(y) = sum_m weights_m p_m(y)``.
-
-    This is how an ensemble of networks becomes a single exact density.
-
-    Args:
-      mixtures: mixtures of the same component family and D; K may differ.
-      weights: nonnegative pooling weights ``[..., M]``; equal if absent. They are normalised.
-
-    Returns:
-      A mixture with the sum of all K components.
-
-    Raises:
-      ValueError: if there is none, or families, event sizes or batch shapes do not match.
-
-    References:
-      Lakshminarayanan et al. (2017), Deep ensembles, section 2.4.
-    """
-    mixtures = tuple(mixtures)
-    if not mixtures:
-        raise ValueError("merge: mixtures is empty; pass at least one mixture.")
-    for mixture in mixtures:
-        _require_mixture("merge", mixture)
-        if isinstance(mixture.components, Mixture):
-            raise ValueError(
-                "merge: the components are mixtures themselves (a class-conditional density); "
-                "flatten each one first with jaxmdn.structure.class_marginal."
-            )
-    families = [type(mixture.components).__name__ for mixture in mixtures]
-    if any(family != families[0] for family in families):
-        raise ValueError(
-            f"merge: every mixture must have the same component family, got {families}; build "
-            f"them with the same head, or convert the components first."
-        )
-    if len({mixture.event_dim for mixture in mixtures}) > 1:
-        dims = [mixture.event_dim for mixture in mixtures]
-        raise ValueError(f"merge: every mixture must have the same event dimension, got {dims}.")
-    shapes = {f"mixtures[{i}]": mixture.batch_shape for i, mixture in enumerate(mixtures)}
-    if weights is not None:
-        checks.require_floating("merge", "weights", weights)
-        checks.require_last_axis("merge", "weights", weights, len(mixtures), "number of mixtures")
-        shapes["weights"] = weights.shape[:-1]
-    checks.require_broadcastable("merge", **shapes)
-    return _merge(mixtures, weights)

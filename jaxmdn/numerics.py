@@ -185,6 +185,16 @@ def invert_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
     return jax.lax.linalg.triangular_solve(matrix, identity, left_side=True, lower=True)
 
 
+def lower_factor(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
+    """Return the lower-triangular ``W`` with positive diagonal and ``W^T W = matrix^T matrix``."""
+    (matrix,) = upcast(matrix)
+    # A = Q R with the columns reversed gives A = (Q J) (J R J), and J R J is lower triangular.
+    upper = jnp.linalg.qr(matrix[..., ::-1], mode="r")
+    lower = upper[..., ::-1, ::-1]
+    diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
+    return jnp.tril(lower * jnp.where(diagonal < 0, -1, 1)[..., None].astype(lower.dtype))
+
+
 def solve_tril(matrix: Float[Array, "... D D"], y: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Solve ``matrix x = y`` for lower-triangular matrices, batched."""
     matrix, y = upcast(matrix, y)

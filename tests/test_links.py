@@ -69,6 +69,63 @@ def test_value_and_slope(link, dtype):
 
 
 @every_link
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slope_for_the_fused_likelihoods(link, dtype):
+    raw = np.concatenate([RAW[np.abs(RAW) <= 80], [0.0]]).astype(dtype)
+    result, derivative = link.value_and_slope(jnp.asarray(raw))
+    assert result.dtype == derivative.dtype == raw.dtype
+    # The same formulas in another order: a few roundings.
+    few = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(result, link(jnp.asarray(raw)), few, float(np.finfo(dtype).tiny))
+    _, slope = _exact(link, raw)
+    # As in test_value_and_slope.
+    rtol = {"float32": 2e-5, "float64": 5e-14}[dtype]
+    lower, upper = link.range
+    size = max(abs(end) for end in (lower, upper, 1.0) if np.isfinite(end))
+    atol = max(float(np.finfo(dtype).tiny), size * float(np.finfo(dtype).eps))
+    np.testing.assert_allclose(derivative, slope, rtol, atol)
+
+
+@every_link
+def test_slope_has_a_slope(link):
+    # The second derivatives of a fused likelihood come from that of the slope, and from that of the
+    # value beside it; at raw = 0, too, where formulas with max and abs have none.
+    raw = [-40.0, -1.5, 0.0, 0.4, 40.0]
+    step = mp.mpf("1e-20")
+    points = [mp.mpf(x) for x in raw]
+
+    def value(x):
+        return oracles.LINKS[type(link)](link, x)
+
+    first = [(value(x + step) - value(x - step)) / (2 * step) for x in points]
+    second = [(value(x + step) - 2 * value(x) + value(x - step)) / step**2 for x in points]
+    raw = jnp.asarray(raw)
+    for exact, part in ((first, 0), (second, 1)):
+        exact = np.array(exact, np.float64)
+        derivative = jax.vmap(jax.grad(lambda x, part=part: link.value_and_slope(x)[part]))(raw)
+        np.testing.assert_allclose(derivative, exact, rtol=1e-11, atol=1e-13)
+
+    # In a loop inside another function's rule, too: that is where the likelihoods use it.
+    @jax.custom_jvp
+    def total(raw):
+        return jnp.sum(link(raw))
+
+    @total.defjvp
+    def _(primals, tangents):
+        (raw,), (draw,) = primals, tangents
+
+        def step(i, slopes):
+            return slopes.at[i].set(link.value_and_slope(raw[i])[1])
+
+        slopes = jax.lax.fori_loop(0, raw.size, step, jnp.zeros_like(raw))
+        return total(raw), jnp.sum(slopes * draw)
+
+    curvature = jax.grad(lambda raw: jnp.sum(jax.grad(total)(raw)))(raw)
+    second = np.array(second, np.float64)
+    np.testing.assert_allclose(curvature, second, rtol=1e-11, atol=1e-13)
+
+
+@every_link
 def test_order_and_range_in_float32(link):
     raw = np.unique(np.concatenate([RAW, np.linspace(-20, 20, 400)]).astype(np.float32))
     value = np.asarray(link(jnp.asarray(raw)))

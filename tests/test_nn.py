@@ -32,6 +32,64 @@ def test_mdn_is_trunk_then_head():
     np.testing.assert_allclose(model.nll(x, y, reduction="sum"), -np.sum(expected), rtol=1e-5)
 
 
+class Doubled(nn.MDNHead):
+    def raw(self, hidden):
+        return 2.0 * self.linear(hidden)
+
+
+class Squared(nnx.Linear):
+    def __call__(self, inputs):
+        return super().__call__(inputs) ** 2
+
+
+def doubling(*arguments, **options):
+    return 2.0 * jax.lax.dot_general(*arguments, **options)
+
+
+HEAD = jaxmdn.NormalHead(2, 1, covariance="diagonal")
+LAYERS = {
+    "own": (nn.MDNHead, None, {}),
+    "bfloat16": (nn.MDNHead, nnx.Linear, {"dtype": jnp.bfloat16}),
+    "bfloat16 parameters": (nn.MDNHead, nnx.Linear, {"param_dtype": jnp.bfloat16}),
+    "no bias": (nn.MDNHead, nnx.Linear, {"use_bias": False}),
+    "own product": (nn.MDNHead, nnx.Linear, {"dot_general": doubling}),
+    "subclass of linear": (nn.MDNHead, Squared, {}),
+    "another module": (nn.MDNHead, nnx.LoRALinear, {"lora_rank": 2}),
+    "raw overridden": (Doubled, None, {}),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_nll_is_that_of_the_layers_raw_outputs(case):
+    kind, linear, options = LAYERS[case]
+    layer = kind(3, HEAD, kernel_scale=1.0, rngs=nnx.Rngs(0))
+    if linear is not None:
+        layer.linear = linear(3, HEAD.num_outputs, rngs=nnx.Rngs(1), **options)
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+    y, weights = jnp.asarray(rng.normal(size=(6, 1)), jnp.float32), jnp.arange(6.0)
+
+    @nnx.jit
+    def both(layer, hidden):
+        def direct(layer, hidden):
+            return jnp.sum(layer.nll(hidden, y, weights=weights))
+
+        def composed(layer, hidden):
+            return jaxmdn.nll(HEAD, layer.raw(hidden), y, weights=weights, implementation="xla")
+
+        return [
+            nnx.value_and_grad(loss, argnums=(0, 1))(layer, hidden) for loss in (direct, composed)
+        ]
+
+    actual, expected = both(layer, hidden)
+    # A bfloat16 layer rounds its raw outputs to 8 bits (4e-3 each); inside the loss, they are not.
+    tolerance = 2e-2 if linear and jnp.bfloat16 in options.values() else 1e-5
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.max(np.abs(b)))
+
+
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "low_rank"])
 def test_initial_density_is_the_datas_for_every_input(covariance):
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The command line: ``jaxmdn demo``, ``jaxmdn fit``, ``jaxmdn predict``."""
+"""The command line: ``jaxmdn demo``, ``jaxmdn fit``, ``jaxmdn predict``, ``jaxmdn bench``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from jaxmdn._version import __version__
 from jaxmdn.cli.errors import UsageError
 
-COMMANDS = ("demo", "fit", "predict")
+COMMANDS = ("demo", "fit", "predict", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jaxmdn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        for name in COMMANDS:
+        # A command named outright needs no more than its own packages.
+        for name in argv[:1] if argv and argv[0] in COMMANDS else COMMANDS:
             importlib.import_module(f"jaxmdn.cli.{name}").add_parser(commands)
     except ImportError as error:
         print(

@@ -114,6 +114,19 @@ class Density(abc.ABC):
         """The density whose dimensions are independent and have this one's marginals."""
         raise self._undefined("marginals")
 
+    def marginal(self, dims: tuple[int, ...]) -> Density:
+        """The density of the dimensions ``dims``, in that order."""
+        raise self._undefined("marginal")
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Density]:
+        """Log-density of the dimensions ``dims`` at ``values``, and the density of the others.
+
+        ``values [..., len(dims)]``; the others, at least one, keep their order.
+        """
+        raise self._undefined("condition")
+
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Density:
         """The density of ``shift + scale * y`` (elementwise, ``scale`` nonzero)."""
         raise self._undefined("affine")
@@ -177,6 +190,11 @@ class LocationDensity(Density):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().quantile(p)
+
+
+def others(dims: tuple[int, ...], event_dim: int) -> tuple[int, ...]:
+    """Return the dimensions that are not among ``dims``, in order."""
+    return tuple(d for d in range(event_dim) if d not in dims)
 
 
 def concatenate(densities: tuple[Density, ...]) -> Density:

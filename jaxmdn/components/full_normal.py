@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity
+from jaxmdn.components.base import LocationDensity, others
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -89,6 +89,37 @@ class FullNormal(LocationDensity):
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+
+    def permute(self, order: tuple[int, ...]) -> FullNormal:
+        """The same density with its dimensions in another order.
+
+        The whitening factor of the new order is the lower-triangular factor of an orthogonal
+        decomposition of the old one's permuted columns: ``W^T W`` is never formed, and nothing is
+        inverted.
+        """
+        whitening = numerics.lower_factor(self.whitening_tril[..., order])
+        return dataclasses.replace(
+            self, loc=self.loc[..., order], whitening_tril=whitening.astype(self.dtype)
+        )
+
+    def marginal(self, dims: tuple[int, ...]) -> FullNormal:
+        first = self.permute((*dims, *others(dims, self.event_dim)))
+        size = len(dims)  # the leading block is the marginal of the leading dimensions
+        return FullNormal(
+            loc=first.loc[..., :size], whitening_tril=first.whitening_tril[..., :size, :size]
+        )
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], FullNormal]:
+        size, ordered = len(dims), self.permute((*dims, *others(dims, self.event_dim)))
+        loc, whitening, values = numerics.upcast(ordered.loc, ordered.whitening_tril, values)
+        given = FullNormal(loc=loc[..., :size], whitening_tril=whitening[..., :size, :size])
+        # The later rows of z = W (y - loc) with the first entries of y known.
+        pull = numerics.matvec(whitening[..., size:, :size], values - given.loc)
+        rest = whitening[..., size:, size:]
+        shifted = loc[..., size:] - numerics.solve_tril(rest, pull)
+        return given.log_prob(values), FullNormal(loc=shifted, whitening_tril=rest)
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> FullNormal:
         # W diag(1 / scale), its rows multiplied by the signs so that the diagonal stays positive.

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity
+from jaxmdn.components.base import LocationDensity, others
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -89,6 +89,35 @@ class LowRankNormal(LocationDensity):
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+
+    def marginal(self, dims: tuple[int, ...]) -> LowRankNormal:
+        return dataclasses.replace(
+            self,
+            loc=self.loc[..., dims],
+            factor=self.factor[..., dims, :],
+            scale=self.scale[..., dims],
+        )
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], LowRankNormal]:
+        given, rest = self.marginal(dims), self.marginal(others(dims, self.event_dim))
+        loc, factor, scale, values = numerics.upcast(given.loc, given.factor, given.scale, values)
+        # The latent given the values is normal with mean Q2 Q1^T z and covariance Q2 Q2^T, in the
+        # orthonormal basis Q of the columns of [factor / scale; I].
+        z = numerics.standardize(values, loc, scale)
+        directions, _ = orthonormalize(numerics.divide(factor, scale[..., None]))
+        basis = jnp.stack(directions, axis=-1)  # [..., D + r, r]
+        top, bottom = basis[..., : len(dims), :], basis[..., len(dims) :, :]
+        latent = numerics.matvec(
+            bottom, jnp.einsum("...dr,...d->...r", top, z, precision="highest")
+        )
+        rest_loc, rest_factor = numerics.upcast(rest.loc, rest.factor)
+        return given.log_prob(values), LowRankNormal(
+            loc=rest_loc + numerics.matvec(rest_factor, latent),
+            factor=jnp.einsum("...dr,...rs->...ds", rest_factor, bottom, precision="highest"),
+            scale=rest.scale,
+        )
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> LowRankNormal:
         return dataclasses.replace(

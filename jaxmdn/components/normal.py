@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity
+from jaxmdn.components.base import LocationDensity, others
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
@@ -93,6 +93,17 @@ class Normal(LocationDensity):
         """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
         loc, scale, p = numerics.upcast(self.loc, self.scale, p)
         return loc + scale * ndtri(p)
+
+    def marginal(self, dims: tuple[int, ...]) -> Normal:
+        shared = self.scale.shape[-1] == 1  # isotropic, or the only dimension there is
+        scale = self.scale if shared else self.scale[..., dims]
+        return dataclasses.replace(self, loc=self.loc[..., dims], scale=scale)
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Normal]:
+        rest = self.marginal(others(dims, self.event_dim))
+        return self.marginal(dims).log_prob(values), rest
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Normal:
         return dataclasses.replace(

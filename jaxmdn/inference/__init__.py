@@ -4,9 +4,19 @@
 |---|---|
 | ``distribution`` | probabilities below, above: ``cdf``, ``survival`` and their logarithms |
 | ``quantiles`` | the inverse: ``quantile`` |
+| ``transforms`` | some of the dimensions, or the others once some are known |
 """
 
 from jaxmdn.inference.distribution import cdf, log_cdf, log_survival, survival
 from jaxmdn.inference.quantiles import quantile
+from jaxmdn.inference.transforms import condition, marginal
 
-__all__ = ["cdf", "log_cdf", "log_survival", "quantile", "survival"]
+__all__ = [
+    "cdf",
+    "condition",
+    "log_cdf",
+    "log_survival",
+    "marginal",
+    "quantile",
+    "survival",
+]

@@ -73,6 +73,17 @@ def take_batch(batch: Batch, start: Array | int, size: int) -> tuple[Any, Array,
     return silence(y, kept), coefficient, kept
 
 
+def block_dtype(dtype: Any) -> Any:
+    """Return the dtype in which blocks are written one by one.
+
+    On CPU, XLA has no bf16 of its own and would convert a whole buffer at every block (20 times
+    slower); there the buffer is float32, and is converted once.
+    """
+    if jax.default_backend() != "cpu":
+        return dtype
+    return jnp.promote_types(dtype, jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def put(buffer: Array, block: Array, start: Array | int, column: int = 0) -> Array:
     """Write a block into a buffer at a row and a column, in the buffer's dtype."""
     index = (start, column, *(0,) * buffer.ndim)[: buffer.ndim]
@@ -84,8 +95,13 @@ def fold(
     carry: Any,
     num_rows: int,
     chunk_size: int,
+    inputs: Any,
 ) -> Any:
-    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains."""
+    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains.
+
+    ``inputs`` is what the steps read; inside ``shard_map`` the carry varies over the same axes.
+    """
+    carry = _vary_alike(carry, inputs)
     full, rest = divmod(num_rows, chunk_size)
     if full > 1:
         carry = jax.lax.fori_loop(
@@ -94,6 +110,21 @@ def fold(
     elif full == 1:
         carry = step(carry, 0, 0, chunk_size)
     return step(carry, full, full * chunk_size, rest) if rest else carry
+
+
+def _vary_alike(carry: Any, inputs: Any) -> Any:
+    """Inside ``shard_map``, mark the carry as varying over the axes over which the inputs vary.
+
+    The type of that mark is named differently from one JAX version to the next; adding a zero that
+    comes from the inputs is the same in all of them.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return carry
+    never = jnp.zeros((), jnp.bool_)
+    for leaf in jax.tree.leaves(inputs):
+        first = leaf.reshape(-1)[:1]
+        never = never | jnp.any((first != first) & (first == first))
+    return jax.tree.map(lambda leaf: leaf + never.astype(leaf.dtype), carry)
 
 
 def num_blocks(num_rows: int, chunk_size: int) -> int:
@@ -132,7 +163,7 @@ def weighted_nll(
 
     num_rows = raw.shape[0]
     sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
-    return jnp.sum(fold(step, sums, num_rows, blocks.value))
+    return jnp.sum(fold(step, sums, num_rows, blocks.value, (raw, batch)))
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
@@ -163,7 +194,7 @@ def rows_nll(
         return put(out, rows.value(head, silence(take(raw, start, size), kept), y), start)
 
     out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
-    return fold(step, out, raw.shape[0], blocks.value)
+    return fold(step, out, raw.shape[0], blocks.value, (raw, batch))
 
 
 @partial(rows_nll.defjvp, symbolic_zeros=True)
@@ -206,7 +237,7 @@ def _gradient(
 
     num_rows, dtype = raw.shape[0], numerics.compute_dtype(raw)
     nll = jnp.zeros((num_rows,), dtype) if with_rows else None
-    y_gradient = [jnp.zeros(y.shape, y.dtype) for y in real_leaves(batch.y) if with_y]
+    y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
     sums = jnp.zeros(num_blocks(num_rows, chunk_size), dtype)
-    carry = (nll, sums, jnp.zeros(raw.shape, raw.dtype), y_gradient)
-    return fold(step, carry, num_rows, chunk_size)
+    carry = (nll, sums, jnp.zeros(raw.shape, block_dtype(raw.dtype)), y_gradient)
+    return fold(step, carry, num_rows, chunk_size, (raw, batch))

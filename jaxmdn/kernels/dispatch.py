@@ -8,6 +8,9 @@ there by itself.
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import jax
 
 from jaxmdn import checks
@@ -50,6 +53,11 @@ def choose(function: str, implementation: str | None, head: Head, *, linear: boo
 def _gains_on_cpu(head: Head) -> bool:
     # Tied scales have few exponentials and logarithms to save.
     return has_closed_form(head) and (not head.tied or head.covariance in ("full", "low_rank"))
+
+
+def triton() -> Any:
+    """Return the module of GPU kernels, which is loaded on first use."""
+    return importlib.import_module("jaxmdn.kernels.triton")
 
 
 def _rows_may_be_spread() -> bool:

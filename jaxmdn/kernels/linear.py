@@ -22,6 +22,7 @@ from jaxmdn.heads import Head
 from jaxmdn.kernels import rows
 from jaxmdn.kernels.chunked import (
     Batch,
+    block_dtype,
     contract,
     fold,
     is_zero,
@@ -82,7 +83,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
     num_rows = layer.hidden.shape[0]
     blocks = num_blocks(num_rows, config.chunk_size)
     sums = jnp.zeros(blocks, numerics.compute_dtype(*layer))
-    return jnp.sum(fold(step, sums, num_rows, config.chunk_size))
+    return jnp.sum(fold(step, sums, num_rows, config.chunk_size, (layer, batch)))
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
@@ -118,15 +119,15 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
         return nll, sums, (hidden_gradient, kernel_gradient, bias_gradient), y_gradient
 
     total = (
-        jnp.zeros(layer.hidden.shape, layer.hidden.dtype) if with_hidden else None,
+        jnp.zeros(layer.hidden.shape, block_dtype(layer.hidden.dtype)) if with_hidden else None,
         jnp.zeros(layer.kernel.shape, dtype) if with_parameters else None,
         jnp.zeros(layer.bias.shape, dtype) if with_parameters else None,
     )
-    y_gradient = [jnp.zeros(y.shape, y.dtype) for y in real_leaves(batch.y) if with_y]
+    y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
     nll = jnp.zeros(num_rows, dtype) if with_rows else None
     sums = jnp.zeros(num_blocks(num_rows, config.chunk_size), dtype)
     nll, sums, total, y_gradient = fold(
-        step, (nll, sums, total, y_gradient), num_rows, config.chunk_size
+        step, (nll, sums, total, y_gradient), num_rows, config.chunk_size, (layer, batch)
     )
     value = jnp.sum(sums)
     tangent = jnp.zeros_like(value)

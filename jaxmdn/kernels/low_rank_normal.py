@@ -50,15 +50,15 @@ def low_rank_normal(
     def pullback(r: Float[Array, "n K"]) -> tuple[Array, Array, Array]:
         r = r[..., None]
         rho, t = residual[..., :dim], -residual[..., dim:]
-        v = rho * inverse
-        rv = r * v
+        r_rho = r * rho  # before anything else: a far component has r = 0, and v may be infinite
+        rv = r_rho * inverse
         remaining = jnp.ones_like(scale)  # 1 - |Q1_d|^2
         precision_factor = jnp.zeros_like(factor)  # P F
         for direction in directions:
             top, bottom = direction[..., :dim], direction[..., dim:]
             remaining = remaining - top * top
             precision_factor = precision_factor + (top * inverse)[..., None] * bottom[..., None, :]
-        scale_gradient = r * remaining * inverse - (r * rho) * v
+        scale_gradient = (r * remaining - r_rho * rho) * inverse
         factor_gradient = r[..., None] * precision_factor - rv[..., None] * t[..., None, :]
         return -rv, sum_to(scale_gradient, scale.shape), sum_to(factor_gradient, factor.shape)
 

@@ -1,0 +1,175 @@
+"""What is measured: operations and the shapes they run at."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxmdn import NormalHead
+
+# Operation -> what a table calls it. The order is the order in which they run.
+OPERATIONS = {
+    "nll_gradient": "Value and gradient of the mean NLL with respect to the raw outputs",
+    "nll": "Mean NLL from raw outputs",
+    "log_prob": "Log-density of every row from raw outputs",
+    "linear_nll_gradient": "Output layer, mean NLL and gradient of features, kernel and bias",
+    "linear_nll": "Output layer and mean NLL",
+    "sample": "Sampling from raw outputs",
+    "quantile": "Quantiles of the marginals from raw outputs",
+    "training_step": "Training step of a network with two hidden layers (Adam)",
+    "ensemble_step": "Training step of ten networks at once",
+}
+# Sweep -> the size that varies and the power of it that the cost must grow with.
+SWEEPS = {
+    "rows": ("rows", 1),
+    "components": ("components", 1),
+    "dimensions": ("dim", 1),
+    "dimensions, full": ("dim", 2),
+}
+MEMBERS = 10
+FEATURES = 8  # inputs of the trained networks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One operation at one shape.
+
+    Attributes:
+      operation: a key of ``OPERATIONS``.
+      rows, components, dim: N, K, D.
+      covariance: ``"diagonal"`` or ``"full"``.
+      link: of the scales: ``"exp"`` without a floor, which every peer can write in a line, or
+        ``"softplus"`` with jaxmdn's own floor.
+      dtype: of the raw outputs, or of the features and the kernel.
+      hidden: features of the last hidden layer, for the linear operations and the networks.
+      draws: samples from each row's density.
+      sweep: a key of ``SWEEPS``, or ``"figures"``: one of the shapes that tables show.
+      peers: whether other libraries take part.
+    """
+
+    operation: str
+    rows: int
+    components: int
+    dim: int
+    covariance: str = "diagonal"
+    link: str = "exp"
+    dtype: str = "float32"
+    hidden: int = 0
+    draws: int = 0
+    sweep: str = "figures"
+    peers: bool = True
+
+    @property
+    def head(self) -> NormalHead:
+        """The head that all contenders stand for."""
+        return NormalHead(
+            self.components,
+            self.dim,
+            covariance=self.covariance,
+            scale_link=self.link,
+            min_scale=1e-3 if self.link == "softplus" else 0.0,
+        )
+
+    @property
+    def label(self) -> str:
+        """Shape and whatever differs from the usual, for tables."""
+        parts = [f"{self.rows}, {self.components}, {self.dim} {self.covariance}"]
+        parts += [f"H = {self.hidden}"] * bool(self.hidden)
+        parts += [f"{self.draws} draws"] * bool(self.draws)
+        parts += [self.link] * (self.link != "exp") + [self.dtype] * (self.dtype != "float32")
+        return ", ".join(parts)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the output layer is part of the operation."""
+        return self.operation.startswith("linear")
+
+    @property
+    def is_step(self) -> bool:
+        """Whether networks are trained."""
+        return self.operation.endswith("step")
+
+
+# N, K, D, covariance
+FIGURES = (
+    (65536, 32, 1, "diagonal"),
+    (16384, 16, 16, "diagonal"),
+    (4096, 64, 32, "diagonal"),
+    (65536, 5, 1, "diagonal"),
+    (2048, 8, 16, "full"),
+    (256, 5, 2, "diagonal"),
+)
+QUICK_FIGURES = ((8192, 8, 1, "diagonal"), (1024, 16, 8, "diagonal"), (256, 4, 8, "full"))
+
+
+def suite(*, quick: bool = False) -> tuple[Case, ...]:
+    """Return all cases; ``quick``: few and small ones, for a minute's look."""
+    return _quick() if quick else _whole()
+
+
+def _whole() -> tuple[Case, ...]:
+    cases = []
+    for shape in FIGURES:
+        cases += [_case(operation, shape) for operation in ("nll_gradient", "nll", "log_prob")]
+        for options in ({"link": "softplus"}, {"dtype": "bfloat16"}):
+            for operation in ("nll_gradient", "nll"):
+                cases.append(_case(operation, shape, peers=False, **options))
+    for shape, hidden in (
+        ((16384, 16, 16, "diagonal"), 256),
+        ((65536, 5, 1, "diagonal"), 64),
+        ((2048, 8, 16, "full"), 256),
+    ):
+        for dtype in ("float32", "bfloat16"):
+            for operation in ("linear_nll_gradient", "linear_nll"):
+                cases.append(_case(operation, shape, hidden=hidden, dtype=dtype, peers=False))
+    for shape in (
+        (4096, 16, 16, "diagonal"),
+        (4096, 32, 1, "diagonal"),
+        (1024, 8, 8, "full"),
+    ):
+        cases.append(_case("sample", shape, draws=100))
+    for shape in ((65536, 8, 1, "diagonal"), (4096, 16, 16, "diagonal")):
+        cases.append(_case("quantile", shape, peers=False))
+    for operation in ("training_step", "ensemble_step"):
+        cases.append(_case(operation, (256, 5, 2, "diagonal"), hidden=64, link="softplus"))
+    sweeps = {
+        "rows": [(10**power, 5, 1, "diagonal") for power in range(3, 8)],
+        "components": [(8192, 2**power, 2, "diagonal") for power in range(2, 9)],
+        "dimensions": [(4096, 8, 2**power, "diagonal") for power in range(7)],
+        "dimensions, full": [(1024, 4, 2**power, "full") for power in range(1, 7)],
+    }
+    return (*cases, *_sweeps(sweeps, peers_up_to=10**6))
+
+
+def _quick() -> tuple[Case, ...]:
+    cases = [_case("nll_gradient", shape) for shape in QUICK_FIGURES]
+    cases.append(_case("nll", QUICK_FIGURES[0], peers=False))
+    cases.append(_case("log_prob", QUICK_FIGURES[1]))
+    cases.append(_case("nll_gradient", QUICK_FIGURES[0], dtype="bfloat16", peers=False))
+    cases.append(_case("linear_nll_gradient", (4096, 8, 8, "diagonal"), hidden=64, peers=False))
+    cases.append(_case("sample", (512, 16, 8, "diagonal"), draws=20))
+    cases.append(_case("quantile", (4096, 8, 1, "diagonal"), peers=False))
+    for operation in ("training_step", "ensemble_step"):
+        cases.append(_case(operation, (256, 5, 2, "diagonal"), hidden=64, link="softplus"))
+    sweeps = {
+        "rows": [(rows, 5, 1, "diagonal") for rows in (2048, 16384, 131072)],
+        "components": [(4096, components, 2, "diagonal") for components in (8, 64)],
+        "dimensions": [(2048, 8, dim, "diagonal") for dim in (4, 16)],
+        "dimensions, full": [(512, 4, dim, "full") for dim in (4, 8)],
+    }
+    return (*cases, *_sweeps(sweeps, peers_up_to=0))
+
+
+def _case(operation: str, shape: tuple[int, int, int, str], **options: object) -> Case:
+    rows, components, dim, covariance = shape
+    sizes = {"rows": rows, "components": components, "dim": dim, "covariance": covariance}
+    return Case(operation=operation, **sizes, **options)  # type: ignore[arg-type]
+
+
+def _sweeps(
+    sweeps: dict[str, list[tuple[int, int, int, str]]], *, peers_up_to: int
+) -> tuple[Case, ...]:
+    return tuple(
+        _case("nll_gradient", shape, sweep=sweep, peers=shape[0] <= peers_up_to)
+        for sweep, shapes in sweeps.items()
+        for shape in shapes
+    )
