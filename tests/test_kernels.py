@@ -193,6 +193,8 @@ EXACT = [
     Case(
         normal("diagonal", 3, 2, min_weight=0.05, scale_link=links.Softplus(floor=0.2)),
         reduction="none",
+        weighted=True,
+        masked=True,
         linear=True,
     ),
     Case(normal("full", 2, 3), weighted=True, linear=True),
