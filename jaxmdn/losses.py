@@ -94,7 +94,7 @@ def nll(
     checks.require_option("nll", "reduction", reduction, REDUCTIONS)
     head.check_raw("nll", raw)
     _check_chunk_size("nll", chunk_size)
-    implementation = dispatch.choose("nll", implementation, head)
+    implementation = dispatch.choose("nll", implementation, head, raw)
     batch = raw.shape[:-1]
     if mask is not None or weights is not None:
         batch = checks.require_broadcastable("nll", raw=batch, y=_batch_shape(y))
@@ -179,7 +179,7 @@ def linear_nll(
     batch = jax.eval_shape(head.log_prob, raw_shape, y).shape  # checks the target, too
     check_rows(name, batch, weights, mask)
     layer = linear.Layer(hidden, kernel, bias)
-    chosen = dispatch.choose(name, implementation, head, linear=True)
+    chosen = dispatch.choose(name, implementation, head, hidden, linear=True)
     if chosen == "pallas_triton" and reduction == "none":
         raise NotImplementedError(
             f'{name}: implementation="pallas_triton" computes gradients together with the sum over '

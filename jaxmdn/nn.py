@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -81,6 +82,15 @@ class MLP(nnx.Module):
         return hidden
 
 
+def _is_plain(linear: Any) -> bool:
+    """Whether a layer is ``hidden @ kernel + bias`` and nothing else."""
+    return (
+        type(linear) is nnx.Linear
+        and linear.bias is not None
+        and linear.dot_general is jax.lax.dot_general
+    )
+
+
 class MDNHead(nnx.Module):
     """An output layer for any trunk: hidden features ``[..., H]`` to a density of shape ``[...]``.
 
@@ -125,9 +135,9 @@ class MDNHead(nnx.Module):
         A subclass that overrides :meth:`raw`, or another module in the place of ``linear``, is
         called as it is.
         """
-        if type(self).raw is not MDNHead.raw or type(self.linear) is not nnx.Linear:
-            return losses.nll(self.head, self.raw(hidden), y, **options)
         linear = self.linear
+        if type(self).raw is not MDNHead.raw or not _is_plain(linear):
+            return losses.nll(self.head, self.raw(hidden), y, **options)
         own = (jnp.asarray(hidden), linear.kernel[...], linear.bias[...])
         dtype = linear.dtype or jnp.result_type(*own)
         layer = tuple(array.astype(dtype) for array in own)

@@ -54,8 +54,8 @@ def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
-    >>> [round(float(jaxmdn.quantile(mixture, q)[0]), 3) for q in (0.25, 0.75)]
-    [0.0, 9.0]
+    >>> round(float(jaxmdn.quantile(mixture, 0.75)[0]), 3)
+    9.0
 
     References:
       Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a

@@ -79,9 +79,8 @@ def block_dtype(dtype: Any) -> Any:
     On CPU, XLA has no bf16 of its own and would convert a whole buffer at every block (20 times
     slower); there the buffer is float32, and is converted once.
     """
-    if jax.default_backend() != "cpu":
-        return dtype
-    return jnp.promote_types(dtype, jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    narrow = jnp.finfo(dtype).bits < 32
+    return jnp.float32 if narrow and jax.default_backend() == "cpu" else dtype
 
 
 def put(buffer: Array, block: Array, start: Array | int, column: int = 0) -> Array:

@@ -22,13 +22,21 @@ NARROW = 32
 IMPLEMENTATIONS = ("xla", "xla_chunked", "pallas_triton")
 
 
-def choose(function: str, implementation: str | None, head: Head, *, linear: bool = False) -> str:
+def choose(
+    function: str,
+    implementation: str | None,
+    head: Head,
+    array: Any = None,
+    *,
+    linear: bool = False,
+) -> str:
     """Return the name of the implementation that serves.
 
     Args:
       function: the caller's name, for messages.
       implementation: what the user asked for, or None.
       head: the head.
+      array: the raw outputs or hidden features, for where their rows live; may be left out.
       linear: whether the output layer is part of the loss. Its point is memory: blocks of rows are
         the default on every device and for every head but the narrowest.
 
@@ -40,7 +48,7 @@ def choose(function: str, implementation: str | None, head: Head, *, linear: boo
         if implementation == "pallas_triton":
             _require_triton(function, head)
         return implementation
-    if _rows_may_be_spread():
+    if _rows_may_be_spread(array):
         # A loop over blocks of rows would gather rows that live on several devices.
         return "xla"
     on_cpu = jax.default_backend() == "cpu"
@@ -60,11 +68,14 @@ def triton() -> Any:
     return importlib.import_module("jaxmdn.kernels.triton")
 
 
-def _rows_may_be_spread() -> bool:
+def _rows_may_be_spread(array: Any) -> bool:
     """Whether the rows may be sharded: several devices, outside a ``shard_map`` over them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
-        return not mesh.are_all_axes_manual
+    meshes = [jax.sharding.get_abstract_mesh()]
+    if array is not None:
+        meshes.append(jax.typeof(array).sharding.mesh)
+    for mesh in meshes:
+        if not mesh.empty:
+            return not mesh.are_all_axes_manual
     return jax.device_count() > 1
 
 

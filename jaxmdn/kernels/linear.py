@@ -59,6 +59,11 @@ def product(a: Array, b: Array, precision: Any) -> Array:
     return jnp.matmul(a, b, precision=precision, preferred_element_type=dtype)
 
 
+def _wider(a: Any, b: Any) -> Any:
+    """Return the dtype with more bits: a gradient is rounded no further than what it belongs to."""
+    return a if jnp.finfo(a).bits >= jnp.finfo(b).bits else b
+
+
 def raw_outputs(layer: Layer, precision: Any) -> Float[Array, "N P"]:
     """Return ``hidden kernel + bias``."""
     raw = product(layer.hidden, layer.kernel, precision)
@@ -101,7 +106,7 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
         hidden, raw = _block(config, layer, kept, start, size)
         part = rows.gradient(config.head, raw, y, coefficient, with_y=with_y)
         raw_gradient = jnp.concatenate(part.raw, axis=-1)
-        factor = raw_gradient.astype(layer.kernel.dtype)
+        factor = raw_gradient.astype(_wider(layer.hidden.dtype, layer.kernel.dtype))
         hidden_gradient, kernel_gradient, bias_gradient = total
         if with_hidden:
             back = product(factor, layer.kernel.T, config.precision)
