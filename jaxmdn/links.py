@@ -93,20 +93,13 @@ class Exp(Link):
         return (0.0, math.inf)
 
 
-@jax.custom_jvp
 def _softplus_and_slope(raw: Float[Array, "..."]) -> tuple[Array, Array]:
     """``log(1 + e^raw)`` and the logistic function, from one exponential."""
-    decay = jnp.exp(-jnp.abs(raw))
-    slope = jnp.where(raw >= 0, jnp.ones_like(raw), decay) / (1 + decay)
-    return jnp.maximum(raw, 0) + jnp.log1p(decay), slope
-
-
-@_softplus_and_slope.defjvp
-def _softplus_and_slope_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    # Differentiating the arms would lose the second derivative where they meet.
-    (raw,), (draw,) = primals, tangents
-    value, slope = _softplus_and_slope(raw)
-    return (value, slope), (slope * draw, slope * (1 - slope) * draw)
+    # One condition for all arms, so that the derivatives at zero, too, are those of a smooth arm.
+    positive = raw >= 0
+    decay = jnp.exp(jnp.where(positive, -raw, raw))
+    slope = jnp.where(positive, jnp.ones_like(raw), decay) / (1 + decay)
+    return jnp.where(positive, raw, jnp.zeros_like(raw)) + jnp.log1p(decay), slope
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,7 @@ def _is_plain(linear: Any) -> bool:
         type(linear) is nnx.Linear
         and linear.bias is not None
         and linear.dot_general is jax.lax.dot_general
+        and linear.preferred_element_type is None
     )
 
 

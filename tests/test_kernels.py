@@ -544,6 +544,18 @@ BOTH = pytest.mark.parametrize("linear", [False, True], ids=["nll", "linear_nll"
 CALLS = [(from_raw, (RAW, Y, WEIGHTS)), (from_hidden, LAYER)]
 
 
+def test_second_derivative_where_softplus_s_arms_meet():
+    head, y = NormalHead(1, 1), jnp.asarray([[0.7], [0.3]])
+
+    def hessian(**options):
+        return jax.hessian(lambda raw: jaxmdn.nll(head, raw, y, reduction="sum", **options))
+
+    at_zero = jnp.zeros((2, 3))
+    found = hessian(implementation=FUSED, chunk_size=1)(at_zero)
+    np.testing.assert_allclose(found, hessian(implementation=PLAIN)(at_zero), atol=1e-12)
+    np.testing.assert_allclose(found[0, 2, 0, 2], 1.0579, atol=1e-4)
+
+
 @pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank"])
 def test_second_derivatives_in_all_arguments_at_once(covariance):
     """Along one line through raw, y and weights: mixed second derivatives count, too."""
