@@ -26,6 +26,7 @@ from jaxmdn import (
     mixture,
     numerics,
     pooling,
+    sampling,
     scoring,
     structure,
 )
@@ -49,10 +50,10 @@ from jaxmdn.mixture import (
     log_prob,
     mean,
     responsibilities,
-    sample,
     variance,
 )
 from jaxmdn.pooling import merge
+from jaxmdn.sampling import sample
 from jaxmdn.scoring import crps, log_score
 from jaxmdn.structure import (
     Labeled,
@@ -133,6 +134,7 @@ __all__ = [
     "quantile",
     "responsibilities",
     "sample",
+    "sampling",
     "scoring",
     "structure",
     "survival",

@@ -24,6 +24,7 @@ FLOORS = {
     "mixture": 1,
     "pooling": 1,
     "reductions": 1,
+    "sampling": 1,
     "structure": 1,
     "heads": 2,
     "inference": 2,

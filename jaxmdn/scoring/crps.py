@@ -1,4 +1,4 @@
-"""Proper scores: how good a predicted density was, once the target is known. Lower is better."""
+"""The continuous ranked probability score: the mean absolute error of a distribution."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ from jax.scipy.special import erf
 
 from jaxmdn import numerics
 from jaxmdn.components import Normal
-from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.structure import class_marginal
-from jaxmdn.typing import Array, Float, Num
-
-
-@jax.jit
-def log_score(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
-    """Logarithmic score, ``-log p(y)``, ``[...]``, in nats (Good 1952)."""
-    check_target("log_score", mixture, y)
-    return -mixture.log_prob(y)
+from jaxmdn.typing import Array, Float
 
 
 def _absolute_moment(loc: Array, scale: Array) -> Array:

@@ -1,0 +1,16 @@
+"""The logarithmic score: the negative log-likelihood, seen as a score."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxmdn.components.base import Density
+from jaxmdn.mixture import check_target
+from jaxmdn.typing import Array, Float, Num
+
+
+@jax.jit
+def log_score(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Logarithmic score, ``-log p(y)``, ``[...]``, in nats (Good 1952)."""
+    check_target("log_score", mixture, y)
+    return -mixture.log_prob(y)
