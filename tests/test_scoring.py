@@ -1,4 +1,4 @@
-"""Proper scores and calibration against quadrature, SciPy's cdf, sampling and closed forms."""
+"""Proper scores against quadrature, SciPy's cdf, sampling and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,6 @@ def test_cdf_against_scipy(name):
     mixture = MIXTURES.get(name, NESTED)
     expected = oracles.of_mixture(mixture).cdf(Y)
     np.testing.assert_allclose(jaxmdn.cdf(mixture, Y), expected, rtol=1e-12)
-    np.testing.assert_allclose(jaxmdn.pit(mixture, Y), expected, rtol=1e-12)
     ends = jnp.asarray([[-jnp.inf, jnp.inf]])
     expected = np.tile([0.0, 1.0], (N, 1))  # up to the rounding of the weights' sum
     np.testing.assert_allclose(jaxmdn.cdf(mixture, ends), expected, rtol=1e-15)
@@ -128,55 +127,13 @@ def test_log_score_is_minus_the_log_density():
     np.testing.assert_allclose(jaxmdn.log_score(CATEGORICAL, labels), np.log(3.0), rtol=1e-6)
 
 
-def draws_of(dense, row, count):
-    """Draws of one row by NumPy, ``[count, D]``."""
-    index = RNG.choice(K, size=count, p=dense.weights[row])
-    factor = np.linalg.cholesky(dense.covariances[row])
-    noise = RNG.normal(size=(count, D))
-    return dense.loc[row][index] + np.einsum("nij,nj->ni", factor[index], noise)
-
-
-@pytest.mark.parametrize("name", ["diagonal", "full"])
-def test_calibration_of_the_true_density(name):
-    mixture = MIXTURES[name]
-    dense = oracles.of_mixture(mixture)
-    count, levels = 2000, (0.1, 0.5, 0.9, 0.99)
-    y = jnp.asarray(np.stack([draws_of(dense, row, count) for row in range(N)], axis=1))
-    values = np.asarray(jaxmdn.pit(mixture, y))  # [count, N, D]
-    for n, d in np.ndindex(N, D):
-        assert stats.kstest(values[:, n, d], "uniform").pvalue > 1e-4
-    shares = jaxmdn.coverage(mixture, y, levels)
-    assert shares.shape == (len(levels), D)
-    for share, level in zip(np.asarray(shares), levels, strict=True):
-        error = np.sqrt(level * (1.0 - level) / (count * N))
-        np.testing.assert_allclose(share, level, atol=4.0 * error)
-
-
-def test_calibration_shows_a_density_that_is_too_narrow():
-    y = jnp.asarray(RNG.normal(size=(20_000, 1)))
-    share = jaxmdn.coverage(mixture_of([1.0], [0.0], [0.5]), y, (0.9,))
-    expected = 1.0 - 2.0 * stats.norm.sf(0.5 * stats.norm.isf(0.05))  # 0.59, not 0.9
-    np.testing.assert_allclose(share, [[expected]], atol=4.0 * np.sqrt(0.25 / 20_000))
-
-
-def test_coverage_counts_exactly():
-    """PIT 0.5, 0.75 and 0.99: the central intervals that hold them follow by hand."""
-    y = jnp.asarray(stats.norm.isf([[0.5], [0.25], [0.01]]))
-    shares = jaxmdn.coverage(mixture_of([1.0], [0.0], [1.0]), y, (0.1, 0.49, 0.51, 0.97, 0.99))
-    np.testing.assert_allclose(shares[:, 0], np.array([1, 1, 2, 2, 3]) / 3)
-    assert jaxmdn.coverage(MIXTURES["full"], Y).shape == (2, D)
-
-
 FULL, LABELS = MIXTURES["full"], jnp.zeros((N, 1), int)
 ERRORS = [
     (jaxmdn.crps, (FULL, Y[:, :1]), ValueError, r"crps: expected y of shape \[\.\.\., 2\]"),
     (jaxmdn.crps, (CATEGORICAL, LABELS), TypeError, "crps: expected a Mixture, got Categorical"),
-    (jaxmdn.pit, (FULL, Y[:, :1]), ValueError, r"cdf: expected y of shape \[\.\.\., 2\]"),
     (jaxmdn.cdf, (CATEGORICAL, LABELS), TypeError, "cdf: not defined for Categorical"),
     (jaxmdn.cdf, (FULL, Y.astype(int)), TypeError, "cdf: y must have a real floating dtype"),
     (jaxmdn.log_score, (FULL, Y[:4]), ValueError, r"log_score: leading \(batch\) axes must"),
-    (jaxmdn.coverage, (FULL, Y, (0.5, 1.0)), ValueError, r"levels must lie in \(0, 1\), got 1.0"),
-    (jaxmdn.coverage, (FULL, Y, (0.0,)), ValueError, r"levels must lie in \(0, 1\), got 0.0"),
 ]
 
 

@@ -1,6 +1,41 @@
-"""Calibration: do the predicted probabilities come true?"""
+"""Calibration: do the predicted probabilities come true, and what to do if they do not?
 
-from jaxmdn.calibration.coverage import coverage
-from jaxmdn.calibration.uniform import pit
+| module | questions |
+|---|---|
+| ``uniform`` | targets as numbers that are uniform if the model is right, and a test of it |
+| ``kolmogorov`` | that test's distribution |
+| ``coverage`` | what share of the targets falls where the model said |
+| ``conformal`` | regions that hold what they promise, however wrong the model |
+| ``recalibration`` | a map of the predicted probabilities that makes them come true |
 
-__all__ = ["coverage", "pit"]
+Rows that the model was fitted to answer none of these: use rows it has not seen.
+"""
+
+from jaxmdn.calibration.conformal import central_interval, conformal_hdr, conformal_interval
+from jaxmdn.calibration.coverage import ReliabilityTable, coverage, reliability_table
+from jaxmdn.calibration.recalibration import (
+    Recalibration,
+    recalibrate,
+    recalibrated_cdf,
+    recalibrated_log_prob,
+    recalibrated_quantile,
+)
+from jaxmdn.calibration.uniform import PitTest, pit, pit_test, rosenblatt
+
+__all__ = [
+    "PitTest",
+    "Recalibration",
+    "ReliabilityTable",
+    "central_interval",
+    "conformal_hdr",
+    "conformal_interval",
+    "coverage",
+    "pit",
+    "pit_test",
+    "recalibrate",
+    "recalibrated_cdf",
+    "recalibrated_log_prob",
+    "recalibrated_quantile",
+    "reliability_table",
+    "rosenblatt",
+]

@@ -1,38 +1,137 @@
-"""Coverage: does an interval of probability q hold a share q of the targets?"""
+"""Coverage and reliability: of what was given a probability, what share came true?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 
 from jaxmdn import checks
 from jaxmdn.calibration.uniform import pit
 from jaxmdn.components.base import Density
-from jaxmdn.typing import Array, Float
+from jaxmdn.inference import hdr_level
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import Array, Float, Key, Num
+
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def coverage(
-    mixture: Density, y: Float[Array, "..."], levels: Sequence[float] = (0.5, 0.9)
-) -> Float[Array, "L D"]:
-    """Share of targets inside the central interval of each level, ``[L, D]``.
+    mixture: Density,
+    y: Num[Array, "..."],
+    levels: Sequence[float] = (0.5, 0.9),
+    *,
+    region: str = "central",
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "..."]:
+    """Share of targets inside the region of each probability, averaged over all leading axes.
 
     The central interval of level ``q`` holds the targets whose PIT lies between ``(1 - q) / 2``
-    and ``(1 + q) / 2``; for a calibrated model the share is ``q``, give or take
-    ``sqrt(q (1 - q) / N)``. Averaged over all leading axes.
+    and ``(1 + q) / 2``, in each dimension by itself; the highest-density region, one of all
+    dimensions together, those whose density is among the largest that make up ``q``. For a
+    calibrated model the share is ``q``, give or take ``sqrt(q (1 - q) / N)``.
 
     Args:
       mixture: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
-      levels: probabilities in (0, 1).
+      levels: probabilities in (0, 1), Python numbers.
+      region: ``"central"`` or ``"highest_density"`` (static).
+      key: a typed key; needed for central intervals of discrete densities (randomised PIT) and for
+        highest-density regions of several dimensions, whose probability is found by sampling.
+
+    Returns:
+      ``[L, D]`` for central intervals, ``[L]`` for highest-density regions. NaN if any target or
+      parameter is.
 
     Raises:
-      ValueError: if a level lies outside (0, 1).
+      ValueError: if a level lies outside (0, 1), or for a missing key or an unknown region.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> y = jnp.array([[-2.0], [-0.5], [0.0], [1.0]])
+    >>> jaxmdn.coverage(mixture, y, (0.5, 0.9)).tolist()
+    [[0.5], [0.75]]
     """
+    _check_levels("coverage", levels)
+    checks.require_option("coverage", "region", region, ("central", "highest_density"))
+    if region == "highest_density":
+        inside = hdr_level(cast(Mixture, mixture), y, key=key)  # which checks that it is one
+        return _share_below(inside[..., None], levels)[:, 0]
+    return _share_below(2 * jnp.abs(pit(mixture, y, key=key) - 0.5), levels)
+
+
+class ReliabilityTable(NamedTuple):
+    """What :func:`reliability_table` returns: a row per level.
+
+    Attributes:
+      level: predicted probabilities, ``[L]``.
+      observed: share of the targets at or below the predicted quantile, ``[L, D]``.
+      standard_error: of that share if the model is right, ``sqrt(level (1 - level) / N)``,
+        ``[L, D]``.
+    """
+
+    level: Array
+    observed: Array
+    standard_error: Array
+
+
+def reliability_table(
+    mixture: Density,
+    y: Num[Array, "..."],
+    levels: Sequence[float] = DECILES,
+    *,
+    key: Key[Array, ""] | None = None,
+) -> ReliabilityTable:
+    """Predicted probabilities against observed shares, the numbers of a reliability diagram.
+
+    For each level ``p``, the share of targets with ``F(y) <= p``: for a calibrated model ``p``
+    itself, give or take the standard error of a binomial share (rows taken as independent).
+
+    Args:
+      mixture: predictive densities, batch shape ``[...]``.
+      y: targets ``[..., D]``; all leading axes are pooled.
+      levels: probabilities in (0, 1), Python numbers.
+      key: a typed key, needed by discrete densities (randomised PIT).
+
+    Raises:
+      ValueError: if a level lies outside (0, 1), or for a discrete density without a key.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> y = jnp.array([[-2.0], [-1.0], [-0.5], [1.0]])
+    >>> table = jaxmdn.calibration.reliability_table(mixture, y, (0.1, 0.5))
+    >>> table.observed.tolist()
+    [[0.25], [0.75]]
+
+    References:
+      Kuleshov, Fenner and Ermon (2018), Accurate uncertainties for deep learning using calibrated
+      regression, eq. 8.
+    """
+    _check_levels("reliability_table", levels)
+    values = pit(mixture, y, key=key)
+    observed = _share_below(values, levels)
+    level = jnp.asarray(levels, observed.dtype)
+    count = values.size // values.shape[-1]
+    error = jnp.sqrt(level * (1 - level) / count)[:, None]
+    return ReliabilityTable(level, observed, jnp.broadcast_to(error, observed.shape))
+
+
+def _check_levels(function: str, levels: Sequence[float]) -> None:
     for level in levels:
-        checks.require_number("coverage", "levels", level, lower=0.0, upper=1.0, strict_lower=True)
-    values = pit(mixture, y)
+        checks.require_number(function, "levels", level, lower=0.0, upper=1.0, strict_lower=True)
+
+
+@jax.jit
+def _share_below(values: Array, levels: Sequence[Array]) -> Array:
+    """Share of ``values [..., D]`` that do not exceed each of the levels, ``[L, D]``."""
     values = values.reshape(-1, values.shape[-1])
-    distance = jnp.abs(values - 0.5)
-    half = 0.5 * jnp.asarray(levels, distance.dtype)
-    return jnp.mean(distance[None] <= half[:, None, None], axis=1, dtype=distance.dtype)
+    level = jnp.asarray(levels, values.dtype)[:, None, None]
+    share = jnp.mean(values[None] <= level, axis=1, dtype=values.dtype)
+    return jnp.where(jnp.isnan(values).any(axis=0), jnp.nan, share)
+
+
+__all__ = ["ReliabilityTable", "coverage", "reliability_table"]

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf
+import numpy as np
 
-from jaxmdn import numerics
-from jaxmdn.components import Normal
+from jaxmdn import checks, numerics
+from jaxmdn.components.base import Density
+from jaxmdn.inference import quantile
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.structure import class_marginal
-from jaxmdn.typing import Array, Float
+from jaxmdn.typing import Array, Float, Num
 
-
-def _absolute_moment(loc: Array, scale: Array) -> Array:
-    """``E|X|`` for ``X ~ N(loc, scale^2)``: ``2 s phi(m / s) + m erf(m / (s sqrt 2))``."""
-    z = numerics.standardize(loc, jnp.zeros_like(loc), scale)
-    density = jnp.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    return 2.0 * scale * density + loc * erf(z / math.sqrt(2.0))
+#: Levels of :func:`quantile_crps` unless told otherwise.
+NUM_LEVELS = 32
 
 
 @jax.jit
-def crps(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def crps(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Continuous ranked probability score of each dimension's marginal, ``[..., D]``.
 
-    ``CRPS = E|Y - y| - E|Y - Y'| / 2``, in closed form for normal mixtures, in the target's unit;
-    for a point forecast it is the absolute error. Time ``O(K^2)``, memory ``O(K)``.
+    ``CRPS = E|Y - y| - E|Y - Y'| / 2``, in the target's unit; for a point forecast it is the
+    absolute error. Time ``O(K^2)``, memory ``O(K)``.
+
+    In closed form for mixtures of normals (of any covariance) and of Laplace densities. Of logistic
+    and of Student-t densities the pairs of different components are integrated: to rounding for
+    logistic ones; with a relative error below 1e-10 in float64 (1e-5 in float32) for Student-t ones
+    from 1.2 degrees of freedom on, at the price of thousands of exponentials a pair. Mixtures of
+    other families are scored by :func:`quantile_crps` with its defaults.
+
+    Args:
+      mixture: a mixture of batch shape ``[...]``.
+      y: targets ``[..., D]``; leading axes broadcast.
+
+    Returns:
+      ``[..., D]``, in the compute dtype; lower is better.
 
     Raises:
-      TypeError: if the marginals are not normal mixtures.
+      TypeError: if ``mixture`` is no mixture, or its dimensions have no cdf (categorical).
       ValueError: on a wrong event size.
+
+    Limits: NaN where a Student-t component of positive weight has one degree of freedom or less:
+    its mean absolute error is infinite.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -41,27 +54,137 @@ def crps(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
 
     References:
       Grimit et al. (2006), The continuous ranked probability score for circular variables, eq. 5.
+      Jordan, Krueger and Lerch (2019), Evaluating probabilistic forecasts with scoringRules,
+      appendix A (one component of each family).
     """
     check_target("crps", mixture, y)
     if not isinstance(mixture, Mixture):
         raise TypeError(f"crps: expected a Mixture, got {type(mixture).__name__}.")
-    marginals = class_marginal(mixture).marginals()
-    normal = marginals.components
-    if not isinstance(normal, Normal):
-        raise TypeError(f"crps: needs normal marginals, got {type(normal).__name__}.")
-    weights, loc, scale, y = numerics.upcast(marginals.weights(), normal.loc, normal.scale, y)
-    lead = (*marginals.batch_shape, marginals.num_components)
-    loc = jnp.broadcast_to(loc, (*lead, y.shape[-1]))
-    scale = jnp.broadcast_to(scale, loc.shape)
-    weights = jnp.broadcast_to(weights, lead)[..., None]  # [..., K, 1]
-    accuracy = jnp.sum(weights * _absolute_moment(y[..., None, :] - loc, scale), axis=-2)
+    flat = class_marginal(mixture).marginals()
+    if not flat.components.absolute_moments:
+        return _by_levels(flat, y, NUM_LEVELS)
+    weights, distance = numerics.upcast(
+        flat.weights(), flat.components.absolute_moment(y[..., None, :])
+    )
+    accuracy = numerics.weighted_sum(weights[..., None], distance, -2)  # [..., K, D] -> [..., D]
+    return accuracy - 0.5 * _dispersion(flat, accuracy.dtype)
 
-    def add_pairs(total: Array, other: tuple[Array, ...]) -> tuple[Array, None]:
-        weight, other_loc, other_scale = (part[..., None, :] for part in other)
-        spread = jnp.sqrt(scale**2 + other_scale**2)
-        pairs = weight * weights * _absolute_moment(loc - other_loc, spread)
-        return total + jnp.sum(pairs, axis=-2), None
 
-    by_component = tuple(jnp.moveaxis(part, -2, 0) for part in (weights, loc, scale))
-    dispersion, _ = jax.lax.scan(add_pairs, jnp.zeros_like(loc[..., 0, :]), by_component)
-    return accuracy - 0.5 * dispersion
+def _dispersion(mixture: Mixture, dtype: np.dtype) -> Float[Array, "..."]:
+    """``E|Y - Y'|`` of two independent draws, ``[..., D]``.
+
+    Component k meets component ``k + shift``, for one shift after another: each pair once.
+    """
+    family, count = mixture.components, mixture.num_components
+    weights = mixture.weights()[..., None].astype(dtype)  # [..., K, 1]
+    own = numerics.weighted_sum(weights**2, family.own_difference().astype(dtype), -2)
+    shape = (*mixture.batch_shape, mixture.event_dim)
+
+    @jax.checkpoint
+    def add_pairs(total: Array, shift: Array) -> tuple[Array, None]:
+        def roll(parameter: Array, rank: int) -> Array:
+            tied = parameter.ndim == rank or parameter.shape[-1 - rank] == 1
+            return parameter if tied else jnp.roll(parameter, shift, axis=-1 - rank)
+
+        pairs = family.mean_difference(family.map_parameters(roll)).astype(dtype)
+        joint = weights * jnp.roll(weights, shift, axis=-2)
+        # A shift of half the count meets every pair twice.
+        times = jnp.where(2 * shift == count, 1, 2).astype(dtype)
+        return total + times * numerics.weighted_sum(joint, pairs, -2), None
+
+    total = jnp.broadcast_to(own, shape)
+    if count == 1:
+        return total
+    return jax.lax.scan(add_pairs, total, jnp.arange(1, count // 2 + 1))[0]
+
+
+def quantile_crps(
+    mixture: Density, y: Num[Array, "..."], *, num_levels: int = NUM_LEVELS
+) -> Float[Array, "..."]:
+    """CRPS of each dimension's marginal by its quantiles, ``[..., D]``, for any family.
+
+    ``CRPS = 2 int_0^1 pinball_u(y) du``. The levels are cut at ``F(y)``, where the pinball score
+    has a kink, and at the cumulated weights of the components in order of their medians, where the
+    quantiles jump if the components stand apart; on each piece Gauss-Legendre, its nodes crowded
+    towards both ends.
+
+    Args:
+      mixture: a density of batch shape ``[...]`` with a cdf and quantiles.
+      y: targets ``[..., D]``; leading axes broadcast.
+      num_levels: quantiles on each of the ``K + 1`` pieces (static).
+
+    Returns:
+      ``[..., D]``, in the compute dtype.
+
+    Raises:
+      ValueError: if ``num_levels`` is below one, or on a wrong event size.
+      TypeError: for a density without quantiles.
+
+    Limits: the relative error of one smooth component is below 1e-5 with 16 levels and 1e-7 with 32
+    (1e-4 where the density has a cusp). Of mixtures it is 1e-7 as a rule, whether or not their
+    modes stand apart, and 2e-3 for the worst of hundreds, where the quantiles rise steeply inside a
+    piece. Quantiles of integers jump everywhere: some 1e-2. Where the mean is infinite so is the
+    score, which is not seen. Time is that of all the quantiles, ``O(K^2)``; memory that of one.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> round(float(jaxmdn.scoring.quantile_crps(mixture, jnp.zeros(1))[0]), 4)
+    0.2337
+
+    References:
+      Gneiting and Ranjan (2011), Comparing density forecasts using threshold- and
+      quantile-weighted scoring rules, eq. 13.
+    """
+    check_target("quantile_crps", mixture, y)
+    checks.require_count("quantile_crps", "num_levels", num_levels)
+    return _by_levels(mixture, y, num_levels)
+
+
+@partial(jax.jit, static_argnums=2)
+def _by_levels(mixture: Density, y: Num[Array, "..."], num_levels: int) -> Float[Array, "..."]:
+    reached, target = numerics.upcast(mixture.cdf(y), y)
+    edges = jax.lax.stop_gradient(_cuts(mixture, reached))  # [pieces + 1, ..., D]
+    reached_level = jax.lax.stop_gradient(reached)
+    x, weights = np.polynomial.legendre.leggauss(num_levels)
+    x, weights = 0.5 * (x + 1), 0.5 * weights
+    # At both ends of a piece the quantile may grow like a logarithm or a power; a share whose first
+    # two derivatives vanish there takes the edge off.
+    share = x**3 * (10 - 15 * x + 6 * x**2)
+    weights = 30 * (x * (1 - x)) ** 2 * weights
+    pieces = edges.shape[0] - 1
+    nodes = np.stack([np.tile(share, pieces), np.tile(weights, pieces)], axis=-1)
+    which = jnp.asarray(np.repeat(np.arange(pieces), num_levels))
+
+    def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+        (share, weight), piece = node[0], node[1]
+        start, end = edges[piece], edges[piece + 1]
+        level = start + (end - start) * share
+        gap = quantile(mixture, level) - target
+        # The ends themselves, which a level next to one rounds to, have no weight.
+        gap = jnp.where(jnp.isinf(gap) & jnp.isfinite(target), 0, gap)
+        slope = jnp.where(start < reached_level, -level, 1 - level)
+        return total + 2 * weight * numerics.silent_product(end - start, slope * gap), None
+
+    zero = jnp.zeros(edges.shape[1:], reached.dtype)
+    return jax.lax.scan(jax.checkpoint(add), zero, (jnp.asarray(nodes, zero.dtype), which))[0]
+
+
+def _cuts(mixture: Density, reached: Float[Array, "... D"]) -> Float[Array, "S ... D"]:
+    """Ascending levels from 0 to 1: ``F(y)``, and those at which the quantiles may jump."""
+    cuts = [jnp.zeros_like(reached), jnp.ones_like(reached), reached]
+    if isinstance(mixture, Mixture):
+        flat = class_marginal(mixture)
+        half = jnp.full((flat.num_components, flat.event_dim), 0.5, reached.dtype)
+        medians, weights = numerics.upcast(
+            flat.components.quantile(half), flat.weights()[..., None]
+        )
+        order = jnp.argsort(medians, axis=-2)
+        weights = jnp.take_along_axis(jnp.broadcast_to(weights, medians.shape), order, axis=-2)
+        levels = jnp.cumsum(weights, axis=-2)[..., :-1, :].astype(reached.dtype)
+        levels = jnp.broadcast_to(levels, (*reached.shape[:-1], *levels.shape[-2:]))
+        cuts += [jnp.minimum(levels[..., k, :], 1) for k in range(levels.shape[-2])]
+    return jnp.sort(jnp.stack(cuts), axis=0)
+
+
+__all__ = ["crps", "quantile_crps"]

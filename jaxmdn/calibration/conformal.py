@@ -1,0 +1,186 @@
+"""Conformal prediction: regions that hold what they promise, however wrong the model.
+
+A score says how badly a target fits its prediction. If calibration rows and new rows are
+exchangeable, a new row's score is equally likely to take any rank among the calibration rows'
+scores; so a region of all targets whose score does not exceed the right one of these scores holds
+the new target with the probability asked for, in samples of any size. The better the model, the
+smaller the region. The promise is marginal: averaged over inputs and calibration sets.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import checks, numerics
+from jaxmdn.components.base import Density
+from jaxmdn.inference import hdr_level, quantile
+from jaxmdn.mixture import Mixture, check_target
+from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
+
+
+def conformal_hdr(
+    mixture: Mixture,
+    y: Num[Array, "..."],
+    level: float = 0.9,
+    *,
+    key: Key[Array, ""] | None = None,
+    num_samples: int = 1000,
+) -> Float[Array, ""]:
+    """Probability to ask of highest-density regions so that they really hold ``level``, a scalar.
+
+    The ``ceil((n + 1) level)``-th smallest of the calibration rows' ``hdr_level``, the probability
+    of the region that just reaches the target. A new target then lies in its row's region of this
+    probability with probability at least ``level``, and at most ``level + 1 / (n + 1)`` if scores
+    do not tie.
+
+        adjusted = conformal_hdr(mixture, y, 0.9)        # held-out rows
+        hdr_intervals(new, adjusted)                     # D = 1
+        hdr_level(new, y_new) <= adjusted                # any D: is it inside?
+
+    Args:
+      mixture: predictive densities of the calibration rows, batch shape ``[...]``; rows the model
+        was not fitted to.
+      y: their targets ``[..., D]``; all leading axes are pooled into ``n`` rows.
+      level: a Python number in (0, 1).
+      key: a typed key, needed for ``D > 1``, where ``hdr_level`` is found by sampling. New rows
+        need a key of their own and the same ``num_samples``.
+      num_samples: as in ``hdr_level``.
+
+    Returns:
+      A scalar in [0, 1]. With fewer than ``level / (1 - level)`` rows nothing less than the whole
+      space will do: 1, of which ``hdr_intervals`` makes NaN. NaN in gives NaN out.
+
+    Raises:
+      ValueError: if ``level`` lies outside (0, 1), and as ``hdr_level``.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> y = jnp.linspace(-4.0, 4.0, 99)[:, None]  # much wider than the model believes
+    >>> round(float(jaxmdn.calibration.conformal_hdr(mixture, y, 0.9)), 4)
+    0.9998
+
+    References:
+      Izbicki, Shimizu and Stern (2022), CD-split and HPD-split: efficient conformal regions in high
+      dimensions, algorithm 2.
+    """
+    _check_level("conformal_hdr", level)
+    scores = hdr_level(mixture, y, key=key, num_samples=num_samples)
+    return _ranked(scores.reshape(-1, 1), level, 1.0)[0]
+
+
+def conformal_interval(
+    mixture: Density, y: Num[Array, "..."], level: float = 0.9
+) -> Float[Array, "D"]:
+    """What to add to both ends of central intervals so that they really hold ``level``, ``[D]``.
+
+    Conformalised quantile regression: the ``ceil((n + 1) level)``-th smallest of the calibration
+    rows' ``max(l - y, y - u)``, with ``l`` and ``u`` the ends of the model's central interval. Pass
+    it on as ``central_interval(new, level, offset=offset)``. Each dimension by itself holds
+    ``level``; all of them together do not.
+
+    Args:
+      mixture: predictive densities of the calibration rows, batch shape ``[...]``; rows the model
+        was not fitted to.
+      y: their targets ``[..., D]``; all leading axes are pooled into ``n`` rows.
+      level: a Python number in (0, 1).
+
+    Returns:
+      Offsets ``[D]`` in the target's unit; negative where the model's intervals are too wide,
+      ``inf`` with fewer than ``level / (1 - level)`` rows. NaN in gives NaN out.
+
+    Raises:
+      ValueError: if ``level`` lies outside (0, 1), on a wrong event size, or if shapes do not
+        broadcast. TypeError: for a density without quantiles.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> y = jnp.linspace(-4.0, 4.0, 99)[:, None]
+    >>> round(float(jaxmdn.calibration.conformal_interval(mixture, y, 0.9)[0]), 3)
+    2.029
+
+    References:
+      Romano, Patterson and Candes (2019), Conformalized quantile regression, eq. 6-8.
+    """
+    _check_level("conformal_interval", level)
+    check_target("conformal_interval", mixture, y)
+    excess = _excess(mixture, y, level)
+    return _ranked(excess.reshape(-1, excess.shape[-1]), level, jnp.inf)
+
+
+@jax.jit
+def _excess(mixture: Density, y: Array, level: Array) -> Array:
+    """How far targets lie outside their central interval, ``[..., D]``; inside, below zero."""
+    mixture, y = numerics.upcast_tree(mixture, y)
+    lower, upper = _central_interval(mixture, level, jnp.zeros((), y.dtype))
+    return jnp.maximum(lower - y, y - upper)
+
+
+def central_interval(
+    mixture: Density,
+    level: Float[ArrayLike, ""] = 0.9,
+    *,
+    offset: Float[ArrayLike, "..."] = 0.0,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Central interval of each dimension's marginal: ``(lower [..., D], upper [..., D])``.
+
+    From the quantile at ``(1 - level) / 2`` to the one at ``(1 + level) / 2``, both ends moved
+    outward by ``offset``.
+
+    Args:
+      mixture: a density with batch shape ``[...]``.
+      level: the interval's probability in (0, 1).
+      offset: broadcasts against ``[..., D]``, in the target's unit: from
+        :func:`conformal_interval`. Where a negative one makes the ends pass each other, the
+        interval is empty (``lower > upper``).
+
+    Raises:
+      ValueError: if ``level`` is a number outside (0, 1). TypeError: for a density without
+        quantiles.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> lower, upper = jaxmdn.calibration.central_interval(mixture, 0.9, offset=0.5)
+    >>> round(float(lower[0]), 3), round(float(upper[0]), 3)
+    (-2.145, 2.145)
+    """
+    if not isinstance(level, jax.Array):
+        _check_level("central_interval", level)
+    return _central_interval(mixture, level, offset)
+
+
+@jax.jit
+def _central_interval(mixture: Density, level: Array, offset: Array) -> tuple[Array, Array]:
+    (mixture,) = numerics.upcast_tree(mixture)
+    dtype = numerics.compute_dtype(mixture)
+    miss, offset = 1 - jnp.asarray(level, dtype), jnp.asarray(offset, dtype)
+    ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
+    lower, upper = quantile(mixture, ends.reshape(2, *(1,) * (len(mixture.batch_shape) + 1)))
+    return lower - offset, upper + offset
+
+
+def _check_level(function: str, level: Any) -> None:
+    checks.require_number(function, "level", level, lower=0.0, upper=1.0, strict_lower=True)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Float[Array, "D"]:
+    """The ``ceil((n + 1) level)``-th smallest score of each column, or ``everything`` beyond."""
+    count = scores.shape[0]
+    # 10 * 0.9 must not be rounded up to 10 for being 9.000000000000002.
+    rank = math.ceil((count + 1) * level * (1 - 1e-12))
+    if rank > count:
+        chosen = jnp.full(scores.shape[1:], everything, scores.dtype)
+    else:
+        chosen = jnp.sort(scores, axis=0)[rank - 1]
+    return jnp.where(jnp.isnan(scores).any(axis=0), jnp.nan, chosen)
+
+
+__all__ = ["central_interval", "conformal_hdr", "conformal_interval"]

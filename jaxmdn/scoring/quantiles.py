@@ -1,0 +1,116 @@
+"""Scores of quantiles and of intervals: what a forecast is worth to one who acts on a part of it.
+
+The pinball score of every level at once is the CRPS: ``CRPS = 2 int_0^1 pinball_p dp``. A single
+level asks about one risk only (a flood, a stock that runs out), an interval about both tails.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import checks, numerics
+from jaxmdn.components.base import Density
+from jaxmdn.inference import quantile
+from jaxmdn.mixture import check_target
+from jaxmdn.typing import Array, ArrayLike, Float, Num
+
+
+def pinball_score(
+    mixture: Density, y: Num[Array, "..."], p: Float[ArrayLike, "..."]
+) -> Float[Array, "..."]:
+    """Pinball (quantile) score of each dimension's quantile at level ``p``, ``[..., D]``.
+
+    ``p (y - q)`` where ``y`` lies above the predicted quantile ``q``, else ``(1 - p) (q - y)``:
+    in the target's unit, lower is better. At ``p = 1/2`` it is half the absolute error.
+
+    Args:
+      mixture: predictive densities, batch shape ``[...]``.
+      y: targets ``[..., D]``.
+      p: levels in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch ``[N]``,
+        pass shape ``[L, 1, 1]``.
+
+    Returns:
+      ``[..., D]`` (after broadcasting), in the compute dtype.
+
+    Raises:
+      ValueError: if ``p`` is a number or a NumPy array that lies outside [0, 1], on a wrong event
+        size, or if shapes do not broadcast. TypeError: for a density without quantiles.
+
+    Limits: zero at ``p = 0`` and ``p = 1`` (the limit wherever the mean is finite); NaN for NaN and
+    for JAX arrays outside [0, 1]. Differentiable; where ``y = q``, as if ``y`` lay below.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> round(float(jaxmdn.scoring.pinball_score(mixture, jnp.array([3.0]), 0.5)[0]), 4)
+    1.5
+
+    References:
+      Koenker and Bassett (1978), Regression quantiles, eq. 3.1; Gneiting and Raftery (2007),
+      Strictly proper scoring rules, prediction, and estimation, section 6.1.
+    """
+    check_target("pinball_score", mixture, y)
+    if isinstance(p, (int, float, np.ndarray)) and not np.all(
+        (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
+    ):
+        raise ValueError(f"pinball_score: p must lie in [0, 1], got {p}.")
+    level = jnp.asarray(p, numerics.compute_dtype(mixture))
+    event = (*np.broadcast_shapes(mixture.batch_shape, y.shape[:-1]), mixture.event_dim)
+    checks.require_broadcastable("pinball_score", targets=event, p=level.shape)
+    return _pinball(mixture, y, level)
+
+
+@jax.jit
+def _pinball(mixture: Density, y: Array, p: Array) -> Array:
+    mixture, p, y = numerics.upcast_tree(mixture, p, y)
+    error = y - quantile(mixture, p)
+    # The quantile at p = 0 or 1 is infinite, but nothing is paid for it.
+    return numerics.silent_product(jnp.where(error > 0, p, 1 - p), jnp.abs(error))
+
+
+def interval_score(
+    mixture: Density, y: Num[Array, "..."], level: float = 0.9
+) -> Float[Array, "..."]:
+    """Interval (Winkler) score of each dimension's central interval, ``[..., D]``.
+
+    ``(u - l) + 2 / a (l - y)_+ + 2 / a (y - u)_+`` with ``a = 1 - level``: the interval's width,
+    and a fine for a miss in proportion to its distance. In the target's unit, lower is better; it
+    is ``2 / a`` times the two ends' pinball scores together.
+
+    Args:
+      mixture: predictive densities, batch shape ``[...]``.
+      y: targets ``[..., D]``.
+      level: the interval's probability, a number in (0, 1).
+
+    Raises:
+      ValueError: if ``level`` lies outside (0, 1), on a wrong event size, or if shapes do not
+        broadcast. TypeError: for a density without quantiles.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    >>> round(float(jaxmdn.scoring.interval_score(mixture, jnp.zeros(1), 0.9)[0]), 3)
+    3.29
+
+    References:
+      Winkler (1972), A decision-theoretic approach to interval estimation; Gneiting and Raftery
+      (2007), Strictly proper scoring rules, prediction, and estimation, eq. 43.
+    """
+    checks.require_number("interval_score", "level", level, lower=0.0, upper=1.0, strict_lower=True)
+    check_target("interval_score", mixture, y)
+    return _interval(mixture, y, level)
+
+
+@jax.jit
+def _interval(mixture: Density, y: Array, level: Array) -> Array:
+    mixture, y = numerics.upcast_tree(mixture, y)
+    miss = 1 - jnp.asarray(level, y.dtype)
+    ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
+    low, high = quantile(mixture, ends.reshape(2, *(1,) * (len(mixture.batch_shape) + 1)))
+    outside = jnp.maximum(jnp.maximum(low - y, y - high), 0)
+    return high - low + 2 / miss * outside
+
+
+__all__ = ["interval_score", "pinball_score"]
