@@ -169,6 +169,16 @@ class Mixture(Density):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._log_average(self.components.log_survival(y[..., None, :]))
 
+    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.log_density(y[..., None, :]))
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        return jnp.any(self.components.in_support(y[..., None, :]), axis=-2)
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        return self.components.closure
+
     def marginal(self, dims: tuple[int, ...]) -> Mixture:
         return dataclasses.replace(self, components=self.components.marginal(dims))
 

@@ -185,8 +185,11 @@ def invert_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
     return jax.lax.linalg.triangular_solve(matrix, identity, left_side=True, lower=True)
 
 
-def lower_factor(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
-    """Return the lower-triangular ``W`` with positive diagonal and ``W^T W = matrix^T matrix``."""
+def lower_factor(matrix: Float[Array, "... M D"]) -> Float[Array, "... D D"]:
+    """Return the lower-triangular ``W`` with positive diagonal and ``W^T W = matrix^T matrix``.
+
+    The matrix has at least as many rows as columns.
+    """
     (matrix,) = upcast(matrix)
     # A = Q R with the columns reversed gives A = (Q J) (J R J), and J R J is lower triangular.
     upper = jnp.linalg.qr(matrix[..., ::-1], mode="r")

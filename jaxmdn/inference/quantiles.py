@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
+from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
+from jaxmdn.components.counts import bisect, lattices, reaches
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import class_marginal
 from jaxmdn.typing import Array, ArrayLike, Float
@@ -75,10 +77,40 @@ def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
 
 @jax.jit
 def _solve(mixture: Density, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    density, level = numerics.upcast_tree(mixture, p)
-    if not isinstance(density, Mixture):
-        return density.quantile(level)
-    return _quantile(class_marginal(density), level)
+    return _invert(*numerics.upcast_tree(mixture, p))
+
+
+def _invert(density: Any, level: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    if isinstance(density, Independent):
+        return density.apply(_invert, level)
+    if isinstance(density, Mixture):
+        flat = class_marginal(density)
+        discrete = [own is not None for own in lattices(flat)]
+        if not any(discrete):
+            return _quantile(flat, level)
+        steps = _first_step(flat, level)
+        return (
+            steps if all(discrete) else jnp.where(np.array(discrete), steps, _quantile(flat, level))
+        )
+    return density.quantile(level)
+
+
+def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """The smallest value with ``cdf >= p`` in the discrete dimensions, between the components'."""
+    mixture, p = jax.lax.stop_gradient((mixture, p))
+    steps = np.array([own or (0.0, 1.0) for own in lattices(mixture)])
+    origin, width = (jnp.asarray(column, p.dtype) for column in steps.T)
+    components = mixture.components.quantile(p[..., None, :])  # [..., K, D]
+    index = jnp.round((components - origin) / width)
+    likely = mixture.weights()[..., None] > 0
+    lower = jnp.min(jnp.where(likely, index, jnp.inf), axis=-2)
+    upper = jnp.max(jnp.where(likely, index, -jnp.inf), axis=-2)
+    inside = (p > 0) & (p < 1) & jnp.isfinite(lower) & jnp.isfinite(upper)
+    ends = (jnp.where(inside, lower - 1, -1), jnp.where(inside, upper, 0))
+    found = bisect(lambda k: reaches(mixture, origin + width * k, p), *ends)
+    index = jnp.where(inside, found, jnp.where(p < 0.5, lower, upper))
+    broken = jnp.isnan(components).any(axis=-2)
+    return jnp.where(broken, jnp.nan, origin + width * index)
 
 
 @jax.custom_jvp
