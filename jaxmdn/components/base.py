@@ -110,6 +110,49 @@ class Density(abc.ABC):
         """Quantile of each dimension's marginal, ``[..., D]``."""
         raise self._undefined("quantile")
 
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        """Whether the density may be positive at ``y``, per dimension; False for NaN."""
+        return jnp.isfinite(y)
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        """For each dimension, the maps of ``y`` that stay in the family.
+
+        ``"affine"``: shift and scale; ``"scale"``: a positive scale; ``"none"``.
+        """
+        return ("affine",) * self.event_dim
+
+    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density of each dimension's marginal, ``[..., D]``."""
+        raise self._undefined("log_density")
+
+    def innovations(
+        self, y: Float[Array, "..."]
+    ) -> tuple[Density, Float[Array, "..."], Float[Array, "..."] | None]:
+        """What each dimension adds to those before it: ``p(y_d | y_<d) = family_d(e_d)``.
+
+        Returns a family of independent dimensions, the innovations ``e_d = y_d + sum_{e<d} B_de
+        y_e + const`` ``[..., D]``, and ``B [..., D, D]``, strictly lower triangular (None if zero).
+        """
+        raise self._undefined("innovations")
+
+    @property
+    def absolute_moments(self) -> bool:
+        """Whether the family has the three mean distances below, which make its CRPS exact."""
+        return False
+
+    def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``E|Y_d - y_d|`` of each dimension, ``[..., D]``."""
+        raise self._undefined("absolute_moment")
+
+    def own_difference(self) -> Float[Array, "..."]:
+        """``E|Y_d - Y'_d|`` of two independent draws, ``[..., D]``, broadcast or not."""
+        raise self._undefined("own_difference")
+
+    def mean_difference(self: DensityT, other: DensityT) -> Float[Array, "..."]:
+        """``E|Y_d - Y'_d|`` of this and an independent density of its family, ``[..., D]``."""
+        raise self._undefined("mean_difference")
+
     def marginals(self) -> Density:
         """The density whose dimensions are independent and have this one's marginals."""
         raise self._undefined("marginals")
@@ -144,6 +187,25 @@ class Density(abc.ABC):
     def align(cls, densities: tuple[Any, ...]) -> tuple[Any, ...]:
         """Give densities of this family parameters of equal event shapes, so that they can join."""
         return densities
+
+    @classmethod
+    def join(cls: type[DensityT], densities: tuple[DensityT, ...]) -> DensityT:
+        """Join densities of this family along their last batch axis."""
+        densities = cls.align(densities)
+        lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
+
+        def along(name: str, rank: int) -> Array:
+            parts = []
+            for density in densities:
+                parameter = getattr(density, name)
+                event = parameter.shape[parameter.ndim - rank :]
+                parts.append(jnp.broadcast_to(parameter, (*lead, density.batch_shape[-1], *event)))
+            if len({part.dtype for part in parts}) > 1:
+                parts = list(numerics.upcast(*parts))
+            return jnp.concatenate(parts, axis=-1 - rank)
+
+        joined = {name: along(name, rank) for name, rank in cls.event_ranks.items()}
+        return dataclasses.replace(densities[0], **joined)  # type: ignore[type-var]
 
     def flatten(self: DensityT) -> DensityT:
         """Merge the last two batch axes, ``[..., C, K] -> [..., C * K]``."""
@@ -191,27 +253,15 @@ class LocationDensity(Density):
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().quantile(p)
 
+    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().log_density(y)
+
 
 def others(dims: tuple[int, ...], event_dim: int) -> tuple[int, ...]:
     """Return the dimensions that are not among ``dims``, in order."""
     return tuple(d for d in range(event_dim) if d not in dims)
 
 
-def concatenate(densities: tuple[Density, ...]) -> Density:
+def concatenate(densities: tuple[Any, ...]) -> Any:
     """Join densities of one family along their last batch axis."""
-    densities = type(densities[0]).align(densities)
-    first = densities[0]
-    lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
-
-    def join(name: str, rank: int) -> Array:
-        parts = []
-        for density in densities:
-            parameter = getattr(density, name)
-            event = parameter.shape[parameter.ndim - rank :]
-            parts.append(jnp.broadcast_to(parameter, (*lead, density.batch_shape[-1], *event)))
-        if len({part.dtype for part in parts}) > 1:
-            parts = list(numerics.upcast(*parts))
-        return jnp.concatenate(parts, axis=-1 - rank)
-
-    joined = {name: join(name, rank) for name, rank in first.event_ranks.items()}
-    return dataclasses.replace(first, **joined)  # type: ignore[type-var]
+    return type(densities[0]).join(densities)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmdn import numerics
 from jaxmdn.components.base import Density
-from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
+from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +52,16 @@ class Categorical(Density):
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         return draw_index(key, self.logits, (*shape, *self.batch_shape))[..., None]
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        return (y >= 0) & (y < self.num_classes) & (y == jnp.floor(y))
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        return ("none",)
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Categorical:
+        return self  # class indices have no unit
 
     def probabilities(self) -> Float[Array, "..."]:
         """Class probabilities, ``[..., C]``."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity, others
+from jaxmdn.components.base import Density, LocationDensity, others
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -89,6 +89,15 @@ class FullNormal(LocationDensity):
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+
+    def innovations(
+        self, y: Float[Array, "..."]
+    ) -> tuple[Density, Float[Array, "..."], Float[Array, "..."] | None]:
+        loc, whitening, y = numerics.upcast(self.loc, self.whitening_tril, y)
+        diagonal = jnp.diagonal(whitening, axis1=-2, axis2=-1)
+        family = Normal(loc=jnp.zeros_like(loc), scale=1 / diagonal)
+        e = numerics.matvec(whitening, y - loc) / diagonal
+        return family, e, jnp.tril(whitening, -1) / diagonal[..., None]
 
     def permute(self, order: tuple[int, ...]) -> FullNormal:
         """The same density with its dimensions in another order.

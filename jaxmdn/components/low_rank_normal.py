@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity, others
+from jaxmdn.components.base import Density, LocationDensity, others
+from jaxmdn.components.full_normal import FullNormal
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -39,6 +40,7 @@ class LowRankNormal(LocationDensity):
     References:
       Tipping and Bishop (1999), Probabilistic PCA, eq. 4-7; Woodbury (1950).
       Bjorck (1967), Solving linear least squares problems by Gram-Schmidt orthogonalization.
+      Carlson (1973), Fast triangular formulation of the square root filter (``to_full``).
     """
 
     loc: Parameter
@@ -90,6 +92,46 @@ class LowRankNormal(LocationDensity):
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
 
+    def to_full(self) -> FullNormal:
+        """The same density as a :class:`FullNormal`: ``D^2`` numbers, no covariance formed.
+
+        Row by row. ``root`` is a square root of the latent's covariance given the dimensions so
+        far; ``r`` Givens rotations add the next dimension to it and give the standard deviation of
+        that one. Nothing is inverted and nothing squared (Carlson 1973, square-root filtering).
+        """
+        factor, scale = numerics.upcast(self.factor, self.scale)
+        D, rank = self.factor.shape[-2:]
+        lead = jnp.broadcast_shapes(factor.shape[:-2], scale.shape[:-1])
+        factor = jnp.moveaxis(jnp.broadcast_to(factor, (*lead, D, rank)), -2, 0)  # [D, ..., r]
+        scale = jnp.moveaxis(jnp.broadcast_to(scale, (*lead, D)), -1, 0)  # [D, ...]
+        unit = jnp.eye(D, dtype=factor.dtype)
+
+        def step(state: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple, Array]:
+            (root, latent), (loading, deviation, unit) = state, row
+            load = jnp.einsum("...ij,...i->...j", root, loading, precision="highest")
+            gain, columns = jnp.zeros_like(loading), []
+            for j in range(rank):  # rotate load_j into the deviation
+                length = _hypotenuse(deviation, load[..., j])
+                cosine, sine = (part / length for part in (deviation, load[..., j]))
+                cosine, sine, column = cosine[..., None], sine[..., None], root[..., j]
+                columns.append(cosine * column - sine * gain)
+                gain, deviation = sine * column + cosine * gain, length
+            # The latent's mean is linear in the dimensions so far: latent [..., r, D] times y.
+            pull = jnp.einsum("...r,...rd->...d", loading, latent, precision="highest")
+            whitening = (unit - pull) / deviation[..., None]
+            latent = latent + gain[..., :, None] * whitening[..., None, :]
+            return (jnp.stack(columns, axis=-1), latent), whitening
+
+        root = jnp.broadcast_to(jnp.eye(rank, dtype=factor.dtype), (*lead, rank, rank))
+        start = (root, jnp.zeros((*lead, rank, D), factor.dtype))
+        _, rows = jax.lax.scan(step, start, (factor, scale, unit))
+        return FullNormal(loc=self.loc, whitening_tril=jnp.moveaxis(rows, 0, -2))
+
+    def innovations(
+        self, y: Float[Array, "..."]
+    ) -> tuple[Density, Float[Array, "..."], Float[Array, "..."] | None]:
+        return self.to_full().innovations(y)
+
     def marginal(self, dims: tuple[int, ...]) -> LowRankNormal:
         return dataclasses.replace(
             self,
@@ -126,6 +168,12 @@ class LowRankNormal(LocationDensity):
             factor=scale[:, None] * self.factor,
             scale=jnp.abs(scale) * self.scale,
         )
+
+
+def _hypotenuse(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return ``sqrt(a^2 + b^2)``, which overflows only where the result does; ``a`` is positive."""
+    peak = jax.lax.stop_gradient(jnp.maximum(jnp.abs(a), jnp.abs(b)))
+    return peak * jnp.sqrt((a / peak) ** 2 + (b / peak) ** 2)
 
 
 def _pad_last(array: Float[Array, "..."], size: int) -> Float[Array, "..."]:

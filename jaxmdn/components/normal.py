@@ -8,20 +8,21 @@ components, ``[..., 1, 1]`` both.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import erf, log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import LocationDensity, others
-from jaxmdn.typing import Array, Bool, Float, Key, Parameter
+from jaxmdn.components.location_scale import LocationScale
+from jaxmdn.typing import Array, Float, Key, Parameter
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Normal(LocationDensity):
+class Normal(LocationScale):
     """A product of univariate normals, ``prod_d N(y_d; loc_d, scale_d^2)``.
 
     Attributes:
@@ -36,6 +37,7 @@ class Normal(LocationDensity):
     scale: Parameter
 
     event_ranks: ClassVar = {"loc": 1, "scale": 1}
+    absolute_moments: ClassVar = True
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = numerics.upcast(self.loc, self.scale, y)
@@ -45,67 +47,49 @@ class Normal(LocationDensity):
         normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
         return -0.5 * jnp.sum(z * z, axis=-1) - log_det - normalizer  # [..., D] -> [...]
 
-    @classmethod
-    def align(cls, densities: tuple[Normal, ...]) -> tuple[Normal, ...]:
-        # Scales shared across dimensions (scale [..., 1]) meet full ones (scale [..., D]).
-        width = max(density.scale.shape[-1] for density in densities)
-        return tuple(
-            dataclasses.replace(
-                density, scale=jnp.broadcast_to(density.scale, (*density.scale.shape[:-1], width))
-            )
-            for density in densities
-        )
+    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return -0.5 * z * z - 0.5 * numerics.LOG_2PI
+
+    def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ndtr(z)
+
+    def standard_log_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return log_ndtr(z)
+
+    def standard_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ndtri(p)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
         return self.loc + self.scale * noise
 
     def variance(self) -> Float[Array, "..."]:
-        return jnp.broadcast_to(self.scale**2, (*self.batch_shape, self.event_dim))
+        return self._fill(self.scale**2)
 
-    def covariance(self) -> Float[Array, "..."]:
-        return self.variance()[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
+    @classmethod
+    def from_moments(
+        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
+    ) -> Normal:
+        return cls(loc=mean, scale=jnp.sqrt(variance), **constants)
 
-    def marginals(self) -> Normal:
-        return self
+    def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        loc, scale, y = self._parameters(y)
+        return _mean_distance(y - loc, scale)
 
-    def _z(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        loc, scale, y = numerics.upcast(self.loc, self.scale, y)
-        return numerics.standardize(y, loc, scale)
+    def own_difference(self) -> Float[Array, "..."]:
+        return 2.0 / math.sqrt(math.pi) * self._parameters()[1]
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return ndtr(self._z(y))
-
-    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return ndtr(-self._z(y))
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        z = self._z(y)
-        return ndtr(jnp.where(upper, -z, z))
-
-    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return log_ndtr(self._z(y))
-
-    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return log_ndtr(-self._z(y))
-
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
-        loc, scale, p = numerics.upcast(self.loc, self.scale, p)
-        return loc + scale * ndtri(p)
-
-    def marginal(self, dims: tuple[int, ...]) -> Normal:
-        shared = self.scale.shape[-1] == 1  # isotropic, or the only dimension there is
-        scale = self.scale if shared else self.scale[..., dims]
-        return dataclasses.replace(self, loc=self.loc[..., dims], scale=scale)
-
-    def condition(
-        self, dims: tuple[int, ...], values: Float[Array, "..."]
-    ) -> tuple[Float[Array, "..."], Normal]:
-        rest = self.marginal(others(dims, self.event_dim))
-        return self.marginal(dims).log_prob(values), rest
-
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Normal:
-        return dataclasses.replace(
-            self, loc=shift + scale * self.loc, scale=jnp.abs(scale) * self.scale
+    def mean_difference(self, other: Normal) -> Float[Array, "..."]:
+        loc, scale, other_loc, other_scale = numerics.upcast(
+            self.loc, self.scale, other.loc, other.scale
         )
+        wide, narrow = jnp.maximum(scale, other_scale), jnp.minimum(scale, other_scale)
+        spread = wide * jnp.sqrt(1.0 + numerics.divide(narrow, wide) ** 2)
+        return _mean_distance(loc - other_loc, spread)
+
+
+def _mean_distance(shift: Array, scale: Array) -> Array:
+    """``E|X|`` for ``X ~ N(shift, scale^2)``: ``2 s phi(m / s) + m erf(m / (s sqrt 2))``."""
+    z = numerics.divide(shift, scale)
+    density = jnp.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    return 2.0 * scale * density + shift * erf(z / math.sqrt(2.0))

@@ -1,0 +1,84 @@
+"""The Bernoulli family: yes or no, by its log-odds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.components.counts import CountDensity
+from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bernoulli(CountDensity):
+    """A product of Bernoulli distributions, ``P(Y_d = 1) = 1 / (1 + exp(-logit_d))``.
+
+    Attributes:
+      logit: log-odds of a one, ``[..., K, D]`` with size one allowed for K and D.
+
+    ``-inf`` for a target that is neither 0 nor 1.
+    """
+
+    logit: Parameter
+
+    event_ranks: ClassVar = {"logit": 1}
+
+    @classmethod
+    def from_moments(
+        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
+    ) -> Bernoulli:
+        """The member with this mean; its variance is what it is."""
+        info = jnp.finfo(mean.dtype)
+        mean = jnp.clip(mean, float(info.tiny), 1 - float(info.eps))
+        return cls(logit=jnp.log(mean) - jnp.log1p(-mean))
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        return (y == 0) | (y == 1)
+
+    def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        (logit,) = self._parameters()
+        return jax.nn.log_sigmoid(jnp.where(y == 0, -logit, logit))
+
+    def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        no, yes = self._chances()
+        zero = y < 1
+        return jnp.where(zero, no, 1), jnp.where(zero, yes, 0)
+
+    def log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        (logit,) = self._parameters()
+        zero = y < 1
+        below = jnp.where(zero, jax.nn.log_sigmoid(-logit), 0)
+        return below, jnp.where(zero, jax.nn.log_sigmoid(logit), -jnp.inf)
+
+    def _chances(self) -> tuple[Array, Array]:
+        """``P(Y = 0)`` and ``P(Y = 1)``, neither one as a difference from one."""
+        (logit,) = self._parameters()
+        power = jnp.exp(-jnp.abs(logit))
+        rare, often = power / (1 + power), 1 / (1 + power)
+        return jnp.where(logit > 0, rare, often), jnp.where(logit > 0, often, rare)
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """0 up to ``P(Y = 0)``, 1 above; NaN outside [0, 1]. No derivative: zero."""
+        no, yes = jax.lax.stop_gradient(self._chances())
+        no, yes, p = (array.astype(jnp.result_type(no, p)) for array in (no, yes, p))
+        zero = (no >= p) | ((p > 0.5) & (yes <= 1 - p))
+        found = jnp.where(zero & (p < 1), 0, 1).astype(p.dtype)
+        return jnp.where((p >= 0) & (p <= 1) & ~jnp.isnan(no), found, jnp.nan)
+
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        _, yes = self._chances()
+        return (jax.random.uniform(key, shape, yes.dtype) < yes).astype(yes.dtype)
+
+    def mean(self) -> Float[Array, "..."]:
+        return self._fill(self._chances()[1])
+
+    def variance(self) -> Float[Array, "..."]:
+        no, yes = self._chances()
+        return self._fill(no * yes)
+
+
+__all__ = ["Bernoulli"]

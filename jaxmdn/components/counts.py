@@ -1,0 +1,201 @@
+"""Families of counts: what whole numbers ask for, once for all of them.
+
+Outside the whole numbers there is no mass, whatever the parameters; the distribution function is a
+staircase; and the quantile is the first step that reaches the level, found by bisection.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import numerics
+from jaxmdn.components.product import ProductDensity
+from jaxmdn.typing import Array, Bool, Float, Key, Num
+
+#: By the dtype's bytes: bisections of a quantile; enough for counts up to 2^24 and 2^40.
+STEPS = {4: 34, 8: 50}
+
+
+class CountDensity(ProductDensity):
+    """Base of the families on ``0, 1, 2, ...`` with independent dimensions.
+
+    A subclass writes ``log_mass``, ``tails`` and ``log_tails`` at whole ``y >= 0``, in the compute
+    dtype, ``draw`` and the moments. Targets are integer or floating arrays of whole numbers; the
+    log-density is ``-inf`` at all others, with a gradient of zero, and NaN at NaN. Nothing is
+    differentiable in ``y``. Samples are whole numbers in the compute dtype (at least float32).
+    """
+
+    closed_under: ClassVar[str] = "none"
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    @property
+    def lattice(self) -> tuple[float, float]:
+        """The smallest value and the distance from one value to the next."""
+        return 0.0, 1.0
+
+    @abc.abstractmethod
+    def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``log P(Y = y)``."""
+
+    @abc.abstractmethod
+    def tails(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """``P(Y <= y)`` and ``P(Y > y)``, the smaller one with relative accuracy."""
+
+    def log_tails(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Logarithms of :meth:`tails`."""
+        below, above = self.tails(y)
+        return jnp.log(below), jnp.log(above)
+
+    @abc.abstractmethod
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        """Whole numbers of the full shape, in the compute dtype."""
+
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+
+    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        (y,) = self._targets(y)
+        valid = self.in_support(y)
+        value = self.log_mass(jnp.where(valid, y, 0))
+        return jnp.where(valid, value, jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf))
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        (y,) = numerics.upcast(y)
+        return is_count(y)
+
+    def _targets(self, y: Num[Array, "..."]) -> tuple[Array]:
+        return (jax.lax.stop_gradient(self._parameters(y)[-1]),)
+
+    def _staircase(
+        self, y: Num[Array, "..."], values: Callable[..., tuple], least: float, most: float
+    ) -> tuple[Array, Array]:
+        (y,) = self._targets(y)
+        inside = (y >= 0) & jnp.isfinite(y)
+        below, above = values(jnp.where(inside, jnp.floor(y), 0))
+        first = jnp.where(y < 0, least, jnp.where(jnp.isnan(y), jnp.nan, most))
+        last = jnp.where(y < 0, most, jnp.where(jnp.isnan(y), jnp.nan, least))
+        dtype = below.dtype
+        return (
+            jnp.where(inside, below, first.astype(dtype)),
+            jnp.where(inside, above, last.astype(dtype)),
+        )
+
+    def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """``P(Y <= y)``: constant between whole numbers."""
+        return self._staircase(y, self.tails, 0.0, 1.0)[0]
+
+    def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return self._staircase(y, self.tails, 0.0, 1.0)[1]
+
+    def tail(self, y: Num[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        below, above = self._staircase(y, self.tails, 0.0, 1.0)
+        return jnp.where(upper, above, below)
+
+    def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return self._staircase(y, self.log_tails, -jnp.inf, 0.0)[0]
+
+    def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return self._staircase(y, self.log_tails, -jnp.inf, 0.0)[1]
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The smallest count with ``cdf >= p``; 0 and ``inf`` at p = 0 and 1, NaN outside.
+
+        No derivative: zero. In float32 counts beyond 2^24 are those that it can represent.
+        """
+        return whole_quantile(self, p)
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        return self.draw(key, (*shape, *self.batch_shape, self.event_dim))
+
+    def affine(self: Any, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Any:
+        return self
+
+
+def is_count(y: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether a number is one of ``0, 1, 2, ...``."""
+    return (y >= 0) & jnp.isfinite(y) & (jnp.floor(y) == y)
+
+
+def whole_quantile(density: Any, p: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Quantile of each dimension of a family of counts that has a cdf and two moments."""
+    density, p = jax.lax.stop_gradient(numerics.upcast_tree(density, p))
+    inside = (p > 0) & (p < 1)
+    level = jnp.where(inside, p, 0.5)
+    found = first_count(density, lambda y: reaches(density, y, level), jnp.minimum(1 - level, 0.5))
+    ends = jnp.where(p == 0, 0, jnp.where(p == 1, jnp.inf, jnp.nan))
+    return jnp.where(inside, found, ends.astype(found.dtype))
+
+
+def reaches(density: Any, y: Float[Array, "..."], p: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether ``P(Y <= y) >= p``, up to rounding: that of ``p = P(Y <= y)`` itself must reach it.
+
+    Above the median by the upper tail, where ``1 - p`` is exact.
+    """
+    eps = float(jnp.finfo(p.dtype).eps)
+    upper = p > 0.5
+    tail = density.tail(y, upper)
+    above = tail <= (1 - p) * (1 + 8 * eps) + eps
+    return jnp.where(upper, above, tail >= p * (1 - 8 * eps))
+
+
+def first_count(
+    density: Any, accept: Callable[[Array], Array], above: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The smallest count that is accepted; one with ``P(Y > y) <= above`` must be."""
+    mean, variance = density.mean(), density.variance()
+    # Cantelli's inequality, and some room for rounding.
+    reach = 1.05 * (mean + jnp.sqrt(variance / above)) + 2
+    upper = jnp.ceil(jnp.broadcast_to(reach, jnp.broadcast_shapes(reach.shape, above.shape)))
+    found = bisect(accept, jnp.full_like(upper, -1), upper)
+    return jnp.where(jnp.isnan(upper), jnp.nan, found)
+
+
+def bisect(
+    accept: Callable[[Array], Array], lower: Float[Array, "..."], upper: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The smallest whole number in ``(lower, upper]`` that is accepted, if ``upper`` is.
+
+    All those above an accepted one are taken to be accepted. Whole ends, ``lower >= -1``.
+    """
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        # In the logarithm as long as the ends are far apart.
+        far = high > 8 * (low + 2)
+        root = jnp.sqrt(low + 2) * jnp.sqrt(jnp.where(far, high, 1)) - 1
+        middle = jnp.floor(jnp.where(far, root, low + 0.5 * (high - low)))
+        good = accept(middle)
+        inside = middle > low
+        low = jnp.where(inside & ~good, middle, low)
+        return low, jnp.where(inside & good, middle, high)
+
+    return jax.lax.fori_loop(0, STEPS[upper.dtype.itemsize], halve, (lower, upper))[1]
+
+
+def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
+    """For each dimension, where it is discrete, its smallest value and its step.
+
+    Reads through mixtures and groups of dimensions.
+    """
+    if hasattr(density, "components"):
+        return lattices(density.components)
+    if hasattr(density, "parts"):
+        by_dim = {
+            d: own
+            for part, dims in zip(density.parts, density.dims, strict=True)
+            for d, own in zip(dims, lattices(part), strict=True)
+        }
+        return tuple(by_dim[d] for d in range(density.event_dim))
+    own = getattr(density, "lattice", None) if density.discrete else None
+    return (own,) * density.event_dim
+
+
+__all__ = ["CountDensity", "bisect", "lattices", "reaches"]

@@ -1,0 +1,156 @@
+"""Hurdles: zero or not, and only then how much."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.components import counts
+from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hurdle(ZeroMass):
+    """Mass ``z`` at exactly zero, else a family: ``P(Y = 0) = z``, ``(1 - z) p(y)`` elsewhere.
+
+    Over counts the family is truncated to positive ones, ``p(y) / (1 - p(0))``. Over real numbers
+    (rainfall, expenses, insurance claims) ``log_density`` is, at zero, the logarithm of a
+    probability and elsewhere that of a density: the density with respect to length plus a point
+    mass at zero.
+
+    Attributes:
+      base: a family ``p`` with independent dimensions, of counts or of real numbers, batch shape
+        ``[..., K]``.
+      logit: log-odds of a zero, ``z = 1 / (1 + exp(-logit))``, ``[..., K, D]`` with size one
+        allowed for K and D.
+
+    Over real numbers the family is not ``discrete``: its cdf jumps at zero, so that the PIT of
+    zeros is the upper end of the jump, and what integrates densities or seeks modes does not see
+    the point mass. The quantile is zero over the whole jump, with a derivative of zero.
+
+    References:
+      Cragg (1971), Some statistical models for limited dependent variables, section 2; Mullahy
+      (1986), Specification and testing of some modified count data models.
+    """
+
+    base: Any
+    logit: Parameter
+
+    @property
+    def discrete(self) -> bool:
+        return self.base.discrete
+
+    @property
+    def lattice(self) -> tuple[float, float] | None:
+        """As the base's."""
+        return getattr(self.base, "lattice", None)
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        # Zero has to stay zero; a reflection is none of "scale".
+        kinds = self.base.closure
+        kinds = kinds * (self.event_dim // len(kinds))
+        return tuple("none" if kind == "none" else "scale" for kind in kinds)
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Hurdle:
+        return dataclasses.replace(self, base=self.base.affine(jnp.zeros_like(shift), scale))
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        return (y == 0) | self.base.in_support(y)
+
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+
+    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        zero = y == 0
+        at_zero, rest = self.log_shares()
+        base = self.inner()
+        others = base.log_density(jnp.where(zero, 1, y)) - self._log_positive(base)
+        return jnp.where(zero, at_zero, rest + others)
+
+    def _log_positive(self, base: Any) -> Float[Array, "..."]:
+        """``log(1 - p(0))`` of a family of counts; zero of one of real numbers."""
+        if not self.discrete:
+            return jnp.zeros((1,), self._parameters()[0].dtype)
+        log_zero = base.log_density(jnp.zeros((1,), base.dtype))
+        certain = log_zero >= 0  # no count but zero: nothing to divide by
+        return jnp.log(-jnp.expm1(jnp.where(certain, -1, log_zero))) + jnp.where(
+            certain, jnp.inf, 0
+        )
+
+    def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        zero, rest = self.shares()
+        base = self.inner()
+        if self.discrete:
+            return jnp.where(y < 0, 0, 1 - self.survival(y))
+        return rest * base.cdf(y) + jnp.where(y >= 0, zero, 0)
+
+    def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        zero, rest = self.shares()
+        base = self.inner()
+        if self.discrete:
+            above = jnp.exp(base.log_survival(y) - self._log_positive(base))
+            return jnp.where(y < 0, 1, rest * above)
+        return rest * base.survival(y) + jnp.where(y < 0, zero, 0)
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The smallest ``y`` with ``cdf >= p``; NaN outside [0, 1]."""
+        if self.discrete:
+            return counts.whole_quantile(self, p)
+        p = self._parameters(p)[-1]
+        zero, rest = self.shares()
+        base = self.inner()
+        start = rest * base.cdf(jnp.zeros((1,), p.dtype))
+        below, above = p <= start, p > start + zero
+        within = jnp.where(below, p / rest, jnp.where(above, 1 - (1 - p) / rest, 0.5))
+        value = base.quantile(jnp.where((p >= 0) & (p <= 1), jnp.clip(within, 0, 1), jnp.nan))
+        return jnp.where(below | above | jnp.isnan(p) | (p > 1), value, 0)
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draws; over counts by inverting the truncated family's survival function."""
+        key_zero, key_base = jax.random.split(key)
+        full = (*shape, *self.batch_shape, self.event_dim)
+        share, _ = self.shares()
+        zero = jax.random.uniform(key_zero, full, share.dtype) < share
+        base = self.inner()
+        if not self.discrete:
+
+            def spread(leaf: Array, rank: int) -> Array:
+                return jnp.broadcast_to(leaf, full)
+
+            draws = base.map_parameters(spread).sample(key_base)
+            return jnp.where(zero, 0, draws).astype(self.dtype)
+        base, positive = jax.lax.stop_gradient((base, self._log_positive(base)))
+        tiny = float(jnp.finfo(share.dtype).eps)
+        uniform = jax.random.uniform(key_base, full, share.dtype, tiny, 1.0)
+        level = uniform * jnp.exp(positive)  # of P(Y > y): no count is too rare for it
+        count = counts.first_count(base, lambda y: base.survival(y) <= level, level)
+        return jnp.where(zero, 0, jnp.maximum(count, 1))
+
+    def _base_moments(self) -> tuple[Array, Array]:
+        base = self.inner()
+        mean, variance = base.mean(), base.variance()
+        if not self.discrete:
+            return mean, variance
+        positive = jnp.exp(self._log_positive(base))
+        ratio = mean / positive
+        return ratio, variance / positive - (1 - positive) * ratio**2
+
+    def mean(self) -> Float[Array, "..."]:
+        return self._fill(self.shares()[1] * self._base_moments()[0])
+
+    def variance(self) -> Float[Array, "..."]:
+        zero, rest = self.shares()
+        mean, variance = self._base_moments()
+        return self._fill(rest * (variance + zero * mean**2))
+
+
+__all__ = ["Hurdle"]

@@ -1,0 +1,197 @@
+"""Families that live on an interval: positive numbers, shares, durations up to a limit.
+
+A subclass says what happens inside; what holds at the ends and beyond them is here, once: a
+log-density of ``-inf`` with derivatives of zero outside, the limit at the ends, distribution
+functions that stay at zero and one, quantiles that end where the support does.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import numerics
+from jaxmdn.components.product import ProductDensity
+from jaxmdn.typing import Array, Bool, Float
+
+
+class IntervalDensity(ProductDensity):
+    """Base of the families on ``[lower, upper]``, parameters ``[..., K, D]``.
+
+    The methods that start with ``inner_`` are called with finite targets strictly inside (the
+    density also at the ends, where ``closed``) and probabilities strictly between 0 and 1, in the
+    compute dtype.
+
+    Limits, for all of them: outside the interval the log-density is ``-inf`` and its derivatives
+    are zero; at the ends it is the limit from inside, with derivatives of zero where that is
+    infinite. NaN gives NaN. Quantiles of 0 and 1 are the ends; outside [0, 1] they are NaN.
+    """
+
+    lower: float
+    upper: float
+    #: Whether the log-density at the ends is finite, and ``inner_log_density`` right there.
+    closed: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density."""
+
+    @abc.abstractmethod
+    def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        """``P(Y_d < y_d)`` and ``P(Y_d > y_d)``, each without cancellation."""
+
+    @abc.abstractmethod
+    def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        """Logarithms of both tails."""
+
+    @abc.abstractmethod
+    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Quantile; its derivatives are not used."""
+
+    def limits(self) -> tuple[Array | float, Array | float]:
+        """The limits of the log-density at both ends."""
+        return -math.inf, -math.inf
+
+    def _inside(self, y: Array) -> Array:
+        if self.closed:
+            return (y >= self.lower) & (y <= self.upper) & jnp.isfinite(y)
+        return (y > self.lower) & (y < self.upper)
+
+    def _guard(self, y: Array, inside: Array) -> Array:
+        """The targets, with a harmless one instead of those that are not inside."""
+        ends = [end for end in (self.lower, self.upper) if math.isfinite(end)]
+        steps = [-1.0 * math.isinf(self.lower), 1.0 * math.isinf(self.upper)]
+        middle = sum(ends) / len(ends) + sum(steps) if ends else 0.0
+        return jnp.where(inside, y, jnp.asarray(middle, y.dtype))
+
+    def in_support(self, y: Float[Array, "..."]) -> Bool[Array, "..."]:
+        return (y >= self.lower) & (y <= self.upper) & jnp.isfinite(y)
+
+    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        inside = self._inside(y)
+        value = self.inner_log_density(self._guard(y, inside))
+        low, high = self.limits()
+        beyond = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
+        if not self.closed:
+            beyond = jnp.where(y == self.lower, low, jnp.where(y == self.upper, high, beyond))
+        return jnp.where(inside, value, beyond)
+
+    def _both(self, tails: Callable[[Array], tuple[Array, Array]], y: Array, ends: Any) -> Any:
+        y = self._parameters(y)[-1]
+        inside = (y > self.lower) & (y < self.upper)
+        none, all_ = ends
+        below, above = tails(self._guard(y, inside))
+        left, nan = y <= self.lower, jnp.isnan(y)
+
+        def complete(value: Array, at_left: float, at_right: float) -> Array:
+            outside = jnp.where(nan, jnp.nan, jnp.where(left, at_left, at_right))
+            return jnp.where(inside, value, outside.astype(value.dtype))
+
+        return complete(below, none, all_), complete(above, all_, none)
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._both(self.inner_tails, y, (0.0, 1.0))[0]
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._both(self.inner_tails, y, (0.0, 1.0))[1]
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        below, above = self._both(self.inner_tails, y, (0.0, 1.0))
+        return jnp.where(upper, above, below)
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._both(self.inner_log_tails, y, (-jnp.inf, 0.0))[0]
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._both(self.inner_log_tails, y, (-jnp.inf, 0.0))[1]
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        family, p = numerics.upcast_tree(self, p)
+        inside = (p > 0) & (p < 1)
+        y = _quantile(family, jnp.where(inside, p, 0.5))
+        ends = jnp.where(p == 0, self.lower, jnp.where(p == 1, self.upper, jnp.nan))
+        return jnp.where(inside, y, ends.astype(y.dtype))
+
+
+@jax.custom_jvp
+def _quantile(family: IntervalDensity, p: Array) -> Array:
+    return family.inner_quantile(p)
+
+
+@_quantile.defjvp
+def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # F(y; theta) = p for all theta; zero where the quantile has rounded to where there is no slope.
+    (family, p), (dfamily, dp) = primals, tangents
+    y = _quantile(family, p)
+    _, dcdf = jax.jvp(lambda family: family.cdf(y), (family,), (dfamily,))
+    density = jnp.exp(family.log_density(y))
+    sloped = (density > 0) & (density < jnp.inf)
+    return y, jnp.where(sloped, (dp - dcdf) / jnp.where(sloped, density, 1), 0)
+
+
+class PositiveDensity(IntervalDensity):
+    """Base of the families on the positive numbers; a change of unit stays in the family."""
+
+    lower = 0.0
+    upper = math.inf
+    closed_under: ClassVar[str] = "scale"
+
+
+class BoundedDensity(IntervalDensity):
+    """Base of the families between two static bounds ``lower < upper``, Python numbers.
+
+    Members of different bounds do not join (``merge``), and an affine map leaves them alone.
+    """
+
+    closed_under: ClassVar[str] = "none"
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> BoundedDensity:
+        return self
+
+    @property
+    def width(self) -> float:
+        """``upper - lower``."""
+        return self.upper - self.lower
+
+    def units(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        """``(y - lower) / (upper - lower)`` and its complement to one, never zero inside."""
+        tiny = float(jnp.finfo(y.dtype).tiny)
+        below, above = (y - self.lower) / self.width, (self.upper - y) / self.width
+        return jnp.maximum(below, tiny), jnp.maximum(above, tiny)
+
+    def from_units(self, x: Array, complement: Array) -> Array:
+        """The ``y`` of :meth:`units`, counted from the nearer bound."""
+        return jnp.where(x < 0.5, self.lower + self.width * x, self.upper - self.width * complement)
+
+    @classmethod
+    def align(cls, densities: tuple[Any, ...]) -> tuple[Any, ...]:
+        bounds = {(density.lower, density.upper) for density in densities}
+        if len(bounds) > 1:
+            listed = " and ".join(f"[{low:g}, {high:g}]" for low, high in sorted(bounds))
+            raise ValueError(
+                f"{cls.__name__}: components of one mixture need equal bounds, got {listed}."
+            )
+        return super().align(densities)
+
+
+def check_bounds(name: str, lower: Any, upper: Any, *, finite: bool = True) -> None:
+    """Raise unless ``lower < upper`` are Python numbers (finite, or one of them at least)."""
+    for side, value in (("lower", lower), ("upper", upper)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(
+                f"{name}: {side} must be a Python number (bounds are static), got "
+                f"{type(value).__name__}."
+            )
+    if not lower < upper:
+        raise ValueError(f"{name}: lower must be below upper, got {lower!r} and {upper!r}.")
+    if finite and not (math.isfinite(lower) and math.isfinite(upper)):
+        raise ValueError(f"{name}: both bounds must be finite, got {lower!r} and {upper!r}.")
+
+
+__all__ = ["BoundedDensity", "IntervalDensity", "PositiveDensity", "check_bounds"]

@@ -1,0 +1,90 @@
+"""Families ``y = loc + scale * z`` with a standard member ``z`` that is symmetric about zero.
+
+A subclass writes the standard member once, as elementwise functions of ``z``; everything else about
+location and scale is here. The upper tail is the lower one of ``-z``, so that neither cancels.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TypeVar
+
+import jax.numpy as jnp
+
+from jaxmdn import numerics
+from jaxmdn.components.product import ProductDensity
+from jaxmdn.typing import Array, Bool, Float, Parameter
+
+LocationScaleT = TypeVar("LocationScaleT", bound="LocationScale")
+
+
+class LocationScale(ProductDensity):
+    """Base of the symmetric location-scale families, parameters ``[..., K, D]``.
+
+    The methods that start with ``standard_`` are those of ``z``, in the compute dtype; they may
+    depend on further parameters of the family.
+    """
+
+    loc: Parameter
+    scale: Parameter
+
+    @property
+    def event_dim(self) -> int:
+        return self.loc.shape[-1]
+
+    @abc.abstractmethod
+    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density of the standard member."""
+
+    @abc.abstractmethod
+    def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``P(Z <= z)``, with relative accuracy for negative ``z``."""
+
+    @abc.abstractmethod
+    def standard_log_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``log P(Z <= z)``."""
+
+    @abc.abstractmethod
+    def standard_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The ``z`` with ``P(Z <= z) = p``; NaN outside [0, 1]."""
+
+    def standardize(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``z = (y - loc) / scale``, in the compute dtype."""
+        loc, scale, *_, y = self._parameters(y)
+        return numerics.standardize(y, loc, scale)
+
+    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        z = self.standardize(y)
+        return self.standard_log_density(z) - jnp.log(self.scale.astype(z.dtype))
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.standard_cdf(self.standardize(y))
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.standard_cdf(-self.standardize(y))
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        z = self.standardize(y)
+        return self.standard_cdf(jnp.where(upper, -z, z))
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.standard_log_cdf(self.standardize(y))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.standard_log_cdf(-self.standardize(y))
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
+        loc, scale, *_, p = self._parameters(p)
+        return loc + scale * self.standard_quantile(p)
+
+    def mean(self) -> Float[Array, "..."]:
+        return self._fill(self.loc)
+
+    def affine(
+        self: LocationScaleT, shift: Float[Array, "D"], scale: Float[Array, "#D"]
+    ) -> LocationScaleT:
+        return dataclasses.replace(  # type: ignore[type-var]
+            self, loc=shift + scale * self.loc, scale=jnp.abs(scale) * self.scale
+        )

@@ -1,0 +1,78 @@
+"""The log-normal family: positive targets whose logarithm is normal."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr, ndtr, ndtri
+
+from jaxmdn import numerics
+from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.typing import Array, Float, Key, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormal(PositiveDensity):
+    """A product of log-normal densities, ``log y_d ~ N(loc_d, scale_d^2)``.
+
+    Attributes:
+      loc: means of the logarithms (the logarithms of the medians), ``[..., K, D]``.
+      scale: standard deviations of the logarithms, ``[..., K, D]``, positive.
+
+    Sizes of one are allowed for K and D. Limits: the log-density at zero is ``-inf``; see also
+    :class:`~jaxmdn.components.interval.IntervalDensity`.
+
+    References:
+      Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 14.
+    """
+
+    loc: Parameter
+    scale: Parameter
+
+    event_ranks: ClassVar = {"loc": 1, "scale": 1}
+
+    def _standardize(self, y: Array) -> Array:
+        loc, scale, y = self._parameters(y)
+        return numerics.standardize(jnp.log(y), loc, scale)
+
+    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        z = self._standardize(y)
+        return -0.5 * (z * z + numerics.LOG_2PI) - jnp.log(self._parameters()[1]) - jnp.log(y)
+
+    def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        z = self._standardize(y)
+        return ndtr(z), ndtr(-z)
+
+    def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        z = self._standardize(y)
+        return log_ndtr(z), log_ndtr(-z)
+
+    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        loc, scale, p = self._parameters(p)
+        return jnp.exp(loc + scale * ndtri(p))
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
+        return jnp.exp(self.loc + self.scale * noise)
+
+    def mean(self) -> Float[Array, "..."]:
+        loc, scale = self._parameters()
+        return self._fill(jnp.exp(loc + 0.5 * scale**2))
+
+    def variance(self) -> Float[Array, "..."]:
+        loc, scale = self._parameters()
+        return self._fill(jnp.expm1(scale**2) * jnp.exp(2 * loc + scale**2))
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> LogNormal:
+        return dataclasses.replace(self, loc=self.loc + jnp.log(scale))
+
+    @classmethod
+    def from_moments(
+        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
+    ) -> LogNormal:
+        spread = jnp.log1p(variance / mean**2)
+        return cls(loc=jnp.log(mean) - 0.5 * spread, scale=jnp.sqrt(spread), **constants)

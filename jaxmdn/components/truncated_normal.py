@@ -1,0 +1,235 @@
+"""The normal family restricted to an interval, which may lie far out in the normal's tail."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erf, ndtr, ndtri
+
+from jaxmdn import numerics
+from jaxmdn.components.gamma_functions import CUT, integrate
+from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
+
+# By the dtype's bytes: Gauss nodes of the integral below.
+_NODES = {4: 12, 8: 24}
+_TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TruncatedNormal(BoundedDensity):
+    """A product of normal densities restricted to ``lower <= y_d <= upper``.
+
+    Attributes:
+      loc: means of the normals before the restriction, ``[..., K, D]``; they may lie outside.
+      scale: their standard deviations, ``[..., K, D]``, positive.
+      lower, upper: the bounds (static); ``-inf`` or ``inf`` for none.
+
+    Sizes of one are allowed for K and D. Limits: the log-density is finite at both bounds, so that
+    data on them do no harm. Relative accuracy however far ``loc`` is from the interval.
+
+    References:
+      Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, section 13.10.1.
+    """
+
+    loc: Parameter
+    scale: Parameter
+    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
+    upper: float = dataclasses.field(default=math.inf, metadata={"static": True})
+
+    event_ranks: ClassVar = {"loc": 1, "scale": 1}
+    closed: ClassVar[bool] = True
+
+    # Everything is counted from the mode, the point of the interval next to loc:
+    # log p(y) = -((y - mode) / scale) ((y - loc) + (mode - loc)) / (2 scale) - log J - log(scale).
+
+    def _mode(self, left: Array | float, right: Array | float) -> Array:
+        loc = self._parameters()[0]
+        return jnp.where(loc < left, left, jnp.where(loc > right, right, loc))
+
+    def _fall(self, y: Array, mode: Array) -> Array:
+        loc, scale, y, mode = self._parameters(y, mode)
+        step = numerics.divide(y - mode, scale)
+        return -0.5 * step * numerics.divide((y - loc) + (mode - loc), scale)
+
+    def _gaps(self, mode: Array, left: Array | float, right: Array | float) -> tuple[Array, Array]:
+        """Distances of the mode from both ends, in scales."""
+        scale = self._parameters()[1]
+
+        def gap(high: Array | float, low: Array | float) -> Array:
+            for end in (high, low):
+                if isinstance(end, float) and math.isinf(end):
+                    return jnp.full(mode.shape, jnp.inf, mode.dtype)
+            return numerics.divide(jnp.asarray(high - low), scale)
+
+        return gap(mode, left), gap(right, mode)
+
+    def _log_mass(self, left: Array | float, right: Array | float) -> tuple[Array, Array]:
+        """The mode of an interval and ``log J``, its mass over that of the density at the mode."""
+        loc, scale = self._parameters()
+        mode = self._mode(left, right)
+        before, after = self._gaps(mode, left, right)
+        outside = (loc < left) | (loc > right)
+        offset = jnp.abs(numerics.divide(mode - loc, scale))
+        length = jnp.where(loc < left, after, before)
+        beside = _half(jnp.where(outside, offset, 0), jnp.where(outside, length, 1))
+        root = math.sqrt(0.5)
+        around = math.sqrt(0.5 * math.pi) * (erf(root * before) + erf(root * after))
+        return mode, jnp.log(jnp.where(outside, beside, around))
+
+    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        mode, log_mass = self._log_mass(self.lower, self.upper)
+        return self._fall(y, mode) - log_mass - jnp.log(self._parameters()[1])
+
+    def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        mode, log_mass = self._log_mass(self.lower, self.upper)
+
+        def log_tail(left: Array | float, right: Array | float) -> Array:
+            nearest, log_part = self._log_mass(left, right)
+            return jnp.minimum(self._fall(nearest, mode) + log_part - log_mass, 0)
+
+        return log_tail(self.lower, y), log_tail(y, self.upper)
+
+    def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        below, above = self.inner_log_tails(y)
+        return jnp.exp(below), jnp.exp(above)
+
+    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        loc, scale, p = self._parameters(p)
+        mode = self._mode(self.lower, self.upper)
+        before, after = self._gaps(mode, self.lower, self.upper)
+        left = loc < self.lower  # so that the density falls, from the lower bound on
+        outside = left | (loc > self.upper)
+
+        # Outside: from the mode, until the cumulative hazard of the whole tail is what it must be.
+        near = jnp.where(left, p, 1 - p)
+        offset = jnp.where(outside, jnp.abs(mode - loc) / scale, 1)
+        tail = _half(offset, jnp.full_like(offset, jnp.inf))
+        part = _half(offset, jnp.where(outside, jnp.where(left, after, before), 1))
+        goal = -jnp.log1p(-jnp.minimum(near * part / tail, 1 - float(jnp.finfo(p.dtype).eps)))
+        start = 2 * goal / (1 / tail + jnp.sqrt(1 / tail**2 + 2 * goal))
+
+        def step(_: Any, r: Array) -> Array:
+            rest = _half(offset + r, jnp.full_like(r, jnp.inf))
+            hazard = offset * r + 0.5 * r * r + jnp.log(tail / rest)
+            return jnp.maximum(r - (hazard - goal) * rest, 0.1 * r)
+
+        r = jax.lax.fori_loop(0, _TAIL_STEPS, step, start + 0 * offset)
+        beside = mode + jnp.where(left, r, -r) * scale
+
+        # Inside: by the normal's own quantile, from the nearer end.
+        a, b = jnp.where(outside, 1, before), jnp.where(outside, 1, after)
+        lower, upper = ndtr(-a), ndtr(-b)
+        total = 0.5 * (erf(a * math.sqrt(0.5)) + erf(b * math.sqrt(0.5)))
+        below, above = lower + p * total, upper + (1 - p) * total
+        z = ndtri(jnp.minimum(jnp.minimum(below, above), 0.5))
+        z = jnp.where(below < above, z, -z)
+        y = self._clip(jnp.where(outside, beside, loc + scale * z))
+
+        # Polished by Newton's method on the logarithm of the smaller tail.
+        small = p < 0.5
+        log_p = jnp.where(small, jnp.log(p), jnp.log1p(-p))
+
+        def polish(_: Any, y: Array) -> Array:
+            under, over = self.log_cdf(y), self.log_survival(y)
+            value = jnp.where(small, under, over)
+            step = (value - log_p) * jnp.exp(value - self.log_density(y))
+            step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
+            return self._clip(y + jnp.clip(step, -scale, scale))
+
+        return jax.lax.fori_loop(0, _POLISH_STEPS, polish, y)
+
+    def _clip(self, y: Array) -> Array:
+        return jnp.clip(y, self.lower, self.upper)
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(upper, self.survival(y), self.cdf(y))
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        full = (*shape, *self.batch_shape, self.event_dim)
+        dtype = self._parameters()[0].dtype
+        level = jax.random.uniform(key, full, dtype, minval=float(jnp.finfo(dtype).tiny))
+        return self.quantile(level).astype(self.dtype)
+
+    def _moments(self) -> tuple[Array, Array]:
+        """Mean and variance, from the moments of the distance to the mode."""
+        loc, scale = self._parameters()
+        mode = self._mode(self.lower, self.upper)
+        before, after = self._gaps(mode, self.lower, self.upper)
+        left, right = loc < self.lower, loc > self.upper
+        offset = jnp.abs(numerics.divide(mode - loc, scale))
+        none = jnp.zeros_like(offset)
+        above = jnp.where(right, 0, offset), jnp.where(right, none, after)
+        below = jnp.where(left, 0, offset), jnp.where(left, none, before)
+        mass, first, second = (
+            _half(*above, power) + (-1) ** power * _half(*below, power) for power in range(3)
+        )
+        return mode + scale * first / mass, scale**2 * (second / mass - (first / mass) ** 2)
+
+    def mean(self) -> Float[Array, "..."]:
+        return self._fill(self._moments()[0])
+
+    def variance(self) -> Float[Array, "..."]:
+        return self._fill(self._moments()[1])
+
+    @classmethod
+    def from_moments(
+        cls,
+        mean: Float[Array, "..."],
+        variance: Float[Array, "..."],
+        *,
+        lower: float = 0.0,
+        upper: float = math.inf,
+        **constants: Any,
+    ) -> TruncatedNormal:
+        """A member with these moments, or near: the mean first, the variance as far as it goes.
+
+        The scale stays below ten standard deviations, so that ``loc`` stays close.
+        """
+        check_bounds("TruncatedNormal.from_moments", lower, upper, finite=False)
+        deviation = jnp.sqrt(variance)
+
+        def make(loc: Array, scale: Array) -> TruncatedNormal:
+            return cls(loc=loc, scale=scale, lower=lower, upper=upper, **constants)
+
+        def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            loc, scale = state
+            reached, spread = make(loc, scale)._moments()
+            # d mean / d loc = variance / scale^2
+            shift = jnp.clip(scale**2 / spread * (mean - reached), -2 * scale, 2 * scale)
+            grown = scale * jnp.clip((variance / spread) ** 0.5, 0.8, 1.25)
+            return loc + shift, jnp.minimum(grown, 10 * deviation)
+
+        return make(*jax.lax.fori_loop(0, _MOMENT_STEPS, step, (mean, deviation)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _half(offset: Array, length: Array, power: int = 0) -> Array:
+    """``int_0^length r^power exp(-offset r - r^2 / 2) dr`` for ``offset >= 0``.
+
+    By Gauss nodes, up to where the integrand is negligible.
+    """
+    cut = CUT[offset.dtype.itemsize]
+    end = 2 * cut / (offset + jnp.sqrt(offset * offset + 2 * cut))
+    width = jnp.minimum(length, end)
+
+    def integrand(node: Array) -> Array:
+        r = width * node
+        return r**power * jnp.exp(-r * (offset + 0.5 * r))
+
+    return width * integrate(integrand, _NODES[width.dtype.itemsize], width)
+
+
+@_half.defjvp
+def _half_jvp(power: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (offset, length), (doffset, dlength) = primals, tangents
+    r = jnp.where(length < jnp.inf, length, 1)
+    last = jnp.where(length < jnp.inf, r**power * jnp.exp(-r * (offset + 0.5 * r)), 0)
+    value = _half(offset, length, power)
+    return value, last * dlength - _half(offset, length, power + 1) * doffset

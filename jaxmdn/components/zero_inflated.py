@@ -1,0 +1,73 @@
+"""Zero inflation: counts some of which are zero for a reason of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.typing import Array, Float, Key, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroInflated(ZeroMass, CountDensity):
+    """A family of counts with extra zeros, ``P(0) = z + (1 - z) p(0)``, ``P(y) = (1 - z) p(y)``.
+
+    Attributes:
+      base: a family of counts ``p`` (Poisson, NegativeBinomial, Bernoulli) of batch shape
+        ``[..., K]``.
+      logit: log-odds of an extra zero, ``z = 1 / (1 + exp(-logit))``, ``[..., K, D]`` with size one
+        allowed for K and D.
+
+    Raises ``TypeError`` on use with a base that is no family of counts; ``Hurdle`` takes any.
+
+    References:
+      Lambert (1992), Zero-inflated Poisson regression, section 2.
+    """
+
+    base: Any
+    logit: Parameter
+
+    def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        extra, rest = self.log_shares()
+        others = rest + self.inner(counts=True).log_density(y)
+        zero = y == 0
+        # Where there is mass only: the derivative of a sum of two zeros is none.
+        value = jnp.logaddexp(extra, jnp.where(zero, others, 0))
+        return jnp.where(zero, value, others)
+
+    def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        extra, rest = self.shares()
+        base = self.inner(counts=True)
+        above = rest * base.survival(y)
+        # The two shares of zeros do not add up to one by the last digit.
+        return jnp.where(above < 0.5, 1 - above, extra + rest * base.cdf(y)), above
+
+    def log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        extra, rest = self.log_shares()
+        base = self.inner(counts=True)
+        return jnp.logaddexp(extra, rest + base.log_cdf(y)), rest + base.log_survival(y)
+
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        key_zero, key_base = jax.random.split(key)
+        extra, _ = self.shares()
+        draws = self.inner(counts=True).draw(key_base, shape)
+        zero = jax.random.uniform(key_zero, shape, extra.dtype) < extra
+        return jnp.where(zero, 0, draws)
+
+    def mean(self) -> Float[Array, "..."]:
+        _, rest = self.shares()
+        return self._fill(rest * self.inner(counts=True).mean())
+
+    def variance(self) -> Float[Array, "..."]:
+        extra, rest = self.shares()
+        base = self.inner(counts=True)
+        return self._fill(rest * (base.variance() + extra * base.mean() ** 2))
+
+
+__all__ = ["ZeroInflated"]
