@@ -256,6 +256,16 @@ def resolve(link: Link | str) -> Link:
         ) from None
 
 
+def require_positive(function: str, link: Link, floor: float) -> None:
+    """Raise ``ValueError`` unless ``floor + link(raw)`` is positive whatever ``raw`` is."""
+    lowest = link.range[0] + floor
+    if lowest < 0.0:
+        raise ValueError(
+            f"{function}: scale_link {link!r} reaches {lowest:g}, but a scale must be positive; "
+            f"use softplus, exp, damped_exp, or bounded with lower >= 0."
+        )
+
+
 def to_config(link: Link) -> dict[str, Any]:
     """Return a JSON-ready description of a link."""
     for name, kind in LINKS.items():

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxmdn import checks, links
 from jaxmdn.components.base import Density
+from jaxmdn.heads.families import Family
 from jaxmdn.mixture import check_target
-from jaxmdn.typing import Array, ArrayLike, Float, Num
+from jaxmdn.typing import Array, ArrayLike, Bool, Float, Num
 
 
 class Head(abc.ABC):
@@ -42,9 +44,24 @@ class Head(abc.ABC):
         """D, the size of the last axis of a target."""
 
     @property
+    def density_shape(self) -> Any:
+        """The density of one row with shapes in place of arrays: what is static about it."""
+        return jax.eval_shape(self.build, jax.ShapeDtypeStruct((self.num_outputs,), jnp.float32))
+
+    @property
     def real_valued(self) -> bool:
-        """Whether targets live on the whole real line, so that they may be standardised."""
-        return True
+        """Whether some output is a real number, rather than all of them integers."""
+        return not self.density_shape.discrete
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        """How each output may be standardised: ``"affine"``, ``"scale"`` (no shift), ``"none"``."""
+        return self.density_shape.closure
+
+    def in_support(self, y: Num[ArrayLike, "... D"]) -> Bool[Array, "... D"]:
+        """Whether each output's density may be positive at ``y``; False for NaN."""
+        density = self.build(jnp.zeros(self.num_outputs, jnp.float32))
+        return density.in_support(jnp.asarray(y))
 
     @abc.abstractmethod
     def build(self, raw: Float[Array, "... P"]) -> Density:
@@ -93,25 +110,34 @@ def to_config(head: Head) -> dict[str, Any]:
     >>> from_config(to_config(NormalHead(3, 2))) == NormalHead(3, 2)
     True
     """
-    config: dict[str, Any] = {"type": type(head).__name__}
-    for field in dataclasses.fields(head):  # type: ignore[arg-type]
-        value = getattr(head, field.name)
-        if isinstance(value, Head):
-            value = {"head": to_config(value)}
-        elif isinstance(value, links.Link):
-            value = {"link": links.to_config(value)}
-        config[field.name] = value
-    return config
+    config = {field.name: _encode(getattr(head, field.name)) for field in dataclasses.fields(head)}  # type: ignore[arg-type]
+    return {"type": type(head).__name__, **config}
 
 
 def from_config(config: dict[str, Any]) -> Head:
     """Rebuild a head from :func:`to_config`'s description."""
-    arguments = dict(config)
+    arguments = {name: _decode(value) for name, value in config.items()}
     kind = arguments.pop("type")
     checks.require_option("heads.from_config", "type", kind, Head.registry)
-    for name, value in arguments.items():
-        if isinstance(value, dict):
-            arguments[name] = (
-                from_config(value["head"]) if "head" in value else links.from_config(value["link"])
-            )
     return Head.registry[kind](**arguments)
+
+
+def _encode(value: Any) -> Any:
+    """What JSON can hold of a head's field; each kind of object under a key of its own."""
+    if isinstance(value, Head):
+        return {"head": to_config(value)}
+    if isinstance(value, links.Link):
+        return {"link": links.to_config(value)}
+    if isinstance(value, Family):
+        return {"family": value.name, "constants": [list(map(_encode, c)) for c in value.constants]}
+    return list(map(_encode, value)) if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_decode, value))
+    if not isinstance(value, dict):
+        return value
+    if "family" in value:
+        return Family(value["family"], **dict(map(_decode, value["constants"])))
+    return from_config(value["head"]) if "head" in value else links.from_config(value["link"])

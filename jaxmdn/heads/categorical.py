@@ -44,10 +44,6 @@ class CategoricalHead(Head):
     def event_dim(self) -> int:
         return 1
 
-    @property
-    def real_valued(self) -> bool:
-        return False
-
     def build(self, raw: Float[Array, "... P"]) -> Categorical:
         return Categorical(logits=numerics.floor_log_weights(raw, self.min_weight))
 

@@ -57,10 +57,6 @@ class ClassConditionalHead(Head):
     def event_dim(self) -> int:
         return self.head.event_dim
 
-    @property
-    def real_valued(self) -> bool:
-        return self.head.real_valued
-
     def build(self, raw: Float[Array, "... P"]) -> Mixture:
         logits = raw[..., : self.num_classes]
         inner = raw[..., self.num_classes :]

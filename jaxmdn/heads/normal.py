@@ -7,25 +7,30 @@ Raw outputs are laid out in blocks, each flattened row by row:
 | weights | ``K`` | logits, through the weight floor |
 | loc | ``K x D`` | identity |
 | scale | ``K`` isotropic, else ``K x D`` | ``min_scale + scale_link(raw)`` |
-| shape | full: ``K x D (D - 1) / 2``; low rank: ``K x D x r`` | see below |
+| shape | full: ``K x D (D - 1) / 2``, or ``K x E``; low rank: ``K x D x r`` | see below |
 
 With ``tied=True`` the scale and shape blocks have one component, shared by all.
 
 Full covariance: the whitening factor is ``W = diag(1 / scale) (unit lower triangular)``, so
 ``scale_d`` is the conditional standard deviation of ``y_d`` given the dimensions before it, and the
-raw numbers below the diagonal are (minus) regression coefficients.
+raw numbers below the diagonal are (minus) regression coefficients. With a ``graph`` of E edges,
+row ``d`` has those of its parents alone, in increasing order: the other entries of ``W`` are zero,
+and ``y_d`` given the dimensions before it depends on its parents only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, links, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal
 from jaxmdn.components.base import Density
+from jaxmdn.graph import Graph, chain, topological_order, validate
 from jaxmdn.heads.base import Head
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Float
@@ -42,6 +47,9 @@ class NormalHead(Head):
       event_dim: D; a scalar target has ``event_dim=1``.
       covariance: ``"isotropic"``, ``"diagonal"`` (default), ``"full"`` or ``"low_rank"``.
       rank: r, the number of factors of ``"low_rank"``.
+      graph: with ``"full"``, each dimension's parents (see :mod:`jaxmdn.graph`), which come before
+        it: ``((), (0,), (1,))`` makes ``y_2`` independent of ``y_0`` given ``y_1``, within each
+        component. Default: all dimensions before it.
       tied: share scale and correlation parameters across components.
       scale_link: a :mod:`jaxmdn.links` link, or its name; ``"softplus"`` by default.
         ``DampedExp(reg)`` or ``Bounded(lower, upper)`` also bound the scale above.
@@ -62,7 +70,8 @@ class NormalHead(Head):
     (5,)
 
     References:
-      Bishop (1994), Mixture Density Networks; Williams (1996) for full covariance.
+      Bishop (1994), Mixture Density Networks; Williams (1996) for full covariance; Wermuth (1980),
+      Linear recursive equations, covariance selection, and path analysis, for the graph.
     """
 
     num_components: int
@@ -73,6 +82,7 @@ class NormalHead(Head):
     scale_link: links.Link | str = dataclasses.field(default="softplus", kw_only=True)
     min_scale: float = dataclasses.field(default=1e-3, kw_only=True)
     min_weight: float = dataclasses.field(default=0.0, kw_only=True)
+    graph: Sequence[Sequence[int]] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         name = "NormalHead"
@@ -86,22 +96,53 @@ class NormalHead(Head):
         checks.require_number(name, "min_weight", self.min_weight, lower=0.0, upper=upper)
         links.use_python_numbers(self)
         object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
-        lowest = self.link.range[0] + self.min_scale
-        if lowest < 0.0:
-            raise ValueError(
-                f"{name}: scale_link {self.scale_link!r} reaches {lowest:g}, but a scale must be "
-                f"positive; use softplus, exp, damped_exp, or bounded with lower >= 0."
-            )
+        links.require_positive(name, self.link, self.min_scale)
         if self.covariance == "low_rank" and self.rank > self.event_dim:
             raise ValueError(
                 f"{name}: rank must be at most event_dim ({self.event_dim}), got {self.rank}; "
                 f'use covariance="full" for an unrestricted covariance.'
             )
+        if self.graph is not None:
+            object.__setattr__(self, "graph", self._checked_graph(self.graph))
+
+    def _checked_graph(self, graph: Sequence[Sequence[int]]) -> Graph:
+        name = "NormalHead"
+        if self.covariance != "full":
+            raise ValueError(
+                f'{name}: graph needs covariance="full", got "{self.covariance}"; its dimensions '
+                f"are tied by a whitening factor, whose zeros the graph gives."
+            )
+        valid = validate(graph, num_outputs=self.event_dim, function=name)
+        late = [(p, d) for d, parents in enumerate(valid) for p in parents if p > d]
+        if late:
+            parent, child = late[0]
+            raise ValueError(
+                f"{name}: graph must have parents before their children in the order of the "
+                f"outputs, but output {parent} is a parent of output {child}; reorder the target's "
+                f"columns, for example y[..., {list(topological_order(valid))}]."
+            )
+        return valid
 
     @property
     def link(self) -> links.Link:
         """``scale_link`` as a link."""
         return links.resolve(self.scale_link)
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Where the entries of a full covariance's shape block stand in the packed lower part."""
+        rows = chain(self.event_dim) if self.graph is None else self.graph
+        places = [numerics.tril_size(d) + p for d, row in enumerate(rows) for p in row]
+        return np.array(places, np.int32)
+
+    def spread_edges(self, shape: Float[Array, "... E"]) -> Float[Array, "... T"]:
+        """Put zeros where the graph has no edge: the packed strict lower part, row by row."""
+        if self.graph is None:
+            return shape
+        index = np.full(numerics.tril_size(self.event_dim), len(self.edges))
+        index[self.edges] = np.arange(len(self.edges))
+        zero = jnp.zeros((*shape.shape[:-1], 1), shape.dtype)
+        return jnp.concatenate([shape, zero], axis=-1)[..., index]
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -111,7 +152,8 @@ class NormalHead(Head):
         scale = (shared, 1 if self.covariance == "isotropic" else D)
         blocks: tuple[tuple[int, ...], ...] = ((K,), (K, D), scale)
         if self.covariance == "full":
-            blocks += ((shared, numerics.tril_size(D)),)
+            count = numerics.tril_size(D) if self.graph is None else sum(map(len, self.graph))
+            blocks += ((shared, count),)
         elif self.covariance == "low_rank":
             blocks += ((shared, D, self.rank),)
         return blocks
@@ -134,7 +176,7 @@ class NormalHead(Head):
         scale = self.min_scale + self.link(raw_scale)
         components: Density
         if self.covariance == "full":
-            unit = numerics.unpack_unit_tril(shape[0], self.event_dim)
+            unit = numerics.unpack_unit_tril(self.spread_edges(shape[0]), self.event_dim)
             whitening = numerics.divide(unit, scale[..., None])
             components = FullNormal(loc=loc, whitening_tril=whitening)
         elif self.covariance == "low_rank":
@@ -155,7 +197,11 @@ class NormalHead(Head):
         shape = []
         if isinstance(components, FullNormal):
             scale = 1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)
-            shape = [numerics.pack_tril(components.whitening_tril * scale[..., None])]
+            packed = numerics.pack_tril(components.whitening_tril * scale[..., None])
+            shape = [packed[..., self.edges]]
+            foreign = np.delete(np.arange(packed.shape[-1]), self.edges)
+            beyond = jnp.any(packed[..., foreign] != 0, axis=-1, keepdims=True)
+            scale = jnp.where(beyond, jnp.nan, scale)  # no raw outputs of this graph give it
         elif isinstance(components, LowRankNormal):
             scale, shape = components.scale, [components.factor]
         else:

@@ -1,0 +1,129 @@
+"""The head of joint mixtures whose components have a family of their own for every output.
+
+Raw outputs are laid out in blocks, each flattened row by row. First the K logits; then, for every
+group of outputs that share a family (in the order in which the families first appear) and for every
+parameter of that family, a block ``K x (outputs of the group)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxmdn import checks, links, numerics
+from jaxmdn.components import Independent
+from jaxmdn.heads.base import Head
+from jaxmdn.heads.families import POSITIVE, Family, resolve
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class FactorizedHead(Head):
+    """Raw network outputs to one joint mixture over outputs of different kinds.
+
+    ``p(y) = sum_k w_k prod_d p_kd(y_d)``, where ``p_kd`` is of family ``families[d]``: a linear, an
+    exponential, a sigmoid and a tanh unit side by side, as one proper density. Given the component
+    the outputs are independent; through the component they are not.
+
+    Args:
+      families: for each output a name (``jaxmdn.heads.FAMILIES``) or a :class:`Family` with its
+        constants; a single one for a scalar target.
+      num_components: K.
+      scale_link: link of every positive parameter (scales, rates, concentrations, degrees of
+        freedom); a :mod:`jaxmdn.links` link or its name. Default ``"softplus"``.
+      min_scale: added to the link's value. Default 1e-3.
+      min_weight: lower bound of every mixing coefficient; ``K min_weight < 1``. Default 0: off.
+
+    Raises:
+      ValueError, TypeError: on impossible configuration, naming the argument.
+
+    Targets are floating-point arrays ``[..., D]``, whole numbers included (integer arrays serve too
+    where all outputs are discrete). Outside a family's support the log-density is ``-inf``.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> head = jaxmdn.FactorizedHead(("normal", "student_t"), num_components=3)
+    >>> mixture = head(jnp.zeros((5, head.num_outputs)))
+    >>> jaxmdn.log_prob(mixture, jnp.ones((5, 2))).shape
+    (5,)
+
+    References:
+      Bishop (1994), Mixture Density Networks, section 3 (kernels of several kinds).
+    """
+
+    families: Any  # a tuple of families once built
+    num_components: int
+    scale_link: links.Link | str = dataclasses.field(default="softplus", kw_only=True)
+    min_scale: float = dataclasses.field(default=1e-3, kw_only=True)
+    min_weight: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = "FactorizedHead"
+        single = isinstance(self.families, (str, Family))
+        families = (self.families,) if single else tuple(self.families)
+        if not families:
+            raise ValueError(f"{name}: families is empty; name one family per output.")
+        resolved = tuple(resolve(name, family) for family in families)
+        object.__setattr__(self, "families", resolved)
+        checks.require_count(name, "num_components", self.num_components)
+        checks.require_number(name, "min_scale", self.min_scale, lower=0.0)
+        upper = 1.0 / self.num_components
+        checks.require_number(name, "min_weight", self.min_weight, lower=0.0, upper=upper)
+        links.use_python_numbers(self)
+        object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
+        links.require_positive(name, self.link, self.min_scale)
+
+    @property
+    def link(self) -> links.Link:
+        """``scale_link`` as a link."""
+        return links.resolve(self.scale_link)
+
+    @property
+    def event_dim(self) -> int:
+        return len(self.families)
+
+    @property
+    def groups(self) -> tuple[tuple[Family, tuple[int, ...]], ...]:
+        """Families in order of appearance, each with the outputs it describes."""
+        found: dict[Family, tuple[int, ...]] = {}
+        for d, family in enumerate(self.families):
+            found[family] = (*found.get(family, ()), d)
+        return tuple(found.items())
+
+    @property
+    def num_outputs(self) -> int:
+        numbers = sum(len(family.parameters) for family in self.families)
+        return self.num_components * (1 + numbers)
+
+    def build(self, raw: Float[Array, "... P"]) -> Mixture:
+        K, start, parts = self.num_components, self.num_components, []
+        for family, dims in self.groups:
+            values = {}
+            for parameter, kind in family.parameters.items():
+                stop = start + K * len(dims)
+                block = raw[..., start:stop].reshape(*raw.shape[:-1], K, len(dims))
+                values[parameter] = self.min_scale + self.link(block) if kind == POSITIVE else block
+                start = stop
+            parts.append(family.build(values))
+        components = parts[0]
+        if len(parts) > 1:
+            own = tuple(dims for _, dims in self.groups)
+            components = Independent(parts=tuple(parts), dims=own)
+        logits = numerics.floor_log_weights(raw[..., :K], self.min_weight)
+        return Mixture(logits=logits, components=components)
+
+    def inverse(self, density: Mixture) -> Float[Array, "... P"]:
+        components, batch = density.components, density.batch_shape
+        parts = components.parts if isinstance(components, Independent) else (components,)
+        blocks = [numerics.unfloor_log_weights(density.logits, self.min_weight)]
+        for (family, dims), part in zip(self.groups, parts, strict=True):
+            values = family.values(part)
+            for parameter, kind in family.parameters.items():
+                value = values[parameter]
+                if kind == POSITIVE:
+                    value = self.link.inverse(value - self.min_scale)
+                value = jnp.broadcast_to(value, (*batch, self.num_components, len(dims)))
+                blocks.append(value.reshape(*batch, self.num_components * len(dims)))
+        return jnp.concatenate(blocks, axis=-1)
