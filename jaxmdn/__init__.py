@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmdn import (
     calibration,
     components,
+    graph,
     heads,
     inference,
     initializers,
@@ -28,19 +29,39 @@ from jaxmdn import (
     pooling,
     sampling,
     scoring,
+    sequential,
     structure,
 )
 from jaxmdn._version import __version__
-from jaxmdn.calibration import coverage, pit
-from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
+from jaxmdn.calibration import conformal_hdr, coverage, pit, rosenblatt
+from jaxmdn.heads import (
+    CategoricalHead,
+    ClassConditionalHead,
+    FactorizedHead,
+    Head,
+    IndependentHead,
+    NormalHead,
+)
 from jaxmdn.inference import (
+    affine,
     cdf,
     condition,
+    dead_components,
+    effective_components,
+    entropy_bounds,
+    hdr_intervals,
+    hdr_level,
+    hdr_threshold,
+    kl_divergence,
+    kl_upper_bound,
     log_cdf,
     log_survival,
     marginal,
+    mode,
+    product,
     quantile,
     survival,
+    temper,
 )
 from jaxmdn.losses import categorical_nll, linear_nll, nll
 from jaxmdn.mixture import (
@@ -54,7 +75,7 @@ from jaxmdn.mixture import (
 )
 from jaxmdn.pooling import merge
 from jaxmdn.sampling import sample
-from jaxmdn.scoring import crps, log_score
+from jaxmdn.scoring import crps, energy_score, log_score
 from jaxmdn.structure import (
     Labeled,
     class_log_prob,
@@ -90,11 +111,14 @@ def __dir__() -> list[str]:
 __all__ = [
     "CategoricalHead",
     "ClassConditionalHead",
+    "FactorizedHead",
     "Head",
+    "IndependentHead",
     "Labeled",
     "Mixture",
     "NormalHead",
     "__version__",
+    "affine",
     "calibration",
     "categorical_nll",
     "cdf",
@@ -105,15 +129,26 @@ __all__ = [
     "components",
     "condition",
     "conditional_log_prob",
+    "conformal_hdr",
     "covariance",
     "coverage",
     "crps",
+    "dead_components",
+    "effective_components",
+    "energy_score",
+    "entropy_bounds",
     "from_distrax",
+    "graph",
+    "hdr_intervals",
+    "hdr_level",
+    "hdr_threshold",
     "heads",
     "inference",
     "initializers",
     "interop",
     "joint_log_prob",
+    "kl_divergence",
+    "kl_upper_bound",
     "linear_nll",
     "links",
     "log_cdf",
@@ -125,19 +160,24 @@ __all__ = [
     "mean",
     "merge",
     "mixture",
+    "mode",
     "nll",
     "nn",
     "numerics",
     "pit",
     "plots",
     "pooling",
+    "product",
     "quantile",
     "responsibilities",
+    "rosenblatt",
     "sample",
     "sampling",
     "scoring",
+    "sequential",
     "structure",
     "survival",
+    "temper",
     "to_distrax",
     "train",
     "variance",

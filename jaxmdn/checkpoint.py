@@ -23,10 +23,12 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jaxmdn._version import __version__
-from jaxmdn.nn import MDN
+from jaxmdn.nn import MDN, AutoregressiveMDN
 from jaxmdn.train import FitResult, Standardizer
 
 FORMAT = 1
+# Networks that can be built again from their description.
+NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
 
 
 def save(
@@ -64,6 +66,7 @@ def save(
     config = {
         "format": FORMAT,
         "jaxmdn": __version__,
+        "network": _network(result.model),
         "model": result.model.config() if _describable(result.model) else None,
         "best_epoch": result.best_epoch,
         "history": {name: _jsonable(values) for name, values in result.history.items()},
@@ -114,7 +117,8 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
                 f"load: the network in {folder} has a custom trunk; pass a freshly built one of "
                 f"the same shape as model=."
             )
-        model = MDN.from_config(config["model"], rngs=nnx.Rngs(0))
+        network = NETWORKS[config.get("network", "MDN")]
+        model = network.from_config(config["model"], rngs=nnx.Rngs(0))
     wanted = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], _arrays(model))
     if wanted != config["shapes"]["model"]:
         raise ValueError(
@@ -137,10 +141,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
         name: Standardizer(**{key: np.asarray(value) for key, value in part.items()})
         for name, part in config["standardizers"].items()
     }
-    history = {
-        name: np.asarray([np.nan if value is None else value for value in values])
-        for name, values in config["history"].items()
-    }
+    history = {name: np.array(values, float) for name, values in config["history"].items()}
     return FitResult(
         model=model,
         x_standardizer=maps.get("x"),
@@ -186,8 +187,14 @@ def _arrays(model: Any) -> dict[str, Any]:
 
 
 def _describable(model: Any) -> bool:
-    return isinstance(model, MDN) and model.arguments is not None
+    return _network(model) is not None and model.arguments is not None
 
 
-def _jsonable(values: Any) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+def _network(model: Any) -> str | None:
+    """The name of the network's kind; None for one that is not ours."""
+    return next((name for name, kind in NETWORKS.items() if isinstance(model, kind)), None)
+
+
+def _jsonable(values: np.ndarray) -> list[Any]:
+    """Nested lists, with None for what is not finite: strict JSON knows no NaN."""
+    return np.where(np.isfinite(values), values, np.array(None)).tolist()

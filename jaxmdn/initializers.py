@@ -13,15 +13,25 @@ locations is subtracted (the analysis-of-variance identity).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial, singledispatch
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components import Categorical, FullNormal, LowRankNormal, Normal
-from jaxmdn.heads import CategoricalHead, ClassConditionalHead, Head, NormalHead
+from jaxmdn.components import Categorical, FullNormal, Independent, LowRankNormal, Normal
+from jaxmdn.heads import (
+    CategoricalHead,
+    ClassConditionalHead,
+    FactorizedHead,
+    Head,
+    IndependentHead,
+    NormalHead,
+)
+from jaxmdn.heads.families import POSITIVE
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import Labeled
 from jaxmdn.typing import Array, ArrayLike, Float, Int, Key
@@ -38,7 +48,9 @@ def from_targets(
     covariance for ``"full"`` always; for the other types if ``K > D`` (components without
     correlations can only express one through their locations, and K locations span K - 1
     directions) and the columns are not nearly collinear, else roughly. Scales the head cannot
-    reach (below ``min_scale``, above a bounded link) are moved to the nearest one it can.
+    reach (below ``min_scale``, above a bounded link) are moved to the nearest one it can. With a
+    graph, each dimension is regressed on its parents alone: within the components that is the
+    likeliest covariance the graph allows; other dependence, and the variance it adds, is lost.
 
     Args:
       key: a typed random key (k-means++ draws its seeds).
@@ -131,6 +143,52 @@ def _class_conditional(
 
 
 @initial_bias.register
+def _independent(head: IndependentHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
+    checks.require_last_axis("from_targets", "y", y, head.event_dim, "event dimension D")
+    keys = jax.random.split(key, len(head.heads))
+    groups = zip(head.heads, keys, (y[:, np.array(dims)] for dims in head.dims), strict=True)
+    return jnp.concatenate([initial_bias(part, k, group, weights) for part, k, group in groups])
+
+
+@initial_bias.register
+@partial(jax.jit, static_argnums=0)
+def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
+    """Groups of targets, each a component with the group's own mean and variance per output."""
+    checks.require_last_axis("from_targets", "y", y, head.event_dim, "event dimension D")
+    y = y.astype(weights.dtype)
+    weights = weights / jnp.sum(weights)
+    mean = weights @ y
+    variance = weights @ (y - mean) ** 2
+    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    count = head.num_components
+    z = (y - mean) / spread
+    assignment = (_quantile_groups if head.event_dim == 1 else _k_means)(key, z, weights, count)
+    share, loc = _group_means(assignment, z, weights, count)
+    _, square = _group_means(assignment, z**2, weights, count)
+    # A group of equal targets keeps a little of the overall variance, an empty one all of it.
+    within = jnp.where((share > 0)[:, None], jnp.maximum(square - loc**2, 1e-2), 1.0)
+    means, variances = mean + spread * loc, spread**2 * within  # [K, D]
+    parts = []
+    for family, own in head.groups:
+        columns = np.array(own)
+        values = family.from_moments(means[:, columns], variances[:, columns])
+        values = {
+            name: _within_reach(head, value) if family.parameters[name] == POSITIVE else value
+            for name, value in values.items()
+        }
+        parts.append(family.build(values))
+    components = Independent(parts=tuple(parts), dims=tuple(own for _, own in head.groups))
+    logits = jnp.log(_floored(share, head.min_weight))
+    return head.inverse(Mixture(logits=logits, components=components))
+
+
+def _within_reach(head: Any, value: Array) -> Array:
+    """Move positive parameters strictly inside the interval that the head's link can express."""
+    lower, upper = (end + head.min_scale for end in head.link.range)
+    return jnp.clip(value, 1.01 * lower + 1e-6, 0.999 * upper)
+
+
+@initial_bias.register
 @partial(jax.jit, static_argnums=0)
 def _normal(head: NormalHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
     checks.require_floating("from_targets", "y", y)
@@ -175,8 +233,14 @@ def _matched_components(
     if head.covariance == "full":
         # What lies between the groups is subtracted; if nothing were left within, shrink it.
         shrink = jnp.minimum(1.0, 0.99 / _largest_ratio(between, total))
-        within = jnp.broadcast_to(total - shrink * between, (1 if head.tied else K, D, D))
-        return FullNormal.from_covariance(jnp.sqrt(shrink) * deviation, within)
+        within = total - shrink * between
+        loc = jnp.sqrt(shrink) * deviation
+        if head.graph is not None:
+            whitening = _whitening_of(head.graph, within)
+        else:
+            whitening = FullNormal.from_covariance(loc, within).whitening_tril
+        whitening = jnp.broadcast_to(whitening, (1 if head.tied else K, D, D))
+        return FullNormal(loc=loc, whitening_tril=whitening)
 
     within = jnp.maximum(jnp.diagonal(total - between), 1e-3 * jnp.diagonal(total))
     if head.covariance == "isotropic":
@@ -210,6 +274,25 @@ def _matched_components(
     )
 
 
+def _whitening_of(
+    graph: Sequence[Sequence[int]], covariance: Float[Array, "D D"]
+) -> Float[Array, "D D"]:
+    """The likeliest whitening factor with the graph's zeros: a regression on the parents a row."""
+    mask = np.zeros(covariance.shape, bool)
+    for d, parents in enumerate(graph):
+        mask[d, list(parents)] = True
+
+    def row(d: Array, mask: Array) -> Array:
+        pairs = mask[:, None] & mask  # elsewhere the identity, so that one solve serves every row
+        normal = jnp.where(pairs, covariance, jnp.eye(len(covariance), dtype=covariance.dtype))
+        target = jnp.where(mask, covariance[d], 0)
+        slope = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(normal, lower=True), target)
+        scale = jnp.sqrt(covariance[d, d] - slope @ target)
+        return jnp.where(jnp.arange(len(covariance)) == d, 1, -slope) / scale
+
+    return jax.vmap(row)(jnp.arange(len(covariance)), jnp.asarray(mask))
+
+
 def _outer(rows: Float[Array, "N D"]) -> Float[Array, "D D"]:
     return jnp.einsum("ni,nj->ij", rows, rows, precision="highest")
 
@@ -232,14 +315,12 @@ def _reachable(
     head: NormalHead, components: Normal | FullNormal | LowRankNormal
 ) -> Normal | FullNormal | LowRankNormal:
     """Move scales strictly inside the interval that the head's link can express."""
-    lower, upper = (end + head.min_scale for end in head.link.range)
-    lower, upper = 1.01 * lower + 1e-6, 0.999 * upper
     if not isinstance(components, FullNormal):
-        scale = jnp.clip(components.scale, lower, upper)
+        scale = _within_reach(head, components.scale)
         return dataclasses.replace(components, scale=scale)
     whitening = components.whitening_tril
     scale = 1.0 / jnp.diagonal(whitening, axis1=-2, axis2=-1)
-    ratio = scale / jnp.clip(scale, lower, upper)
+    ratio = scale / _within_reach(head, scale)
     return dataclasses.replace(components, whitening_tril=whitening * ratio[..., None])
 
 

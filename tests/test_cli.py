@@ -52,12 +52,14 @@ def test_fit_and_predict(folder, capsys):
     assert "country: it is constant (X)" in printed
     assert "kind: flat, house, hut" in printed
     assert sorted(os.listdir("fit")) == [
-        "model", "pit.png", "predictions.png", "summary.json", "training.png",
+        "components.png", "densities.png", "model", "pit.png", "predictions.png",
+        "reliability.png", "summary.json", "training.png",
     ]  # fmt: skip
     summary = json.loads((folder / "fit" / "summary.json").read_text())
     network, _ = summary["scores"]
     assert network["model"] == "mixture density network"
     assert np.isfinite(list(network.values())[2:]).all()
+    assert {"nll", "crps", "coverage_90%", "hdr_90%", "pit test p"} <= set(network)
     assert summary["test_rows"] == 24
 
     new = table(30, seed=1)
@@ -66,6 +68,16 @@ def test_fit_and_predict(folder, capsys):
     predicted = pd.read_csv("predicted.csv")
     assert list(predicted.columns) == ["price_mean", "price_sd", "log_density"]
     assert np.abs(predicted["price_mean"] - new["price"]).mean() < 15
+    # Quantiles: a share of about p of the actual prices lies below each.
+    run("predict", "fit", "new.csv", "--out", "q.csv", "--quantile", 0.05, "--quantile", 0.95)
+    predicted = pd.read_csv("q.csv")
+    assert list(predicted.columns)[2:4] == ["price_q0.05", "price_q0.95"]
+    assert (predicted["price_q0.05"] < predicted["price_mean"]).all()
+    inside = new["price"].between(predicted["price_q0.05"], predicted["price_q0.95"])
+    assert inside.mean() > 0.5
+    with pytest.raises(SystemExit):
+        run("predict", "fit", "new.csv", "--quantile", 1.5)
+    assert "must lie between 0 and 1, got 1.5" in capsys.readouterr().err
     # Without the target, and with a category never seen: no density, but a prediction.
     new.assign(kind="castle").drop(columns="price").to_csv("bare.csv", index=False)
     capsys.readouterr()
@@ -270,7 +282,8 @@ def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, capsys):
     assert abs(scores["mixture of 10 normals"]["gap to exact"]) <= 0.05
     assert scores["a single normal"]["gap to exact"] > 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "inverse_density.png", "inverse_pit.png", "inverse_training.png",
+        "inverse_components.png", "inverse_density.png", "inverse_pit.png", "inverse_region.png",
+        "inverse_training.png",
     ]  # fmt: skip
 
 
@@ -280,7 +293,7 @@ def test_demo_whole(tmp_path):
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert {row["model"] for row in summary["diabetes"]["scores"]} >= {"linear Gaussian"}
     assert summary["seconds"] < 120
-    assert len(list((tmp_path / "demo").glob("*.png"))) == 5
+    assert len(list((tmp_path / "demo").glob("*.png"))) == 9
 
 
 def test_real_concrete_data(tmp_path, monkeypatch):

@@ -212,16 +212,17 @@ def test_config_survives_json(head):
 
 def test_every_field_counts_for_equality():
     assert len(set(_heads())) == len(_heads())
-    head = NormalHead(3, 2)
+    head = NormalHead(3, 2, covariance="full")
     changes = {
         "num_components": 4,
         "event_dim": 3,
-        "covariance": "full",
+        "covariance": "diagonal",
         "rank": 2,
         "tied": True,
         "scale_link": "exp",
         "min_scale": 0.5,
         "min_weight": 0.1,
+        "graph": ((), ()),
     }
     assert set(changes) == {field.name for field in dataclasses.fields(head)}
     for name, value in changes.items():

@@ -309,6 +309,9 @@ def test_class_conditional_and_categorical_targets():
     found = np.argmax(np.asarray(density.weights()), axis=-1)
     assert (found == label).mean() > 0.9
     assert result.report.mean_weight.shape == (2, 1)
+    assert result.history["mean_weight"].shape == (31, 2)
+    # The rows shown are the training rows, and most of one class's count is its own.
+    np.testing.assert_allclose(result.history["mean_weight"][-1, 1], label.mean(), atol=0.1)
 
     classifier = jaxmdn.nn.MDN(
         2, jaxmdn.CategoricalHead(2), hidden_features=(16,), rngs=nnx.Rngs(0)
@@ -316,6 +319,7 @@ def test_class_conditional_and_categorical_targets():
     result = quick_fit(classifier, x, label[:, None], num_epochs=30)
     assert result.y_standardizer is None
     assert result.report is None
+    assert "mean_weight" not in result.history
     found = np.argmax(np.asarray(result.predict(x).probabilities()), axis=-1)
     assert (found == label).mean() > 0.9
 
@@ -342,6 +346,9 @@ def test_dead_components_and_floored_scales_are_named():
     )
     np.testing.assert_allclose(result.report.mean_weight, [0.5, 0.0, 0.5], atol=1e-6)
     np.testing.assert_allclose(result.report.floor_share, [0, 0, 1], atol=1e-6)
+    # A learning rate of zero: the weights are the bias's before and after the epoch.
+    usage = result.history["mean_weight"]
+    np.testing.assert_allclose(usage, [[0.5, 0.0, 0.5]] * 2, atol=1e-6)
 
 
 # Precision, shapes and kinds of input

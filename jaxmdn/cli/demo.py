@@ -81,7 +81,7 @@ def inverse_problem(seed: int, out: Path, progress: bool) -> dict[str, Any]:
         results[name] = result
     for row in rows:
         row["gap to exact"] = row["nll"] - exact
-    print(evaluate.format_table([*rows[1:], rows[0]]) + "\n")
+    print(evaluate.format_table([*rows[1:], rows[0]]) + "\n" + evaluate.LEGEND + "\n")
 
     result = results["mixture of 10 normals"]
     ax = plots.conditional_density(
@@ -92,6 +92,16 @@ def inverse_problem(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     evaluate.save_figure(ax.figure, out / "inverse_density.png")
     ax = plots.training_curve(result.history, best_epoch=result.best_epoch)
     evaluate.save_figure(ax.figure, out / "inverse_training.png")
+    ax = plots.component_usage(result.history, best_epoch=result.best_epoch)
+    evaluate.save_figure(ax.figure, out / "inverse_components.png")
+    slice_ = jax.tree.map(lambda leaf: leaf[0], result.predict(jnp.full((1, 1), 0.5)))
+    grid = np.linspace(0.0, 1.0, 1001, dtype=np.float32)
+    ax = plots.density(slice_, grid, ylabel="t")
+    truth = np.exp(problem.log_prob(jnp.full((len(grid), 1), 0.5), jnp.asarray(grid)[:, None]))
+    ax.plot(grid, truth, "--", color=plots.BLACK, lw=1.0, label="exact density")
+    ax.legend(frameon=False, fontsize="small")
+    ax.set_title("p(t | x = 0.5)", fontsize=10)
+    evaluate.save_figure(ax.figure, out / "inverse_region.png")
     values = calibration.pit(result.predict(x_test), t_test)
     evaluate.save_figure(plots.pit_histogram(values).figure, out / "inverse_pit.png")
     return {"test_rows": TEST_ROWS, "scores": rows}
@@ -118,7 +128,8 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     folds = list(KFold(5, shuffle=True, random_state=seed).split(x))
     print(f"2. Diabetes progression after a year: {len(x)} patients, 10 measurements, 5 folds")
     optimizer = optax.adamw(3e-3, weight_decay=0.1)
-    network, baseline, pit, history = [], [], [], []
+    network, baseline, history = [], [], []
+    pits: dict[str, list[Any]] = {"network": [], "linear": []}
     for i, (train, test) in enumerate(folds):
         members = [
             fit(
@@ -135,11 +146,15 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
         )
         linear = evaluate.linear_gaussian(x[train], y[train], x[test])
         baseline.append(evaluate.scores("linear Gaussian", linear, y[test], ["y"]))
-        pit.append(np.ravel(calibration.pit(density, jnp.asarray(y[test]))))
+        pits["network"].append(calibration.pit(density, jnp.asarray(y[test])))
+        pits["linear"].append(calibration.pit(linear, jnp.asarray(y[test])))
         history.append(members[0])
     counts = [len(test) for _, test in folds]
     rows = evaluate.mean_scores(network, counts) + evaluate.mean_scores(baseline, counts)
     rows = [{name: value for name, value in row.items() if name != "target"} for row in rows]
+    pooled = {name: np.concatenate(values) for name, values in pits.items()}
+    for row, values in zip(rows, pooled.values(), strict=True):
+        row[evaluate.PIT_TEST] = float(calibration.pit_test(jnp.asarray(values)).p_value[0])
     print(evaluate.format_table(rows))
     difference = rows[0]["nll"] - rows[1]["nll"]
     spread = np.std([a[0]["nll"] - b[0]["nll"] for a, b in zip(network, baseline, strict=True)])
@@ -152,6 +167,13 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     )
     ax = plots.training_curve(history[0].history, best_epoch=history[0].best_epoch)
     evaluate.save_figure(ax.figure, out / "diabetes_training.png")
-    ax = plots.pit_histogram(np.concatenate(pit), num_bins=10)
+    ax = plots.pit_histogram(pooled["network"], num_bins=10)
     evaluate.save_figure(ax.figure, out / "diabetes_pit.png")
+    ax = plots.reliability_curve(pooled["network"], name="mixture density network")
+    plots.reliability_curve(pooled["linear"], name="linear Gaussian", ax=ax)
+    evaluate.save_figure(ax.figure, out / "diabetes_reliability.png")
+    patient = jax.tree.map(lambda leaf: leaf[0], density)
+    ax = plots.density(patient, value=y[folds[-1][1]][0, 0], ylabel="progression after a year")
+    ax.set_title("one patient", fontsize=10)
+    evaluate.save_figure(ax.figure, out / "diabetes_region.png")
     return {"rows": len(x), "folds": len(folds), "scores": rows, "nll_difference_se": float(error)}

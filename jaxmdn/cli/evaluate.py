@@ -12,9 +12,17 @@ import numpy as np
 
 from jaxmdn import calibration, scoring
 from jaxmdn.components import FullNormal
+from jaxmdn.inference import marginal
 from jaxmdn.mixture import Mixture
 
-LEVELS = (0.5, 0.9)
+LEVELS, HDR_LEVEL = (0.5, 0.9), 0.9
+PIT_TEST = "pit test p"
+#: Printed under every table of scores.
+LEGEND = (
+    "nll in nats, crps in the target's unit (lower is better); share of targets inside the central "
+    "intervals\nand the highest-density region (hdr); p-value of the test that the predicted "
+    "probabilities come true."
+)
 
 
 def linear_gaussian(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> Mixture:
@@ -33,28 +41,44 @@ def linear_gaussian(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> Mixture:
 
 
 def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per target: joint NLL (nats), CRPS (the target's unit), interval coverage."""
+    """One row per target: joint NLL (nats), CRPS (the target's unit), coverage, PIT test.
+
+    Coverage of the central intervals and of the 90 % highest-density region; the p-value is that of
+    the Kolmogorov-Smirnov test of the target's PIT.
+    """
     y = jnp.asarray(y)
     nll = float(jnp.mean(scoring.log_score(density, y)))
     crps = np.asarray(jnp.mean(scoring.crps(density, y), axis=0))
     cover = np.asarray(calibration.coverage(density, y, LEVELS))
-    return [
-        {
-            "model": model,
-            "target": target,
-            ("nll" if len(targets) == 1 else "joint nll"): nll,
-            "crps": float(crps[d]),
-            **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
-        }
-        for d, target in enumerate(targets)
-    ]
+    p_value = np.asarray(calibration.pit_test(calibration.pit(density, y)).p_value)
+    rows = []
+    for d, target in enumerate(targets):
+        single = marginal(density, (d,))
+        densest = calibration.coverage(
+            single, y[:, d : d + 1], (HDR_LEVEL,), region="highest_density"
+        )
+        rows.append(
+            {
+                "model": model,
+                "target": target,
+                ("nll" if len(targets) == 1 else "joint nll"): nll,
+                "crps": float(crps[d]),
+                **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
+                f"hdr_{HDR_LEVEL:.0%}": float(densest[0]),
+                PIT_TEST: float(p_value[d]),
+            }
+        )
+    return rows
 
 
 def mean_scores(rows: Sequence[Sequence[dict[str, Any]]], counts: Sequence[int]) -> list[dict]:
-    """Average score rows over folds, weighted by their numbers of test rows."""
+    """Average score rows over folds, weighted by their numbers of test rows.
+
+    P-values have no average: they are left out, for the caller to test the pooled rows.
+    """
     averaged = []
     for parts in zip(*rows, strict=True):
-        merged = dict(parts[0])
+        merged = {name: value for name, value in parts[0].items() if name != PIT_TEST}
         for name, value in merged.items():
             if isinstance(value, float):
                 merged[name] = float(np.average([part[name] for part in parts], weights=counts))
@@ -65,7 +89,7 @@ def mean_scores(rows: Sequence[Sequence[dict[str, Any]]], counts: Sequence[int])
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
     """A plain-text table: names to the left, numbers to the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[name.replace("coverage_", "in ") for name in names]]
+    cells = [[name.replace("coverage_", "in ").replace("hdr_", "in hdr ") for name in names]]
     for row in rows:
         values = [row.get(name, "") for name in names]
         cells.append(

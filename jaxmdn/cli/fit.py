@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from jaxmdn.train import FitResult, NonFiniteLossError
 from jaxmdn.train import fit as train
 from jaxmdn.train.standardize import unresolved
 
-OUTPUTS = {"model", "summary.json", "training.png", "pit.png", "predictions.png"}
+PICTURES = ("training", "components", "pit", "reliability", "predictions", "densities")
+OUTPUTS = {"model", "summary.json", *(f"{name}.png" for name in PICTURES)}
 
 
 def add_parser(commands: Any) -> None:
@@ -110,11 +112,11 @@ def run(arguments: argparse.Namespace) -> None:
     linear = evaluate.linear_gaussian(x[rest], y[rest], x[test])
     rows = evaluate.scores("mixture density network", density, y[test], encoding.targets)
     rows += evaluate.scores("linear Gaussian", linear, y[test], encoding.targets)
-    print(f"\nOn {len(test)} held-back rows (NLL in nats, CRPS in the target's unit):")
-    print(evaluate.format_table(rows))
+    print(f"\nOn {len(test)} held-back rows:")
+    print(evaluate.format_table(rows) + "\n" + evaluate.LEGEND)
     notes = {"encoding": encoding.to_config(), "file": Path(arguments.file).name}
     _write(out, arguments, result, notes, rows, (x[test], y[test]), encoding)
-    print(f"\nwritten to {out}/: model/, summary.json, training.png, pit.png, predictions.png")
+    print(f"\nwritten to {out}/: model/, summary.json, {', '.join(f'{n}.png' for n in PICTURES)}")
     print(f"predict with: jaxmdn predict {out} NEW.csv")
 
 
@@ -176,24 +178,45 @@ def _write(
             **notes,
         }
         evaluate.write_json(scratch / "summary.json", summary)
-        ax = plots.training_curve(result.history, best_epoch=result.best_epoch)
-        evaluate.save_figure(ax.figure, scratch / "training.png")
-        pit = np.asarray(calibration.pit(density, jnp.asarray(y)))
-        targets = encoding.targets
-        figure, axes = _panels(len(targets))
-        for d, ax in enumerate(axes):
-            plots.pit_histogram(pit[:, d], num_bins=_bins(len(y)), ax=ax).set_title(targets[d])
-        evaluate.save_figure(figure, scratch / "pit.png")
-        figure, axes = _panels(len(targets))
-        for d, ax in enumerate(axes):
-            plots.predicted_against_actual(density, y, dim=d, name=targets[d], ax=ax)
-        evaluate.save_figure(figure, scratch / "predictions.png")
+        _draw(scratch, result, density, y, encoding.targets)
         if out.is_dir():
             shutil.rmtree(out)
         scratch.chmod(0o755)
         scratch.replace(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _draw(
+    folder: Path, result: FitResult, density: Any, y: np.ndarray, targets: Sequence[str]
+) -> None:
+    def save(name: str, figure: Any) -> None:
+        evaluate.save_figure(figure, folder / f"{name}.png")
+
+    best = result.best_epoch
+    save("training", plots.training_curve(result.history, best_epoch=best).figure)
+    save("components", plots.component_usage(result.history, best_epoch=best).figure)
+    pit = np.asarray(calibration.pit(density, jnp.asarray(y)))
+    drawn = {name: _panels(len(targets)) for name in ("pit", "reliability", "predictions")}
+    for d, target in enumerate(targets):
+        pit_ax, curve_ax, points_ax = (axes[d] for _, axes in drawn.values())
+        plots.pit_histogram(pit[:, d], num_bins=_bins(len(y)), ax=pit_ax).set_title(target)
+        plots.reliability_curve(pit[:, d], ax=curve_ax).set_title(target)
+        plots.predicted_against_actual(density, y, dim=d, name=target, ax=points_ax)
+    for name, (figure, _) in drawn.items():
+        save(name, figure)
+    rows = np.linspace(0, len(y) - 1, min(6, len(y))).astype(int)
+    figure, axes = _panels(len(rows))
+    for row, ax in zip(rows, axes, strict=True):
+        single = jax.tree.map(lambda leaf, row=row: leaf[row], density)
+        if len(targets) == 1:
+            plots.density(single, value=y[row, 0], ylabel=targets[0], ax=ax)
+        else:
+            plots.contours(single, ax=ax, xlabel=targets[0], ylabel=targets[1])
+            ax.plot(*y[row, :2], "k*", ms=9, label="observed")
+            ax.legend(frameon=False)
+        ax.set_title(f"held-back row {row + 1}", fontsize=10)
+    save("densities", figure)
 
 
 def _panels(count: int) -> tuple[Any, list[Any]]:

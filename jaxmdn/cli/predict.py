@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmdn import checkpoint
-from jaxmdn.cli.errors import UsageError
+from jaxmdn.cli.errors import UsageError, probability
 from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite, require_numeric
+from jaxmdn.inference import quantile
 from jaxmdn.mixture import mean, variance
 
 
@@ -23,12 +24,16 @@ def add_parser(commands: Any) -> None:
         help="predict with a model that `jaxmdn fit` wrote",
         description=(
             "Write, for each row of a CSV table, the mean and standard deviation of each target, "
-            "and its log-density (nats) where the table holds the targets too."
+            "the quantiles asked for, and the log-density (nats) where the table holds the targets."
         ),
     )
     parser.add_argument("model", help="the folder that `jaxmdn fit` wrote")
     parser.add_argument("file", help="CSV file with the input columns")
     parser.add_argument("--out", help="CSV file to write (default: standard output)")
+    parser.add_argument(
+        "--quantile", type=probability, action="append", default=[], metavar="P",
+        help="also write this quantile, for example 0.95; repeatable",
+    )  # fmt: skip
     parser.add_argument("--sep", default=",", help="column separator (default: comma)")
     parser.set_defaults(run=run)
 
@@ -71,10 +76,13 @@ def run(arguments: argparse.Namespace) -> None:
     x = encoding.inputs(frame)
     density = result.predict(x)
     means, deviations = np.asarray(mean(density)), np.sqrt(np.asarray(variance(density)))
+    quantiles = {p: np.asarray(quantile(density, p)) for p in arguments.quantile}
     output = pd.DataFrame(index=frame.index)
     for d, target in enumerate(encoding.targets):
         output[f"{target}_mean"] = means[:, d]
         output[f"{target}_sd"] = deviations[:, d]
+        for p, values in quantiles.items():
+            output[f"{target}_q{p:g}"] = values[:, d]
     if all(target in frame.columns for target in encoding.targets):
         require_numeric(frame, encoding.targets)
         y = encoding.outputs(frame.apply(pd.to_numeric, errors="coerce"))

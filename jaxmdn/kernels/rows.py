@@ -90,7 +90,12 @@ def _components(
     log_prob: Array
     pullback: Callable[[Array], tuple[Array, ...]]
     if head.covariance == "full":
-        log_prob, pullback = full_normal(loc, scale, shape[0], y)
+        log_prob, whole = full_normal(loc, scale, head.spread_edges(shape[0]), y)
+
+        def pullback(r: Array) -> tuple[Array, ...]:
+            *rest, packed = whole(r)
+            return *rest, packed if head.graph is None else packed[..., head.edges]
+
     elif head.covariance == "low_rank":
         log_prob, pullback = low_rank_normal(loc, scale, shape[0], y)
     else:

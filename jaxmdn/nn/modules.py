@@ -1,10 +1,4 @@
-"""Flax NNX modules: a network whose output is a density.
-
-Nothing here does arithmetic of its own. ``MDNHead`` is an output layer for any trunk: a linear map
-to raw outputs, then a head. ``MDN`` is a trunk with such an output layer. Both can be called for a
-density, or asked for the loss directly with ``nll``, which lets a fused implementation skip the
-density.
-"""
+"""The multilayer perceptron, the output layer, and the two together."""
 
 from __future__ import annotations
 

@@ -1,35 +1,21 @@
-"""Pictures of conditional densities. Every function draws into an ``Axes`` and returns it.
-
-Needs matplotlib (``pip install 'jaxmdn[plot]'``). Colours come from the Okabe-Ito palette and the
-perceptually uniform ``viridis``, so that they survive colour blindness and grey printing.
-"""
+"""Densities: one conditional on an input, one by itself, one over a plane."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Ellipse
 
-from jaxmdn.mixture import log_prob, mean, variance
-
-try:
-    import matplotlib.pyplot as plt
-    from matplotlib.axes import Axes
-    from matplotlib.colors import PowerNorm
-except ImportError as error:
-    raise ImportError(
-        "jaxmdn.plots needs matplotlib; install it with: pip install 'jaxmdn[plot]'."
-    ) from error
-
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.0, 3.6), layout="constrained")
-    return ax
+from jaxmdn.inference import hdr_intervals, hdr_threshold, quantile
+from jaxmdn.mixture import Mixture, component_log_prob, log_prob
+from jaxmdn.plots.style import BLACK, BLUE, ORANGE, PALETTE, STYLES, axes
+from jaxmdn.structure import class_marginal
 
 
 def conditional_density(
@@ -51,7 +37,7 @@ def conditional_density(
       data: points ``(x [N], y [N])`` to draw over the map.
       ax: where to draw; a new figure if absent.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     x, y = np.asarray(x), np.asarray(y)
     density = predict(jnp.asarray(x)[:, None])
     values = np.exp(np.asarray(log_prob(density, jnp.asarray(y)[:, None, None])))  # [Y, X]
@@ -69,88 +55,180 @@ def conditional_density(
     return ax
 
 
-def training_curve(
-    history: Mapping[str, Any], *, best_epoch: int | None = None, ax: Axes | None = None
+def fan_chart(
+    predict: Callable[[Any], Any],
+    x: Any,
+    *,
+    levels: Sequence[float] = (0.5, 0.8, 0.95),
+    data: tuple[Any, Any] | None = None,
+    dim: int = 0,
+    ax: Axes | None = None,
+    xlabel: str = "x",
+    ylabel: str = "y",
 ) -> Axes:
-    """NLL against epoch, training and validation, with the epoch whose parameters were kept."""
-    ax = _axes(ax)
-    curves = (("train_nll", "training", BLUE, "-"), ("valid_nll", "validation", ORANGE, "--"))
-    finite = []
-    for name, label, color, style in curves:
-        values = np.asarray(history[name])
-        if np.isfinite(values).any():
-            ax.plot(np.arange(len(values)), values, style, color=color, label=label, lw=1.4)
-            finite.append(values[np.isfinite(values)])
-    if best_epoch is not None:
-        ax.axvline(best_epoch, color=BLACK, lw=0.8, ls=":", label=f"kept: epoch {best_epoch}")
-    if finite:
-        # The first epochs start far above the rest: show where the curves settle.
-        pooled = np.concatenate(finite)
-        low, high = pooled.min(), np.quantile(pooled, 0.97)
-        margin = 0.08 * max(high - low, 1e-6)
-        ax.set_ylim(low - margin, high + 2 * margin)
-    ax.set(xlabel="epoch", ylabel="NLL per example (nats)")
-    ax.legend(frameon=False)
-    return ax
-
-
-def pit_histogram(
-    pit: Any, *, num_bins: int = 20, level: float = 0.95, ax: Axes | None = None
-) -> Axes:
-    """Histogram of PIT values with the band a calibrated model stays in.
+    """Median and central intervals of ``p(y | x)`` along one input, with data over them.
 
     Args:
-      pit: PIT values, any shape, from :func:`jaxmdn.pit`.
-      num_bins: number of equal bins on (0, 1).
-      level: probability with which one bar of a calibrated model lies in the band (binomial).
-    """
-    ax = _axes(ax)
-    values = np.ravel(np.asarray(pit))
-    counts, edges = np.histogram(values, bins=num_bins, range=(0.0, 1.0))
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    ax.bar(centres, counts / len(values) * num_bins, width=0.92 / num_bins, color=BLUE)
-    low, high = _binomial_band(len(values), 1.0 / num_bins, level)
-    scale = num_bins / len(values)
-    ax.axhspan(low * scale, high * scale, color=ORANGE, alpha=0.25, lw=0, label=f"{level:.0%} band")
-    ax.axhline(1.0, color=ORANGE, lw=1.2, ls="--", label="calibrated")
-    ax.set(xlabel="probability integral transform", ylabel="density", xlim=(0, 1))
-    ax.set_ylim(0, 1.25 * max(counts.max() * scale, high * scale))
-    ax.legend(frameon=False, loc="upper center", ncols=2)
-    return ax
-
-
-def predicted_against_actual(
-    mixture: Any, y: Any, *, dim: int = 0, name: str = "y", ax: Axes | None = None
-) -> Axes:
-    """Actual values against predicted means, with bars of one predicted standard deviation.
-
-    Args:
-      mixture: predictive densities, batch shape ``[N]``.
-      y: actual values ``[N, D]``.
+      predict: maps inputs ``[N, 1]`` to a density (``FitResult.predict``, a model).
+      x: increasing inputs ``[X]``.
+      levels: probabilities of the intervals; darker is narrower.
+      data: points ``(x [N], y [N])``.
       dim: which output to show.
-      name: its name, for the labels.
     """
-    ax = _axes(ax)
-    actual = np.asarray(y)[:, dim]
-    predicted = np.asarray(mean(mixture))[:, dim]
-    deviation = np.sqrt(np.asarray(variance(mixture))[:, dim])
-    shown = np.random.default_rng(0).permutation(len(actual))[:500]  # more would be a blot
-    ax.errorbar(
-        predicted[shown], actual[shown], xerr=deviation[shown], fmt="o", ms=2.5, color=BLUE,
-        ecolor=BLUE, elinewidth=0.6, alpha=0.45, mew=0,
-    )  # fmt: skip
-    low, high = actual.min(), actual.max()
-    ax.plot([low, high], [low, high], "--", color=ORANGE, lw=1.2, label="actual = predicted")
-    ax.set(xlabel=f"predicted {name}: mean and standard deviation", ylabel=f"actual {name}")
-    ax.legend(frameon=False, loc="upper left")
+    ax = axes(ax)
+    x, levels = np.asarray(x), sorted(levels, reverse=True)
+    mixture = predict(jnp.asarray(x)[:, None])
+    p = np.array([0.5, *((1 + sign * q) / 2 for q in levels for sign in (-1, 1))])
+    p = p.astype(mixture.dtype)[:, None, None]
+    median, *bounds = np.asarray(quantile(mixture, p))[..., dim]
+    shades = np.linspace(0.18, 0.55, len(levels))
+    for i, (level, shade) in enumerate(zip(levels, shades, strict=True)):
+        low, high = bounds[2 * i : 2 * i + 2]
+        ax.fill_between(x, low, high, color=BLUE, alpha=shade, lw=0, label=f"{level:.0%}")
+    ax.plot(x, median, color=BLACK, lw=1.4, label="median")
+    if data is not None:
+        points = (np.ravel(np.asarray(part)) for part in data)
+        ax.plot(*points, ".", color=ORANGE, markersize=4, alpha=0.8, mew=0, label="data")
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(x[0], x[-1]))
+    ax.legend(frameon=False, fontsize="small", ncols=2)
     return ax
 
 
-def _binomial_band(count: int, share: float, level: float) -> tuple[int, int]:
-    """Central binomial interval, by cumulating the probabilities in logs."""
-    k = np.arange(count + 1)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    log_choose = log_factorial[-1] - log_factorial - log_factorial[::-1]
-    cdf = np.cumsum(np.exp(log_choose + k * np.log(share) + (count - k) * np.log1p(-share)))
-    low, high = np.searchsorted(cdf, [(1 - level) / 2, (1 + level) / 2])
-    return int(low), int(high)
+def density(
+    mixture: Any,
+    y: Any = None,
+    *,
+    level: float | None = 0.9,
+    components: bool = True,
+    value: float | None = None,
+    ax: Axes | None = None,
+    ylabel: str = "y",
+) -> Axes:
+    """One univariate density, its weighted components and its highest-density region.
+
+    Args:
+      mixture: a density with ``D = 1`` and no batch axes (``jax.tree.map(lambda a: a[0], ...)``
+        picks a row).
+      y: grid ``[Y]``; by default from the 0.1 % to the 99.9 % quantile and a little beyond.
+      level: probability of the highest-density region; None leaves it out.
+      components: whether to draw the components.
+      value: what the target turned out to be, drawn as a line.
+      ylabel: the target's name and unit.
+    """
+    ax = axes(ax)
+    if mixture.batch_shape or mixture.event_dim != 1:
+        raise ValueError(
+            f"plots.density: expected one density with D = 1, got batch shape "
+            f"{list(mixture.batch_shape)} and D = {mixture.event_dim}; pick a row with "
+            f"jax.tree.map(lambda a: a[i], mixture)."
+        )
+    if isinstance(mixture, Mixture):
+        mixture = class_marginal(mixture)
+    if y is None:
+        ends = np.ravel(quantile(mixture, np.array([0.001, 0.999], mixture.dtype)[:, None]))
+        margin = 0.1 * (ends[1] - ends[0])
+        y = np.linspace(ends[0] - margin, ends[1] + margin, 1001)
+    points = jnp.asarray(y, mixture.dtype)[:, None]
+    total = np.exp(np.asarray(log_prob(mixture, points)))
+    highest = ax.get_ylim()[1] if ax.lines else 0.0  # of a density drawn before
+    if level is not None:
+        region = hdr_intervals(mixture, level)
+        intervals = zip(np.asarray(region.lower), np.asarray(region.upper), strict=True)
+        inside = np.zeros(len(y), bool)
+        for low, high in intervals:  # unused slots hold NaN, which is nowhere
+            inside |= (y >= low) & (y <= high)
+            ax.plot([low, high], [0, 0], color=BLUE, lw=4, solid_capstyle="butt", clip_on=False)
+        label = f"{level:.0%} highest-density region"
+        ax.fill_between(y, 0, total, where=inside, color=BLUE, alpha=0.25, lw=0, label=label)
+    if components and isinstance(mixture, Mixture):
+        parts = np.exp(np.asarray(component_log_prob(mixture, points))) * np.asarray(
+            mixture.weights()
+        )
+        for k, part in enumerate(parts.T):
+            color = PALETTE[(1 + k) % len(PALETTE)]
+            style = STYLES[1 + k % (len(STYLES) - 1)]
+            ax.plot(y, part, style, color=color, lw=1.0, label="components" if k == 0 else None)
+    ax.plot(y, total, color=BLUE, lw=1.8, label="density")
+    if value is not None:
+        ax.axvline(float(value), color=BLACK, lw=1.2, ls=":", label="observed")
+    ax.set(xlabel=ylabel, ylabel="density", xlim=(y[0], y[-1]))
+    ax.set_ylim(0, max(highest, 1.06 * total.max()))
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def contours(
+    mixture: Any,
+    *,
+    levels: Sequence[float] = (0.5, 0.9),
+    dims: tuple[int, int] = (0, 1),
+    components: bool = True,
+    data: Any = None,
+    seed: int = 0,
+    ax: Axes | None = None,
+    xlabel: str = "y[0]",
+    ylabel: str = "y[1]",
+) -> Axes:
+    """Highest-density regions of two outputs, with an ellipse for each component.
+
+    An ellipse is its component's set of points one standard deviation from the mean; its line is
+    as strong as the component's weight.
+
+    Args:
+      mixture: a density with ``D >= 2`` and no batch axes.
+      levels: probabilities of the regions; their thresholds come from 4,000 samples (``seed``).
+      dims: which two outputs.
+      components: whether to draw the ellipses.
+      data: points ``[N, D]`` over it.
+    """
+    ax = axes(ax)
+    if mixture.batch_shape or mixture.event_dim < 2:
+        raise ValueError(
+            f"plots.contours: expected one density with D >= 2, got batch shape "
+            f"{list(mixture.batch_shape)} and D = {mixture.event_dim}; pick a row with "
+            f"jax.tree.map(lambda a: a[i], mixture)."
+        )
+    pair = class_marginal(mixture).marginal(tuple(dims))
+    ends = np.asarray(quantile(pair, np.array([0.002, 0.998], pair.dtype)[:, None]))
+    low, high = ends[0] - 0.12 * np.ptp(ends, axis=0), ends[1] + 0.12 * np.ptp(ends, axis=0)
+    grid = [np.linspace(low[i], high[i], 200).astype(pair.dtype) for i in (0, 1)]
+    mesh = np.stack(np.meshgrid(*grid), axis=-1)
+    values = np.asarray(log_prob(pair, jnp.asarray(mesh)))
+    levels = sorted(levels, reverse=True)
+    key = jax.random.key(seed)
+    heights = [float(hdr_threshold(pair, q, key=key, num_samples=4000)) for q in levels]
+    shades = _blues(len(levels))
+    ax.contourf(*grid, values, levels=[*heights, np.inf], colors=shades)
+    lines = ax.contour(
+        *grid, values, levels=heights, colors=BLUE, linewidths=1.0, linestyles="solid"
+    )
+    ax.clabel(lines, fmt=dict(zip(heights, (f"{q:.0%}" for q in levels), strict=True)), fontsize=8)
+    if data is not None:
+        points = np.asarray(data)[:, list(dims)]
+        ax.plot(*points.T, ".", color=BLACK, markersize=2.0, alpha=0.5, mew=0)
+    if components:
+        _ellipses(ax, pair)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    return ax
+
+
+def _blues(count: int) -> list[tuple[float, float, float]]:
+    """Shades of blue, from pale to strong."""
+    blue = np.array([0x00, 0x72, 0xB2]) / 255
+    return [tuple(1 - share * (1 - blue)) for share in np.linspace(0.2, 0.55, count)]
+
+
+def _ellipses(ax: Axes, pair: Mixture) -> None:
+    weights = np.asarray(pair.weights())
+    means, covariances = (
+        np.asarray(part) for part in (pair.components.mean(), pair.components.covariance())
+    )
+    for weight, center, covariance in zip(weights, means, covariances, strict=True):
+        variances, axes_ = np.linalg.eigh(np.asarray(covariance, np.float64))
+        width, height = 2 * np.sqrt(np.maximum(variances, 0))
+        angle = np.degrees(np.arctan2(axes_[1, 0], axes_[0, 0]))
+        strength = float(np.clip(weight / weights.max(), 0.15, 1))
+        ellipse = Ellipse(center, width, height, angle=angle, fill=False, ls="--", lw=1.2)
+        ellipse.set(edgecolor=ORANGE, alpha=strength)
+        ax.add_patch(ellipse)
+        ax.plot(*center, "+", color=ORANGE, alpha=strength, markersize=6)

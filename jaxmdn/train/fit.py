@@ -49,7 +49,9 @@ class FitResult:
         standardised numbers; :meth:`predict` converts.
       x_standardizer, y_standardizer: the maps applied to inputs and targets; None where none was.
       history: per epoch, from epoch 0 (the initial parameters): ``train_nll`` and ``valid_nll`` in
-        nats in the target's unit (NaN where there is none), ``seconds`` since the start.
+        nats in the target's unit (NaN where there is none), ``seconds`` since the start and, for
+        mixtures, ``mean_weight [epochs, K]``: the mixing coefficients, averaged over (at most
+        1,024 of) the training rows.
       best_epoch: the epoch whose parameters were kept.
       report: use of the components over the training rows; None for heads without components.
     """
@@ -192,7 +194,7 @@ def fit(
 
     for part in (rows, held_out):
         if part is not None:
-            _check_labels(model.head, part.y)
+            _check_targets(model.head, part.y)
     x_map, y_map = _standardizers(model, rows) if standardize else (None, None)
     log_det = 0.0 if y_map is None else y_map.log_det
 
@@ -211,12 +213,14 @@ def fit(
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry = program.start(state, held_out)
-    history: dict[str, list[float]] = {"train_nll": [], "valid_nll": [], "seconds": []}
+    history: dict[str, list[Any]] = {"train_nll": [], "valid_nll": [], "seconds": []}
 
-    def record(train: Any, valid: Any) -> None:
+    def record(train: Any, valid: Any, usage: Any) -> None:
         history["train_nll"].append(float(train) + log_det)
         history["valid_nll"].append(float(valid) + log_det)
         history["seconds"].append(time.perf_counter() - start)
+        if usage is not None:
+            history.setdefault("mean_weight", []).append(np.asarray(usage, np.float64))
 
     def finish(carry: Carry) -> FitResult:
         nnx.update(model, carry.best_params, carry.best_model_state)
@@ -231,20 +235,18 @@ def fit(
         )
 
     start = time.perf_counter()
-    record(float("nan"), float(carry.best_nll))
+    record(float("nan"), float(carry.best_nll), program.usage(state, rows))
     bar = tqdm(range(1, num_epochs + 1), unit="epoch", disable=not progress, leave=True)
     for epoch in bar:
-        carry, losses, train, valid, sound = program.epoch(carry, rows, held_out, epoch)
-        losses, train, valid, sound, best, best_epoch = jax.device_get(
-            (losses, train, valid, sound, carry.best_nll, carry.best_epoch)
-        )
-        record(train, valid)
-        if not sound:
+        carry, told = program.epoch(carry, rows, held_out, epoch)
+        told, best, best_epoch = jax.device_get((told, carry.best_nll, carry.best_epoch))
+        record(told.train, told.valid, told.usage)
+        if not told.sound:
             bar.close()
-            raise _non_finite(epoch, losses, finish(carry))
-        shown = f"train {train + log_det:.4f}"
+            raise _non_finite(epoch, told.losses, finish(carry))
+        shown = f"train {told.train + log_det:.4f}"
         if held_out is not None:
-            shown += f"  valid {valid + log_det:.4f}  best {best + log_det:.4f}"
+            shown += f"  valid {told.valid + log_det:.4f}  best {best + log_det:.4f}"
         bar.set_postfix_str(shown + " nats", refresh=False)
         if held_out is not None and patience is not None and epoch - best_epoch >= patience:
             break
@@ -269,7 +271,7 @@ def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standar
         targets = rows.y.y if isinstance(rows.y, Labeled) else rows.y
         checks.require_floating("fit", "y", targets)
         checks.require_last_axis("fit", "y", targets, model.head.event_dim, "event dimension D")
-        y_map = Standardizer.fit(targets, rows.weights)
+        y_map = Standardizer.fit(targets, rows.weights, closure=model.head.closure)
         constant = np.flatnonzero((np.asarray(targets) == np.asarray(targets[:1])).all(axis=0))
         if len(constant) and rows.size > 1:
             raise ValueError(
@@ -302,21 +304,33 @@ def _check_model(model: Any, optimizer: Any) -> None:
         )
 
 
-def _check_labels(head: Any, y: Any) -> None:
-    """Raise for a class index that does not exist, naming the first row."""
-    if isinstance(y, Labeled) and isinstance(head, ClassConditionalHead):
-        labels = np.asarray(y.label)
-    elif isinstance(head, CategoricalHead):
-        labels = np.asarray(y)
-    else:
-        return
-    labels = labels.reshape(len(labels), -1)
-    bad = np.argwhere((labels < 0) | (labels >= head.num_classes) | (labels != np.floor(labels)))
+def _check_targets(head: Any, y: Any) -> None:
+    """Raise for a class that does not exist or a target outside the support: the first row."""
+    if isinstance(y, Labeled):
+        if isinstance(head, ClassConditionalHead):
+            labels = np.asarray(y.label).reshape(len(y.label), -1)
+            _refuse(labels, (labels < 0) | (labels >= head.num_classes), head.num_classes)
+        y = y.y
+    targets = np.asarray(y)
+    outside = ~np.asarray(head.in_support(targets))
+    if isinstance(head, CategoricalHead):
+        _refuse(targets, outside, head.num_classes)
+    bad = np.argwhere(outside)
     if len(bad):
-        row = bad[0][0]
+        row, column = bad[0]
         raise ValueError(
-            f"fit: class labels must be whole numbers from 0 to {head.num_classes - 1}, but row "
-            f"{row} is {labels[row][0]}; number the classes from 0."
+            f"fit: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of {head!r}, the "
+            f"first of them row {row}: column {column} is {targets[row, column]}. Choose a family "
+            f"that covers it, or correct the rows."
+        )
+
+
+def _refuse(labels: np.ndarray, bad: np.ndarray, count: int) -> None:
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"fit: class labels must be whole numbers from 0 to {count - 1}, but row {row} is "
+            f"{labels[row, column]}; number the classes from 0."
         )
 
 

@@ -11,20 +11,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from jaxmdn.heads import Head
 from jaxmdn.train.data import Rows, batch_indices
-from jaxmdn.train.report import ComponentReport, combine, component_statistics
+from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
 from jaxmdn.train.state import TrainState, train_step
 from jaxmdn.typing import Array
 
 EVALUATION_BATCH = 4096
+USAGE_ROWS = 1024  # of the training rows, spread evenly, show an epoch's use of the components
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +39,24 @@ class Carry:
     best_model_state: Any
     best_nll: Any
     best_epoch: Any
+
+
+class EpochResult(NamedTuple):
+    """What the host hears of an epoch.
+
+    Attributes:
+      losses: the loss of every step.
+      train: weighted mean NLL over the epoch's batches, in standardised units.
+      valid: validation NLL; NaN without validation.
+      sound: whether everything stayed finite.
+      usage: mean mixing coefficients ``[K]`` at the end; None for heads without components.
+    """
+
+    losses: Any
+    train: Any
+    valid: Any
+    sound: Any
+    usage: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +101,13 @@ class Program:
 
     def epoch(
         self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int
-    ) -> tuple[Carry, Array, Array, Array, Array]:
-        """Return the next carry, the losses of all steps, training and validation NLL, soundness.
-
-        Donates the carry.
-        """
+    ) -> tuple[Carry, EpochResult]:
+        """Return the next carry and what the epoch had to tell. Donates the carry."""
         return _epoch(self, carry, rows, held_out, epoch)
+
+    def usage(self, state: TrainState, rows: Rows) -> Array | None:
+        """Mean mixing coefficients ``[K]``; None for heads without components."""
+        return _usage(self, state.params, state.model_state, rows)
 
     def report(self, carry: Carry, rows: Rows) -> ComponentReport | None:
         """Component use over rows, at the best parameters."""
@@ -97,7 +118,7 @@ class Program:
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _epoch(
     program: Program, carry: Carry, rows: Rows, held_out: Rows | None, epoch: Any
-) -> tuple[Carry, Array, Array, Array, Array]:
+) -> tuple[Carry, EpochResult]:
     order_key, step_key = jax.random.split(jax.random.fold_in(carry.state.key, epoch))
     order = jax.random.permutation(order_key, rows.size)
 
@@ -137,7 +158,8 @@ def _epoch(
         best_nll=jnp.where(better, valid.astype(jnp.float32), carry.best_nll),
         best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
     )
-    return carry, losses, train, valid, sound
+    usage = _usage(program, state.params, state.model_state, rows)
+    return carry, EpochResult(losses, train, valid, sound, usage)
 
 
 def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
@@ -169,6 +191,14 @@ def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Ar
 
     sums = _over_batches(program, params, model_state, rows, total)
     return jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _usage(program: Program, params: Any, model_state: Any, rows: Rows) -> Array | None:
+    model = nnx.merge(program.eval_graph, params, model_state, copy=True)
+    index = np.linspace(0, rows.size - 1, min(USAGE_ROWS, rows.size)).astype(np.int32)
+    some = rows.take(index)
+    return mean_weights(model(some.x), some.weights)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import numerics
 from jaxmdn.components import FullNormal
 from jaxmdn.components.base import Density
 from jaxmdn.heads import ClassConditionalHead, Head, NormalHead
 from jaxmdn.mixture import Mixture
+from jaxmdn.structure import class_marginal
 from jaxmdn.typing import Array
 
 
@@ -68,6 +70,18 @@ def _normal_head(head: Head) -> NormalHead | None:
     while isinstance(head, ClassConditionalHead):
         head = head.head
     return head if isinstance(head, NormalHead) else None
+
+
+def mean_weights(density: Density, rows: Array) -> Array | None:
+    """Mixing coefficients averaged over a batch with row weights ``rows [N]``: ``[K]``.
+
+    Class-conditional densities count every class's components, ``[C K]``. None for densities that
+    are no mixtures.
+    """
+    if not isinstance(density, Mixture):
+        return None
+    weights, rows = numerics.upcast(class_marginal(density).weights(), rows)
+    return jnp.sum(rows[:, None] * weights, axis=0) / jnp.sum(rows)
 
 
 def component_statistics(head: Head, density: Density, rows: Array) -> Any:

@@ -11,6 +11,7 @@ dtype: a time stamp of 1.7e9 seconds has no room for its seconds in float32.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,10 +36,14 @@ class Standardizer:
     scale: Any
 
     @classmethod
-    def fit(cls, values: Any, weights: Any = None) -> Standardizer:
+    def fit(
+        cls, values: Any, weights: Any = None, *, closure: Sequence[str] | None = None
+    ) -> Standardizer:
         """Mean and standard deviation of each column of ``values [..., D]``, all rows pooled.
 
-        Rows of weight zero do not count. A constant column keeps ``scale = 1``.
+        Rows of weight zero do not count. A constant column keeps ``scale = 1``. ``closure`` says
+        what each column's density allows (``Head.closure``): ``"affine"``, ``"scale"`` (the root
+        mean square, no shift) or ``"none"``.
         """
         rows = np.asarray(values, np.float64).reshape(-1, np.shape(values)[-1])
         share = np.ones(len(rows)) if weights is None else np.ravel(np.asarray(weights, np.float64))
@@ -46,7 +51,14 @@ class Standardizer:
         scale = np.sqrt(np.average((rows - shift) ** 2, axis=0, weights=share))
         counted = rows[share > 0]
         constant = (counted == counted[0]).all(axis=0) | (scale == 0)
-        return cls(shift=np.where(constant, rows[0], shift), scale=np.where(constant, 1.0, scale))
+        shift, scale = np.where(constant, rows[0], shift), np.where(constant, 1.0, scale)
+        if closure is not None:
+            kinds = np.asarray(closure)
+            size = np.sqrt(np.average(rows**2, axis=0, weights=share))
+            scale = np.where(kinds == "scale", np.where(size > 0, size, 1.0), scale)
+            shift = np.where(kinds == "affine", shift, 0.0)
+            scale = np.where(kinds == "none", 1.0, scale)
+        return cls(shift=shift, scale=scale)
 
     def __call__(self, values: Any) -> Float[Array, "... D"]:
         """Standardise ``values [..., D]``: in float64 on the host, unless they are being traced."""
