@@ -13,7 +13,7 @@ from oracles import mp
 from scipy import integrate, special, stats
 
 import jaxmdn
-from jaxmdn.components import Laplace, Logistic, StudentT
+from jaxmdn.components import Density, Laplace, Logistic, StudentT
 
 FAMILIES = {"laplace": Laplace, "logistic": Logistic, "student": StudentT}
 SCIPY = {"laplace": stats.laplace, "logistic": stats.logistic, "student": stats.t}
@@ -534,3 +534,32 @@ def test_quantile_inverts_scipy_s_cdf_on_random_mixtures(name, seed):
     density = average(logits, family.pdf(y[:, None, :]))
     largest = np.max(np.abs(parameters["loc"]), axis=-2)
     assert np.all(np.abs(below - p) <= 1e-13 + 1e-13 * density * (np.abs(y) + largest))
+
+
+def test_no_two_families_have_equal_structures():
+    """Else a function compiled for one of them may be run for another (see ``register``)."""
+    families, todo = [], [Density]
+    while todo:
+        family = todo.pop()
+        todo += family.__subclasses__()
+        if dataclasses.is_dataclass(family) and family.__module__.startswith("jaxmdn."):
+            families.append(family)
+    assert {Laplace, Logistic, StudentT, jaxmdn.Mixture} <= set(families)
+    structures = []
+    for family in families:
+        empty = object.__new__(family)  # fields are not checked, and not needed
+        for field in dataclasses.fields(family):
+            object.__setattr__(empty, field.name, 0)
+        structures.append(jax.tree.structure(empty))
+    for i, first in enumerate(structures):
+        for j, second in enumerate(structures[:i]):
+            assert first != second, (families[i], families[j])
+
+
+def test_registered_families_are_pytrees():
+    family = StudentT(loc=jnp.zeros((2, 1)), scale=jnp.ones((2, 1)), df=jnp.full((2, 1), 3.0))
+    leaves, structure = jax.tree.flatten(family)
+    assert [leaf[0, 0] for leaf in leaves] == [0.0, 1.0, 3.0]
+    assert jax.tree.unflatten(structure, leaves).df is family.df
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(family)]
+    assert names == [".loc", ".scale", ".df"]

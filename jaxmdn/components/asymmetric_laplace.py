@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AsymmetricLaplace(ProductDensity):
     """A product of asymmetric Laplace densities.

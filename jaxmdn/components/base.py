@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +23,36 @@ from jaxmdn import numerics
 from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
 DensityT = TypeVar("DensityT", bound="Density")
+ClassT = TypeVar("ClassT", bound=type)
+
+
+def register(cls: ClassT) -> ClassT:
+    """Register a frozen dataclass as a pytree whose structure differs from every other class's.
+
+    ``jax.tree_util.register_dataclass`` (JAX 0.10 to 0.12) makes structures that compare equal for
+    any two classes with as many fields. Their hashes differ, so that caches keep them apart most of
+    the time; where the hashes happen to share a bucket, a function compiled for one family is run
+    for another, and the result is wrong without a word.
+    """
+    fields = dataclasses.fields(cls)
+    static = tuple(field.name for field in fields if field.metadata.get("static"))
+    names = tuple(field.name for field in fields if field.name not in static)
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
+
+    def flatten(instance: Any) -> tuple[tuple, tuple]:
+        children = tuple(getattr(instance, name) for name in names)
+        return children, tuple(getattr(instance, name) for name in static)
+
+    def flatten_with_keys(instance: Any) -> tuple[tuple, tuple]:
+        children, constants = flatten(instance)
+        return tuple(zip(keys, children, strict=True)), constants
+
+    def unflatten(constants: tuple, children: Iterable) -> Any:
+        arrays = dict(zip(names, children, strict=True))
+        return cls(**arrays, **dict(zip(static, constants, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 class Density(abc.ABC):

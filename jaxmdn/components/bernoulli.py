@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bernoulli(CountDensity):
     """A product of Bernoulli distributions, ``P(Y_d = 1) = 1 / (1 + exp(-logit_d))``.

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import beta_functions
+from jaxmdn.components.base import register
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beta(BoundedDensity):
     """A product of beta densities, ``x^(a - 1) (1 - x)^(b - 1) / B(a, b) / (upper - lower)``.

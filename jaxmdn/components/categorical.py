@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density
+from jaxmdn.components.base import Density, register
 from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Categorical(Density):
     """``p(y = c) = softmax(logits)_c`` for a class index ``y [..., 1]``.

@@ -152,7 +152,8 @@ def _width(tilt: Array, a: Array, n: Array, x: Array, w: Array) -> Array:
     root = jnp.sqrt(half * half + 8 * cut * (tilt + bend))
     narrow = 4 * cut / jnp.where(half < 0, root - half, 1)
     s = jnp.where(half < 0, narrow, (half + root) / (2 * (tilt + bend)))
-    s = jnp.minimum(s, (cut - n * jnp.log(w)) / a)  # g(s) >= a s + n log(w)
+    log_w = jnp.where(w > 0.5, jnp.log1p(-jnp.where(w > 0.5, x, 0)), jnp.log(w))
+    s = jnp.minimum(s, (cut - n * log_w) / a)  # g(s) >= a s + n log(w)
     swap = w > x
     sign, small = jnp.where(swap, -1, 1).astype(n.dtype), jnp.minimum(w, x)
     for _ in range(3):  # Newton's method on log g: exact for exponentials, one digit is enough

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
@@ -18,7 +19,7 @@ from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 TOLERANCE = 1 / 16
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscretizedLogistic(ProductDensity):
     """A product of logistic distributions rounded to the nearest of ``num_bins`` even levels.

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import gamma_functions
+from jaxmdn.components.base import register
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gamma(PositiveDensity):
     """A product of gamma densities, ``y_d^(a - 1) exp(-b y_d) b^a / Gamma(a)``.

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import counts
+from jaxmdn.components.base import register
 from jaxmdn.components.zero_mass import ZeroMass
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hurdle(ZeroMass):
     """Mass ``z`` at exactly zero, else a family: ``P(Y = 0) = z``, ``(1 - z) p(y)`` elsewhere.

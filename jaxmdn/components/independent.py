@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, concatenate, others
+from jaxmdn.components.base import Density, concatenate, others, register
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Independent(Density):
     """``p(y) = prod_g parts_g(y[dims_g])``.

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.components.special import decay_mean
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Laplace(LocationScale):
     """A product of Laplace densities, ``prod_d exp(-|y_d - loc_d| / scale_d) / (2 scale_d)``.

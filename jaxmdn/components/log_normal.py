@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogNormal(PositiveDensity):
     """A product of log-normal densities, ``log y_d ~ N(loc_d, scale_d^2)``.

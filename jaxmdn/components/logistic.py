@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -18,7 +19,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _NODES, _SPAN = {4: 35, 8: 133}, {4: 19.0, 8: 38.0}
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logistic(LocationScale):
     """A product of logistic densities, ``cdf_d(y) = 1 / (1 + exp(-(y - loc_d) / scale_d))``.

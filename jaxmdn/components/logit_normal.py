@@ -12,6 +12,7 @@ import numpy as np
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -20,7 +21,7 @@ _STEP, _NORMAL_END, _LOGISTIC_END = 0.4, 9.2, 39.0
 _MOMENT_STEPS = 60
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitNormal(BoundedDensity):
     """A product of logit-normal densities, ``log(x / (1 - x)) ~ N(loc_d, scale_d^2)``.

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, LocationDensity, others
+from jaxmdn.components.base import Density, LocationDensity, others, register
 from jaxmdn.components.full_normal import FullNormal
 from jaxmdn.components.normal import Normal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowRankNormal(LocationDensity):
     """Multivariate normal ``N(y; loc, factor factor^T + diag(scale^2))``.

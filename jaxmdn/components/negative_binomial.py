@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import count_functions
+from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.poisson import draw_poisson
 from jaxmdn.typing import Array, Float, Key, Parameter
@@ -17,7 +18,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _LEAST, _MOST = 1e-2, 1e8
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NegativeBinomial(CountDensity):
     """A product of negative binomial distributions by mean and concentration.

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, log_ndtr, ndtr, ndtri
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normal(LocationScale):
     """A product of univariate normals, ``prod_d N(y_d; loc_d, scale_d^2)``.

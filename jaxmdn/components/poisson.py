@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import count_functions
+from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -16,7 +17,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _SMALL_RATE, _TERMS = 10.0, 60
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Poisson(CountDensity):
     """A product of Poisson distributions, ``P(Y_d = y) = rate_d^y exp(-rate_d) / y!``.

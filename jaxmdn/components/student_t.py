@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from jaxmdn import numerics
 from jaxmdn.components import student_distances, student_functions
+from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentT(LocationScale):
     """A product of t densities: ``(y_d - loc_d) / scale_d`` has ``df_d`` degrees of freedom.

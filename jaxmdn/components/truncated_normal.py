@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
+from jaxmdn.components.base import register
 from jaxmdn.components.gamma_functions import CUT, integrate
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
@@ -21,7 +22,7 @@ _NODES = {4: 12, 8: 24}
 _TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TruncatedNormal(BoundedDensity):
     """A product of normal densities restricted to ``lower <= y_d <= upper``.

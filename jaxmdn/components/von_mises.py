@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import circular_functions as circular
+from jaxmdn.components.base import register
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 _TURN = 2 * math.pi
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VonMises(ProductDensity):
     """A product of von Mises densities, ``exp(k_d cos(y_d - loc_d)) / (2 pi I0(k_d))``, in radians.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxmdn.components.base import register
 from jaxmdn.components.gamma_functions import log_gamma, polynomial
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.typing import Array, Float, Key, Parameter
@@ -18,7 +19,7 @@ _STEEP = {4: 40.0, 8: 340.0}
 _MOMENT_STEPS = 8
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weibull(PositiveDensity):
     """A product of Weibull densities, ``P(Y_d > y_d) = exp(-(y_d / scale_d)^k)``.

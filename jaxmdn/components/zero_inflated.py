@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.zero_mass import ZeroMass
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroInflated(ZeroMass, CountDensity):
     """A family of counts with extra zeros, ``P(0) = z + (1 - z) p(0)``, ``P(y) = (1 - z) p(y)``.

@@ -49,7 +49,7 @@ def mode(mixture: Mixture) -> Modes:
 
     Returns:
       :class:`Modes` with ``M = K`` slots (the components of all classes, for a class-conditional
-      density). Their derivative in the parameters is that of the implicit function,
+      density; for D = 1 and other families than normal, ``2 K``). Their derivative in the parameters is that of the implicit function,
       ``dx = -H^-1 d(grad log p(x))`` with the Hessian H of the log-density.
 
     Raises:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxmdn import checks, numerics
 from jaxmdn.inference.quantiles import close_in
 from jaxmdn.inference.turning_points import (
+    TurningPoints,
     component_quantiles,
     log_density,
     require_continuous,
@@ -29,15 +30,15 @@ from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key
 
 # By the dtype's bytes: evaluations of the density for each end of an interval, Newton's steps after
 # them, and evaluations of the region's probability for its threshold.
-STEPS, NEWTON_STEPS, LEVEL_STEPS = {4: 20, 8: 28}, 2, {4: 28, 8: 42}
+STEPS, NEWTON_STEPS, LEVEL_STEPS = {4: 12, 8: 18}, 2, {4: 28, 8: 42}
 
 
 class Intervals(NamedTuple):
     """Disjoint intervals in increasing order; unused slots hold NaN.
 
     Attributes:
-      lower: left ends ``[..., K]``.
-      upper: right ends ``[..., K]``.
+      lower: left ends ``[..., M]``.
+      upper: right ends ``[..., M]``.
     """
 
     lower: Float[Array, "..."]
@@ -103,9 +104,9 @@ def hdr_intervals(mixture: Mixture, level: Float[ArrayLike, "..."]) -> Intervals
       level: probabilities in (0, 1), ``[...]``; they broadcast against the batch.
 
     Returns:
-      :class:`Intervals`, ``[..., K]`` each, in the target's unit. A mixture of K normals in one
-      dimension has at most K modes, hence at most K intervals; a class-conditional density counts
-      the components of all classes.
+      :class:`Intervals`, ``[..., M]`` each, in the target's unit. A mixture of K normals in one
+      dimension has at most ``M = K`` modes, hence as many intervals; for other families M is 2 K.
+      A class-conditional density counts the components of all classes.
 
     Raises:
       ValueError: if D > 1, and as :func:`hdr_threshold`.
@@ -249,30 +250,39 @@ def _expand(values: Float[Array, "P ..."], ndim: int) -> Float[Array, "P ..."]:
     return values.reshape(values.shape[0], *missing, *values.shape[1:])
 
 
-def _turns(mixture: Mixture) -> Float[Array, "P ..."]:
-    return turning_points(jax.lax.stop_gradient(mixture)).location
+def _turns(mixture: Mixture) -> TurningPoints:
+    return turning_points(jax.lax.stop_gradient(mixture))
 
 
 def _ends(
-    mixture: Mixture, log_t: Float[Array, "..."], turns: Float[Array, "P ..."]
-) -> tuple[Float[Array, "K ..."], Float[Array, "K ..."]]:
-    """Ends of ``{log p >= log_t}`` around each mode, ``[K, ...]``; equal where it is below.
+    mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoints
+) -> tuple[Float[Array, "M ..."], Float[Array, "M ..."]]:
+    """Ends of ``{log p >= log_t}`` around each mode, ``[M, ...]``; equal where it is below.
 
     Where the valley between two modes is above the threshold, both have it as their end.
     """
     fixed, level = jax.lax.stop_gradient((mixture, log_t))
-    turns = _expand(turns, level.ndim)
-    lead = np.broadcast_shapes(turns.shape[1:], level.shape)
-    turns = jnp.broadcast_to(turns, (turns.shape[0], *lead))
+    location, grid, height = (
+        _expand(values, level.ndim) for values in (turns.location, turns.grid, turns.height)
+    )
+    lead = np.broadcast_shapes(location.shape[1:], level.shape)
+    location = jnp.broadcast_to(location, (location.shape[0], *lead))
+    below, above = location[:-1], location[1:]
     # Between a valley and a mode the density rises, then it falls.
-    rises = (jnp.arange(turns.shape[0] - 1) % 2 == 0).reshape(-1, *(1,) * len(lead))
+    rises = (jnp.arange(below.shape[0]) % 2 == 0).reshape(-1, *(1,) * len(lead))
     sign = jnp.where(rises, 1, -1).astype(level.dtype)
 
     def excess(y: Array) -> Array:
         return sign * (log_density(fixed, y) - level)
 
-    below, above = turns[:-1], turns[1:]
-    root, left, right = close_in(excess, below, above, steps=STEPS[level.dtype.itemsize])
+    # The crossing of a piece lies between the last point of the grid on its one side and the first
+    # on the other: [2 M, N, ...], which is never stored.
+    inside = (grid >= below[:, None]) & (grid <= above[:, None])
+    high = (height >= level) == rises[:, None]
+    start = jnp.max(jnp.where(inside & ~high, grid, below[:, None]), axis=1)
+    stop = jnp.min(jnp.where(inside & high, grid, above[:, None]), axis=1)
+    start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
+    root, left, right = close_in(excess, start, stop, steps=STEPS[level.dtype.itemsize])
     for _ in range(NEWTON_STEPS):
         value, rate = jax.jvp(excess, (root,), (jnp.ones_like(root),))
         step = jnp.where(rate > 0, value / jnp.where(rate > 0, rate, 1), 0)
@@ -305,14 +315,14 @@ def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def _probability(
-    mixture: Mixture, lower: Float[Array, "K ..."], upper: Float[Array, "K ..."]
+    mixture: Mixture, lower: Float[Array, "M ..."], upper: Float[Array, "M ..."]
 ) -> Float[Array, "..."]:
     parts = mixture.cdf(upper[..., None]) - mixture.cdf(lower[..., None])
     return jnp.sum(parts[..., 0], axis=0)
 
 
 def _solve(
-    mixture: Mixture, level: Float[Array, "..."], turns: Float[Array, "P ..."]
+    mixture: Mixture, level: Float[Array, "..."], turns: TurningPoints
 ) -> Float[Array, "..."]:
     level = jnp.broadcast_to(level, np.broadcast_shapes(mixture.batch_shape, level.shape))
     log_t = _search(*jax.lax.stop_gradient((mixture, level)), turns)
@@ -320,9 +330,9 @@ def _solve(
 
 
 def _search(
-    mixture: Mixture, level: Float[Array, "..."], turns: Float[Array, "P ..."]
+    mixture: Mixture, level: Float[Array, "..."], turns: TurningPoints
 ) -> Float[Array, "..."]:
-    highest = jnp.max(log_density(mixture, turns), axis=0)
+    highest = jnp.max(log_density(mixture, turns.location), axis=0)
     # All but 1 - level lies above t >= (1 - level) / 2 / L, if all but half of that lies in an
     # interval of length L.
     outside = (1 - level) / 2
@@ -343,7 +353,7 @@ def _search(
 
 @jax.custom_jvp
 def _settle(
-    mixture: Mixture, level: Float[Array, "..."], log_t: Float[Array, "..."], turns: Array
+    mixture: Mixture, level: Float[Array, "..."], log_t: Float[Array, "..."], turns: TurningPoints
 ) -> Float[Array, "..."]:
     """Return ``log_t``, which moves with the parameters so that the region keeps its level."""
     return log_t

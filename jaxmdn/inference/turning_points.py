@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn.components import Normal, VonMises
+from jaxmdn.components.zero_mass import ZeroMass
 from jaxmdn.mixture import Mixture, require_mixture
 from jaxmdn.typing import Array, Bool, Float
 
@@ -39,19 +41,28 @@ def require_continuous(function: str, mixture: Any) -> None:
             f"{function}: needs a density over real numbers, got a mixture of "
             f"{type(mixture.components).__name__}."
         )
+    if isinstance(mixture.components, (VonMises, ZeroMass)):
+        raise TypeError(
+            f"{function}: not defined for {type(mixture.components).__name__}, whose targets lie "
+            f"on a circle or have a point of positive probability."
+        )
 
 
 class TurningPoints(NamedTuple):
-    """The points at which a univariate density turns, in increasing order, ``P = 2 K + 1``.
+    """The points at which a univariate density turns, in increasing order, ``P = 2 M + 1``.
 
     Attributes:
       location: ``[P, ...]``: the left end, a mode, a valley, a mode, ..., the right end. What is
         left of the slots holds the right end.
-      is_mode: ``[K, ...]``: which of the slots 1, 3, ... hold a mode.
+      is_mode: ``[M, ...]``: which of the slots 1, 3, ... hold a mode.
+      grid: sorted points ``[N, ...]`` that resolve the density, and
+      height: its logarithm there.
     """
 
     location: Float[Array, "P ..."]
-    is_mode: Bool[Array, "K ..."]
+    is_mode: Bool[Array, "M ..."]
+    grid: Float[Array, "N ..."]
+    height: Float[Array, "N ..."]
 
 
 def log_density(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -69,9 +80,12 @@ def component_quantiles(
 ) -> Float[Array, "..."]:
     """Points below (or above) which each component has probability ``p [...]``, ``[..., K]``.
 
-    ``upper`` counts from the other end, where ``1 - p`` would round.
+    ``upper`` counts from the other end, where ``1 - p`` would round, in families that can be
+    reflected; in others it ends where ``1 - p`` does.
     """
     family = mixture.components
+    if upper and getattr(family, "closed_under", "none") != "affine":
+        upper, p = False, jnp.minimum(1 - p, 1 - float(jnp.finfo(p.dtype).eps))
     if upper:
         zero = jnp.zeros(1, p.dtype)
         family = family.affine(zero, zero - 1)  # -Y has the same quantiles, negated and reversed
@@ -82,16 +96,17 @@ def component_quantiles(
 def turning_points(mixture: Mixture) -> TurningPoints:
     """Find the modes and valleys of a univariate mixture of plain components.
 
-    A mixture of K normals in one dimension has at most K modes, whatever their scales
-    (Carreira-Perpinan and Williams 2003), hence ``2 K - 1`` turning points. Of another family there
-    may be more; the rightmost are then left out.
+    A mixture of K normals in one dimension has at most ``M = K`` modes, whatever their scales
+    (Carreira-Perpinan and Williams 2003), hence ``2 K - 1`` turning points. Of other families there
+    may be more: they get ``M = 2 K`` slots, and the rightmost are left out beyond that.
     """
+    slots = mixture.num_components * (1 if isinstance(mixture.components, Normal) else 2)
     grid, rate = _refine(mixture, _grid(mixture))  # [N, ...], sorted
     rising = rate > 0
     rising = jnp.concatenate([jnp.ones_like(rising[:1]), rising[1:-1], jnp.zeros_like(rising[:1])])
     turns = rising[1:] != rising[:-1]
-    size, start = 2 * mixture.num_components - 1, grid[:-1]
-    lower, upper, _ = _cells(grid, start, turns, start, size)
+    start = grid[:-1]
+    lower, upper, _ = _cells(grid, start, turns, start, 2 * slots - 1)
     # The first turn is to the left of a mode, and they alternate.
     is_mode = jnp.arange(lower.shape[0]) % 2 == 0
     sign = jnp.where(is_mode, -1, 1).astype(grid.dtype).reshape(-1, *(1,) * (grid.ndim - 1))
@@ -99,8 +114,8 @@ def turning_points(mixture: Mixture) -> TurningPoints:
     found = _bisect(lambda y: sign * slope(mixture, y), lower, upper, steps)
     location = jnp.concatenate([grid[:1], found, grid[-1:]])
     count = (jnp.sum(turns, axis=0) + 1) // 2
-    slots = jnp.arange(mixture.num_components).reshape(-1, *(1,) * count.ndim)
-    return TurningPoints(location=location, is_mode=slots < count)
+    is_mode = jnp.arange(slots).reshape(-1, *(1,) * count.ndim) < count
+    return TurningPoints(location, is_mode, grid, log_density(mixture, grid))
 
 
 def _grid(mixture: Mixture) -> Float[Array, "N ..."]:
