@@ -58,6 +58,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws into the notebook
     monkeypatch.delenv("JAXMDN_CHECK_TYPES")
+    monkeypatch.delenv("JAXMDN_DATA", raising=False)  # the bundled data will do, and are quicker
     notebook = nbformat.read(path, as_version=4)
     pictures = _pictures(notebook)
     assert pictures > 0, "commit the notebook with its pictures: make notebooks"

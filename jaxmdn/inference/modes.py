@@ -49,8 +49,9 @@ def mode(mixture: Mixture) -> Modes:
 
     Returns:
       :class:`Modes` with ``M = K`` slots (the components of all classes, for a class-conditional
-      density; for D = 1 and other families than normal, ``2 K``). Their derivative in the parameters is that of the implicit function,
-      ``dx = -H^-1 d(grad log p(x))`` with the Hessian H of the log-density.
+      density; for D = 1 and other families than normal, ``2 K``). Their derivative in the
+      parameters is that of the implicit function, ``dx = -H^-1 d(grad log p(x))`` with the Hessian
+      H of the log-density.
 
     Raises:
       TypeError: if the mixture is none, or discrete, or for D > 1 not one of normals.

@@ -202,8 +202,18 @@ def _cells(
 
     Where none is left, both ends are the last point.
     """
-    index = jnp.argsort(jnp.where(flags, priority, jnp.inf), axis=0, stable=True)[:size]
-    used, side = (jnp.take_along_axis(values, index, axis=0) for values in (flags, side))
+    cells = jnp.arange(flags.shape[0]).reshape(-1, *(1,) * (flags.ndim - 1))
+
+    def pick(priority: Array, _: None) -> tuple[Array, Array]:
+        first = jnp.argmin(priority, axis=0)
+        return jnp.where(cells == first, jnp.inf, priority), first
+
+    # A few passes for the smallest cost less than a sort.
+    _, index = jax.lax.scan(pick, jnp.where(flags, priority, jnp.inf), length=size)
+    # Once none is left, the pass picks the first cell again.
+    count = jnp.arange(size).reshape(-1, *(1,) * (flags.ndim - 1))
+    used = count < jnp.sum(flags, axis=0)
+    side = jnp.take_along_axis(side, index, axis=0)
     lower, upper = (
         jnp.where(used, jnp.take_along_axis(grid, index + shift, axis=0), grid[-1:])
         for shift in (0, 1)
