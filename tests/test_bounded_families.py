@@ -195,8 +195,13 @@ def test_truncated_normal_far_in_the_tail(dtype, rtol):
             cuts = sorted({*cuts, *(1 - c for c in cuts), 0.15, 0.19, 0.2, 0.21, 0.25, 0.5, 0.75})
             mass = mpmath.quad(density, cuts)
             below = mpmath.quad(density, [c for c in cuts if c <= y])
-            mean = mpmath.quad(lambda t: t * density(t), cuts) / mass
-            variance = mpmath.quad(lambda t: (t - mean) ** 2 * density(t), cuts) / mass
+            mean = mpmath.quad(lambda t, density=density: t * density(t), cuts) / mass
+            variance = (
+                mpmath.quad(
+                    lambda t, mean=mean, density=density: (t - mean) ** 2 * density(t), cuts
+                )
+                / mass
+            )
             log_density = mpmath.log(density(mpmath.mpf(y)) / mass)
             log_survival = mpmath.log((mass - below) / mass) if below < mass else -mpmath.inf
             exact.append([float(v) for v in (log_density, mean, variance, log_survival)])
@@ -207,7 +212,7 @@ def test_truncated_normal_far_in_the_tail(dtype, rtol):
     # The step from loc to the target is rounded: worth an ulp of loc times the slope, which is the
     # log-density itself, more or less.
     for value, expected in zip(found, np.array(exact).T[:3], strict=True):
-        np.testing.assert_allclose(value[:, 0], expected, rtol=rtol)
+        np.testing.assert_allclose(value[:, 0], expected, rtol=rtol, atol=1e-3 * rtol)
     log_survival = np.array(exact)[:, 3]
     near = log_survival > -1e3  # beyond, 60 digits of the difference are not enough
     np.testing.assert_allclose(
@@ -358,7 +363,7 @@ def test_different_bounds_do_not_join(user_errors):
 @pytest.mark.parametrize("family", [Beta, LogitNormal, TruncatedNormal])
 def test_bounds_are_checked(user_errors, family):
     half = jnp.full(1, 0.5)
-    with pytest.raises(ValueError, match="lower must be below upper, got 2.0 and 1.0"):
+    with pytest.raises(ValueError, match=r"lower must be below upper, got 2\.0 and 1\.0"):
         family.from_moments(half, half, lower=2.0, upper=1.0)
     with pytest.raises(TypeError, match="lower must be a Python number"):
         family.from_moments(half, half, lower=jnp.zeros(()), upper=1.0)

@@ -18,7 +18,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 
 # Step of the trapezoidal rules for the moments, and where they end.
 _STEP, _NORMAL_END, _LOGISTIC_END = 0.4, 9.2, 39.0
-_MOMENT_STEPS = 60
+_MOMENT_STEPS = 16
 
 
 @register
@@ -93,26 +93,40 @@ class LogitNormal(BoundedDensity):
         upper: float = 1.0,
         **constants: Any,
     ) -> LogitNormal:
-        """The member with these moments; variances above 0.9 of the largest are taken as that."""
+        """The member with these moments; variances above 0.8 of the largest are taken as that."""
         check_bounds("LogitNormal.from_moments", lower, upper)
         width = upper - lower
         x, rest = (mean - lower) / width, (upper - mean) / width
-        share = jnp.minimum(variance / (width**2 * x * rest), 0.9)  # of the largest for this mean
-        logit, log_odds = jnp.log(x) - jnp.log(rest), jnp.log(share) - jnp.log1p(-share)
+        share = jnp.minimum(variance / (width**2 * x * rest), 0.8)  # of the largest for this mean
+        goal = jnp.log(x) - jnp.log(rest), jnp.log(share) - jnp.log1p(-share)
+
+        # Newton's method for the logits of the mean and of the share. In loc over the factor by
+        # which the scale pulls the mean towards one half, each has nearly its own unknown.
+        def reach(centre: Array, log_scale: Array) -> tuple[Array, Array]:
+            below, above, spread = _moments(*_from_centre(centre, log_scale))
+            reached = spread / (below * above)
+            logit = jnp.log(below) - jnp.log(above)
+            return logit, jnp.log(reached) - jnp.log(jnp.maximum(1 - reached, 1e-3))
 
         def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            loc, log_scale = state
-            below, above, spread = _moments(loc, jnp.exp(log_scale))
-            reached = spread / (below * above)
-            odds = jnp.log(reached) - jnp.log1p(-reached)
-            stretch = jnp.sqrt(1 + 0.4 * jnp.exp(2 * log_scale))  # d loc / d logit of the mean
-            loc = loc + stretch * (logit - (jnp.log(below) - jnp.log(above)))
-            return loc, log_scale + 0.5 * jnp.clip(log_odds - odds, -2, 2)
+            one, zero = jnp.ones_like(state[0]), jnp.zeros_like(state[0])
+            values, (a, c) = jax.jvp(reach, state, (one, zero))
+            _, (b, d) = jax.jvp(reach, state, (zero, one))
+            e, f = goal[0] - values[0], goal[1] - values[1]
+            scaled = a * d - b * c
+            centre, log_scale = (d * e - b * f) / scaled, (a * f - c * e) / scaled
+            return state[0] + jnp.clip(centre, -1, 1), state[1] + jnp.clip(log_scale, -0.5, 0.5)
 
-        start = (logit, 0.5 * (jnp.log(share) - jnp.log(x * rest)))
-        start = (logit, jnp.minimum(start[1], 0.5 * log_odds + 0.7))
-        loc, log_scale = jax.lax.fori_loop(0, _MOMENT_STEPS, step, start)
+        square = jnp.minimum(4 * share / (1 - share), jnp.log1p(share / (x * rest)))
+        start = goal[0], 0.5 * jnp.log(square)
+        centre, log_scale = jax.lax.fori_loop(0, _MOMENT_STEPS, step, start)
+        loc, _ = _from_centre(centre, log_scale)
         return cls(loc=loc, scale=jnp.exp(log_scale), lower=lower, upper=upper, **constants)
+
+
+def _from_centre(centre: Array, log_scale: Array) -> tuple[Array, Array]:
+    scale = jnp.exp(log_scale)
+    return centre * jnp.sqrt(1 + math.pi / 8 * scale**2), scale
 
 
 def _moments(loc: Array, scale: Array) -> tuple[Array, Array, Array]:

@@ -89,19 +89,19 @@ def log_density(z: Float[Array, "..."], df: Float[Array, "..."]) -> Float[Array,
     return log_peak(df) - tau - 0.5 * log_ratio
 
 
-def _half_mass(tau: Array, df: Array) -> Array:
-    """``P(0 < T < z)`` by the first integral, from ``tau``."""
+def _half_mass(tau: Array, df: Array, peak: Array) -> Array:
+    """``P(0 < T < z)`` by the first integral, from ``tau`` and the log-density at zero."""
     nodes, weights = (jnp.asarray(x, tau.dtype) for x in legendre(_NODES[tau.dtype.itemsize]))
     squares = tau[..., None] * nodes**2
     values = jnp.exp(-squares) * jax.lax.rsqrt(decay_mean(2 * squares / df[..., None]))
     positive = tau > 0
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, tau, 1)), 0)
-    return jnp.exp(log_gamma_ratio(0.5 * df)) / math.sqrt(math.pi) * root * _dot(values, weights)
+    return math.sqrt(2.0) * root * jnp.exp(peak) * _dot(values, weights)
 
 
 def central_mass(tau: Array, df: Array) -> Array:
     """``P(0 < T < z)`` from ``tau``, for all ``z``; to rounding next to one half if ``df > 1``."""
-    return _half_mass(jnp.minimum(tau, _CUT[tau.dtype.itemsize]), df)
+    return _half_mass(jnp.minimum(tau, _CUT[tau.dtype.itemsize]), df, log_peak(df))
 
 
 def _far_integral(inverse_square: Array, df: Array) -> Array:
@@ -129,11 +129,11 @@ def _dot(values: Array, weights: Array) -> Array:
 def _split(z: Array, df: Array) -> tuple[Array, Array, Array, Array]:
     """Where ``tau < 1``; there ``P(0 < T < |z|)``, elsewhere ``log P(T > |z|)`` and the hazard."""
     tau, log_ratio = radial(z, df)
-    near = tau < 1
-    half = _half_mass(jnp.where(near, tau, 0.5), df)
+    near, peak = tau < 1, log_peak(df)
+    half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
     size = jnp.where(near, 1, jnp.abs(z))
     integral = _far_integral((1 / size) ** 2, df)
-    log_far = log_peak(df) - tau + 0.5 * log_ratio - jnp.log(size) + jnp.log(integral)
+    log_far = peak - tau + 0.5 * log_ratio - jnp.log(size) + jnp.log(integral)
     hazard = 1 / ((1 / size + size / df) * integral)  # density over tail
     return near, half, log_far, hazard
 
@@ -199,8 +199,7 @@ def quantile(p: Array, df: Array) -> Array:
     q = jnp.minimum(p, 1 - p)  # exact
     inside = (q > 0) & (q < 0.5)
     q = jnp.where(inside, q, 0.25)
-    log_q, root = jnp.log(q), jnp.sqrt(df)
-    offset = log_peak(df)
+    log_q, root, peak = jnp.log(q), jnp.sqrt(df), log_peak(df)
 
     # In s = sqrt(v) asinh(z / sqrt(v)) the density is log-concave, so that Newton's method on the
     # log-tail converges from everywhere, and nothing overflows before the quantile does.
@@ -208,13 +207,13 @@ def quantile(p: Array, df: Array) -> Array:
         angle = s / root
         tau, tanh = df * _log_cosh(angle), root * jnp.tanh(angle)
         near = tau < 1
-        half = _half_mass(jnp.where(near, tau, 0.5), df)
+        half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
         integral = _far_integral(jnp.where(near, 0, 1 / (root * jnp.sinh(angle)) ** 2), df)
-        log_far = offset - tau - jnp.log(tanh) + jnp.log(integral)
+        log_far = peak - tau - jnp.log(tanh) + jnp.log(integral)
         # The difference of the two masses first: their logarithms would cancel at the median.
         excess = jnp.where(near, ((0.5 - q) - half) / q, 0)
         gap = jnp.where(near, jnp.log1p(jnp.maximum(excess, -0.999)), log_far - log_q)
-        density = jnp.exp(offset - jnp.where(near, tau, 0))
+        density = jnp.exp(peak - jnp.where(near, tau, 0))
         slope = jnp.where(near, density / jnp.where(near, 0.5 - half, 1), tanh / integral)
         return jnp.maximum(s + gap / slope, 0.5 * s)
 
