@@ -30,3 +30,10 @@ def as_users_run():
     """JAX's own defaults: Flax and Optax are not written for strict dtype promotion."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Every program maps memory; Linux allows 65,530 maps, and a whole run needs more."""
+    yield
+    jax.clear_caches()

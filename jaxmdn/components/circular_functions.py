@@ -8,6 +8,7 @@ normal (``k`` large): no series, no expansion, no case in between.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -25,6 +26,7 @@ _NODES, _CUT, _STEPS = {4: 14, 8: 32}, {4: 18.0, 8: 40.0}, {4: 12, 8: 14}
 _FAR, _TERMS = 8.0, {4: 8, 8: 26}
 
 
+@functools.cache
 def _far_coefficients(count: int) -> np.ndarray:
     """``2 k (1 - I1(k) / I0(k))`` as a Chebyshev series in ``16 / k - 1``, by quadrature."""
     nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
@@ -37,16 +39,13 @@ def _far_coefficients(count: int) -> np.ndarray:
     return np.polynomial.chebyshev.chebfit(nodes, values, count - 1)
 
 
-_COEFFICIENTS = {size: _far_coefficients(count) for size, count in _TERMS.items()}
-
-
 def resultant_gap(k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``1 - I1(k) / I0(k)`` for ``k >= 0``; ``1 / (2 k)`` for large ``k``, without cancelling."""
     near = k < _FAR
     small, large = jnp.where(near, k, 0), jnp.where(near, _FAR, k)
     x = 2 * _FAR / large - 1
     before, total = jnp.zeros_like(x), jnp.zeros_like(x)
-    coefficients = _COEFFICIENTS[x.dtype.itemsize]
+    coefficients = _far_coefficients(_TERMS[x.dtype.itemsize])
     for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
         before, total = total, 2 * x * total - before + float(coefficient)
     series = x * total - before + float(coefficients[0])

@@ -21,13 +21,13 @@ REAL, POSITIVE = "real", "positive"
 
 
 class Recipe(NamedTuple):
-    """A family's component class, its learnt parameters and their kinds, its constants' defaults.
+    """A component class's name, its learnt parameters and their kinds, its constants' defaults.
 
     ``static`` constants are fields of the class that hold Python numbers (``base``: another
     family); ``fixable`` names parameters that may be fixed instead of learnt.
     """
 
-    component: type[Any]
+    component: str
     parameters: dict[str, str]
     static: dict[str, Any] = {}
     fixable: tuple[str, ...] = ()
@@ -38,41 +38,41 @@ UNIT = {"lower": 0.0, "upper": 1.0}
 CONCENTRATIONS = {"concentration1": POSITIVE, "concentration0": POSITIVE}
 RECIPES = {
     # the real line
-    "normal": Recipe(components.Normal, LOCATION),
-    "laplace": Recipe(components.Laplace, LOCATION),
-    "logistic": Recipe(components.Logistic, LOCATION),
-    "student_t": Recipe(components.StudentT, {**LOCATION, "df": POSITIVE}, fixable=("df",)),
+    "normal": Recipe("Normal", LOCATION),
+    "laplace": Recipe("Laplace", LOCATION),
+    "logistic": Recipe("Logistic", LOCATION),
+    "student_t": Recipe("StudentT", {**LOCATION, "df": POSITIVE}, fixable=("df",)),
     "asymmetric_laplace": Recipe(
-        components.AsymmetricLaplace, {**LOCATION, "asymmetry": POSITIVE}, fixable=("asymmetry",)
+        "AsymmetricLaplace", {**LOCATION, "asymmetry": POSITIVE}, fixable=("asymmetry",)
     ),
     # positive numbers
-    "lognormal": Recipe(components.LogNormal, LOCATION),
-    "gamma": Recipe(components.Gamma, {"concentration": POSITIVE, "rate": POSITIVE}),
-    "weibull": Recipe(components.Weibull, {"concentration": POSITIVE, "scale": POSITIVE}),
+    "lognormal": Recipe("LogNormal", LOCATION),
+    "gamma": Recipe("Gamma", {"concentration": POSITIVE, "rate": POSITIVE}),
+    "weibull": Recipe("Weibull", {"concentration": POSITIVE, "scale": POSITIVE}),
     # an interval
-    "beta": Recipe(components.Beta, CONCENTRATIONS, static=UNIT),
-    "logit_normal": Recipe(components.LogitNormal, LOCATION, static=UNIT),
+    "beta": Recipe("Beta", CONCENTRATIONS, static=UNIT),
+    "logit_normal": Recipe("LogitNormal", LOCATION, static=UNIT),
     "truncated_normal": Recipe(
-        components.TruncatedNormal, LOCATION, static={"lower": 0.0, "upper": math.inf}
+        "TruncatedNormal", LOCATION, static={"lower": 0.0, "upper": math.inf}
     ),
     # the circle
-    "von_mises": Recipe(components.VonMises, {"loc": REAL, "concentration": POSITIVE}),
+    "von_mises": Recipe("VonMises", {"loc": REAL, "concentration": POSITIVE}),
     # whole numbers
-    "poisson": Recipe(components.Poisson, {"rate": POSITIVE}),
+    "poisson": Recipe("Poisson", {"rate": POSITIVE}),
     "negative_binomial": Recipe(
-        components.NegativeBinomial,
+        "NegativeBinomial",
         {"rate": POSITIVE, "concentration": POSITIVE},
         fixable=("concentration",),
     ),
-    "bernoulli": Recipe(components.Bernoulli, {"logit": REAL}),
+    "bernoulli": Recipe("Bernoulli", {"logit": REAL}),
     "discretized_logistic": Recipe(
-        components.DiscretizedLogistic,
+        "DiscretizedLogistic",
         LOCATION,
         static={"lower": 0.0, "upper": 255.0, "num_bins": 256},
     ),
     # a share of zeros beside another family
-    "zero_inflated": Recipe(components.ZeroInflated, {"logit": REAL}, static={"base": "poisson"}),
-    "hurdle": Recipe(components.Hurdle, {"logit": REAL}, static={"base": "gamma"}),
+    "zero_inflated": Recipe("ZeroInflated", {"logit": REAL}, static={"base": "poisson"}),
+    "hurdle": Recipe("Hurdle", {"logit": REAL}, static={"base": "gamma"}),
 }
 
 
@@ -129,7 +129,7 @@ class Family:
     @property
     def component(self) -> type[Any]:
         """The component class."""
-        return RECIPES[self.name].component
+        return getattr(components, RECIPES[self.name].component)
 
     @property
     def base(self) -> Family | None:
