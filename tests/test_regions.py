@@ -326,12 +326,48 @@ def test_what_is_no_level_and_no_number_gives_nan():
     np.testing.assert_array_equal(np.isnan(log_t), (rows < 5) | (rows == 6))
     found = jaxmdn.hdr_level(univariate(logits, loc, np.ones((ROWS, K))), jnp.asarray(y))
     np.testing.assert_array_equal(np.isnan(found), (rows == 0) | (rows == 6))
-    np.testing.assert_allclose(found[1:4], [1.0, 1.0, 0.0], atol=1e-12)  # 0.5 is the mode
+    np.testing.assert_allclose(found[1:3], 1.0, atol=1e-12)
+    assert found[3] < 1e-7  # 0.5 is the mode: what rounding of log p leaves, by its square root
     plane = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2)
     sampled = jaxmdn.hdr_threshold(
         plane, jnp.asarray(levels), key=jax.random.key(0), num_samples=10
     )
     np.testing.assert_array_equal(np.isnan(sampled), rows < 5)
+
+
+def families():
+    """Other families' mixtures over one dimension, with their exact log-density and cdf."""
+    loc, scale, df = np.array([0.0, 2.0, 5.0]), np.array([1.0, 0.1, 0.5]), np.array([1.5, 3.0, 9.0])
+    shape = {"loc": jnp.asarray(loc)[:, None], "scale": jnp.asarray(scale)[:, None]}
+    heavy = jaxmdn.components.StudentT(**shape, df=jnp.asarray(df)[:, None])
+    positive = jaxmdn.components.LogNormal(loc=jnp.asarray(loc / 5)[:, None], scale=shape["scale"])
+    return [
+        (jaxmdn.components.Laplace(**shape), stats.laplace(loc, scale)),
+        (jaxmdn.components.Logistic(**shape), stats.logistic(loc, scale)),
+        (heavy, stats.t(df, loc, scale)),
+        (positive, stats.lognorm(scale, scale=np.exp(loc / 5))),
+    ]
+
+
+@pytest.mark.parametrize("case", range(4), ids=["laplace", "logistic", "student", "log-normal"])
+def test_other_families_hold_their_level(case):
+    components, exact = families()[case]
+    mixture = jaxmdn.Mixture(logits=jnp.log(jnp.array([0.5, 0.2, 0.3])), components=components)
+    weights = np.array([0.5, 0.2, 0.3])
+    levels = np.array([0.2, 0.6, 0.9, 0.99])
+    lower, upper = jaxmdn.hdr_intervals(mixture, jnp.asarray(levels))
+    assert lower.shape == (4, 6)
+    for row, level in enumerate(levels):
+        used = ~np.isnan(lower[row])
+        left, right = (np.asarray(side[row])[used][:, None] for side in (lower, upper))
+        mass = np.sum(exact.cdf(right) @ weights - exact.cdf(left) @ weights)
+        assert abs(mass - level) < 1e-9
+        heights = np.log(exact.pdf(np.concatenate([left, right])) @ weights)
+        assert np.ptp(heights) < 1e-7
+        # Nothing outside is denser, nothing inside is less dense.
+        grid = np.linspace(1e-3, 12, 4001)[:, None]
+        inside = np.any((grid > left[:, 0]) & (grid < right[:, 0]), axis=-1)
+        np.testing.assert_array_equal(np.log(exact.pdf(grid) @ weights) > heights[0], inside)
 
 
 LINE = univariate([0.0], [0.0], [1.0])
@@ -366,6 +402,20 @@ PLANE = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2)
             ),
             TypeError,
             "needs a density over real numbers",
+        ),
+        (
+            "hdr_threshold",
+            (
+                jaxmdn.Mixture(
+                    logits=jnp.zeros(1),
+                    components=jaxmdn.components.VonMises(
+                        loc=jnp.zeros((1, 1)), concentration=jnp.ones((1, 1))
+                    ),
+                ),
+                0.5,
+            ),
+            TypeError,
+            "not defined for VonMises, whose targets lie on a circle",
         ),
     ],
 )

@@ -58,7 +58,7 @@ class VonMises(ProductDensity):
         low, high = jnp.zeros_like(variance), jnp.full_like(variance, math.log(1e8))
         low = low - math.log(1e4)
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = 0.5 * (low + high)
             wide = _own_variance(jnp.exp(middle)) > variance
