@@ -325,3 +325,17 @@ def check_outside(case, outside, middle):
     inside = case.make(arrays).in_support(y)
     assert inside.dtype == bool
     assert not bool(jnp.any(inside[: len(outside)]))
+
+
+def compare(found, exact, size, label):
+    """Both are within ``size`` of each other where they are finite, and equal elsewhere."""
+    found, exact, size = np.broadcast_arrays(found, exact, size)
+    finite = np.isfinite(exact)
+    np.testing.assert_array_equal(found[~finite], exact[~finite].astype(float), err_msg=label)
+    error, size = np.abs(found[finite].astype(exact.dtype) - exact[finite]), size[finite]
+    if not np.all(error <= size):
+        worst = np.argmax(error / np.maximum(size, np.finfo(exact.dtype).tiny))
+        raise AssertionError(
+            f"{label}: {np.flatnonzero(finite)[worst]} is {found[finite][worst]}, not "
+            f"{exact[finite][worst]}: {float(error[worst] / size[worst]):.3g} times what is allowed"
+        )

@@ -129,6 +129,17 @@ class Density(abc.ABC):
         """``survival(y)`` where ``upper``, else ``cdf(y)``; families that can evaluate one only."""
         return jnp.where(upper, self.survival(y), self.cdf(y))
 
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        """For each dimension, whether its distribution function has jumps."""
+        return (self.discrete,) * self.event_dim
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, ``[..., D]`` each, ``y`` in the compute dtype."""
+        at_most = self.cdf(y)
+        below = self.cdf(jnp.ceil(y) - 1) if self.discrete else at_most  # by whole numbers
+        return below, at_most - below
+
     def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the distribution function, ``[..., D]``."""
         return jnp.log(self.cdf(y))
@@ -166,6 +177,11 @@ class Density(abc.ABC):
         y_e + const`` ``[..., D]``, and ``B [..., D, D]``, strictly lower triangular (None if zero).
         """
         raise self._undefined("innovations")
+
+    def given_before(self, y: Float[Array, "..."]) -> tuple[Density, Float[Array, "..."]]:
+        """Independent dimensions, and where to ask them, for ``p(y_d | y_<d)`` at these ``y``."""
+        family, innovations, _ = self.innovations(y)
+        return family, innovations
 
     @property
     def absolute_moments(self) -> bool:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.base import register
-from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.counts import CountDensity, reached
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
@@ -66,8 +66,7 @@ class Bernoulli(CountDensity):
         """0 up to ``P(Y = 0)``, 1 above; NaN outside [0, 1]. No derivative: zero."""
         no, yes = jax.lax.stop_gradient(self._chances())
         no, yes, p = (array.astype(jnp.result_type(no, p)) for array in (no, yes, p))
-        zero = (no >= p) | ((p > 0.5) & (yes <= 1 - p))
-        found = jnp.where(zero & (p < 1), 0, 1).astype(p.dtype)
+        found = jnp.where(reached(no, yes, p) & (p < 1), 0, 1).astype(p.dtype)
         return jnp.where((p >= 0) & (p <= 1) & ~jnp.isnan(no), found, jnp.nan)
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -56,6 +56,20 @@ class Categorical(Density):
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return (y >= 0) & (y < self.num_classes) & (y == jnp.floor(y))
 
+    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return self.log_prob(y)[..., None]
+
+    def given_before(self, y: Num[Array, "..."]) -> tuple[Density, Num[Array, "..."]]:
+        return self, y
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """The classes taken in the order of their indices."""
+        probabilities = self.probabilities()
+        index = jnp.arange(self.num_classes, dtype=y.dtype)
+        below = jnp.sum(jnp.where(index < y, probabilities, 0), axis=-1, keepdims=True)
+        at = jnp.sum(jnp.where(index == y, probabilities, 0), axis=-1, keepdims=True)
+        return jnp.where(jnp.isnan(y), jnp.nan, below), at
+
     @property
     def closure(self) -> tuple[str, ...]:
         return ("none",)

@@ -114,17 +114,33 @@ def _survival_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, jnp.where(z < 0, -slope, slope) * dk - jnp.exp(log_density(z, k)) * dz
 
 
+@jax.custom_jvp
 def upper_moments(
     z: Float[Array, "..."], k: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """``E[Z; Z > z]`` and ``E[Z^2; Z > 0]`` for ``0 <= z <= pi``."""
-    nodes, weights = (jnp.asarray(v, k.dtype) for v in legendre(_NODES[k.dtype.itemsize]))
+    (partial, _), (half, _) = _moments(z, k)
+    return partial, half
 
-    def moment(start: Array, power: int) -> Array:
-        length = _reach(k, start) - start
+
+@upper_moments.defjvp
+def _upper_moments_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (z, k), (dz, dk) = primals, tangents
+    (partial, slope), (half, slope_half) = _moments(z, k)
+    return (partial, half), (slope * dk - z * jnp.exp(log_density(z, k)) * dz, slope_half * dk)
+
+
+def _moments(z: Array, k: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The two moments, each with its derivative in ``k``."""
+    nodes, weights = (jnp.asarray(v, k.dtype) for v in legendre(_NODES[k.dtype.itemsize]))
+    gap = resultant_gap(k)[..., None]
+
+    def moment(start: Array, power: int) -> tuple[Array, Array]:
+        length = jax.lax.stop_gradient(_reach(k, start) - start)
         t = start[..., None] + length[..., None] * nodes
-        densities = jnp.exp(log_density(t, k[..., None]))
-        return length * jnp.sum(weights * densities * t**power, axis=-1)
+        values = weights * jnp.exp(log_density(t, k[..., None])) * t**power
+        slopes = values * (gap - 2 * jnp.sin(0.5 * t) ** 2)
+        return length * jnp.sum(values, axis=-1), length * jnp.sum(slopes, axis=-1)
 
     return moment(z, 1), moment(jnp.zeros_like(z), 2)
 
@@ -161,7 +177,10 @@ def quantile(p: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (p, k), (dp, dk) = primals, tangents
     z = quantile(p, k)
-    return z, (dp + _survival_slope(z, k) * dk) / jnp.exp(log_density(z, k))
+    density = jnp.exp(log_density(z, k))
+    sloped = density > 0  # it is not where a quantile of 0 or 1 lies far out
+    change = dp + _survival_slope(jnp.where(sloped, z, 0), k) * dk
+    return z, jnp.where(sloped, change / jnp.where(sloped, density, 1), 0)
 
 
 def _survival_slope(z: Array, k: Array) -> Array:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.gamma_functions import exp_excess, log_excess, stirling_rest
+from jaxmdn.components.gamma_functions import exp_excess, log_excess, stirling_rest, stirling_slope
 from jaxmdn.components.special import legendre
 from jaxmdn.typing import Array, Float
 
@@ -76,13 +76,9 @@ def _slopes(y: Array, mean: Array, concentration: Array) -> tuple[Array, Array]:
     m = jnp.where(mean > 0, mean, 1)
     slope = jnp.where(y == 0, -1, (y - m) / m) / (1 + mean / r)
     # S(r + y) - S(r): the derivatives, too, are taken of their own small numbers.
-    rest = _stirling_slope(r + y) - _stirling_slope(r)
+    rest = stirling_slope(r + y) - stirling_slope(r)
     slope_r = 0.5 * (y / r) / (r + y) + rest - _gap(r + mean, r + y, y - mean)
     return jnp.where(reachable, slope, 0), jnp.where(reachable & finite, slope_r, 0)
-
-
-def _stirling_slope(a: Array) -> Array:
-    return jax.jvp(stirling_rest, (a,), (jnp.ones_like(a),))[1]
 
 
 def _smaller_tail(y: Array, mean: Array, concentration: Array) -> tuple[Array, Array, Array]:
@@ -218,11 +214,12 @@ def _log_tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     upper, tail, slope = _smaller_tail(y, mean, concentration)
     values = log_tails(y, mean, concentration)
     change = _rates(y, mean, concentration, upper, tail, slope, dmean, dconcentration)
+    # P(y) over the tails: the smaller one's without two logarithms of any size in between.
     mass = log_mass(y, mean, concentration)
-    below, above = (
-        jnp.where(value > -jnp.inf, jnp.exp(mass - jnp.maximum(value, -1e30)), 0)
-        for value in values
-    )
+    direct = jnp.where(tail > 0, 1 / jnp.where(tail > 0, tail, 1), 0)
+    other = jnp.where(upper, values[0], values[1])
+    other = jnp.where(other > -jnp.inf, jnp.exp(mass - jnp.maximum(other, -1e30)), 0)
+    below, above = jnp.where(upper, other, direct), jnp.where(upper, direct, other)
     return values, (below * change, -above * change)
 
 

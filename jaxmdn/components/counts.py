@@ -19,6 +19,8 @@ from jaxmdn.typing import Array, Bool, Float, Key, Num
 
 #: By the dtype's bytes: bisections of a quantile; enough for counts up to 2^24 and 2^40.
 STEPS = {4: 34, 8: 50}
+#: By how many rounding units a distribution function may be off.
+SLACK = 32
 
 
 class CountDensity(ProductDensity):
@@ -99,11 +101,15 @@ class CountDensity(ProductDensity):
         below, above = self._staircase(y, self.tails, 0.0, 1.0)
         return jnp.where(upper, above, below)
 
+    def log_staircase(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        """``log_cdf`` and ``log_survival`` at once."""
+        return self._staircase(y, self.log_tails, -jnp.inf, 0.0)
+
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, self.log_tails, -jnp.inf, 0.0)[0]
+        return self.log_staircase(y)[0]
 
     def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, self.log_tails, -jnp.inf, 0.0)[1]
+        return self.log_staircase(y)[1]
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """The smallest count with ``cdf >= p``; 0 and ``inf`` at p = 0 and 1, NaN outside.
@@ -135,15 +141,22 @@ def whole_quantile(density: Any, p: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def reaches(density: Any, y: Float[Array, "..."], p: Float[Array, "..."]) -> Bool[Array, "..."]:
-    """Whether ``P(Y <= y) >= p``, up to rounding: that of ``p = P(Y <= y)`` itself must reach it.
+    """Whether ``P(Y <= y) >= p``, up to rounding."""
+    tail = density.tail(y, p > 0.5)
+    return reached(tail, tail, p)
 
-    Above the median by the upper tail, where ``1 - p`` is exact.
+
+def reached(
+    below: Float[Array, "..."], above: Float[Array, "..."], p: Float[Array, "..."]
+) -> Bool[Array, "..."]:
+    """Whether ``P(Y <= y) >= p``, up to rounding: a level that is itself a step's must reach it.
+
+    By ``below``, ``P(Y <= y)``, up to the median, and beyond by ``above``, ``P(Y > y)``, where
+    ``1 - p`` is exact; the other one is not looked at.
     """
     eps = float(jnp.finfo(p.dtype).eps)
-    upper = p > 0.5
-    tail = density.tail(y, upper)
-    above = tail <= (1 - p) * (1 + 8 * eps) + eps
-    return jnp.where(upper, above, tail >= p * (1 - 8 * eps))
+    room = SLACK * eps
+    return jnp.where(p > 0.5, above <= (1 - p) * (1 + room) + eps, below >= p * (1 - room))
 
 
 def first_count(
@@ -198,4 +211,4 @@ def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
     return (own,) * density.event_dim
 
 
-__all__ = ["CountDensity", "bisect", "lattices", "reaches"]
+__all__ = ["CountDensity", "bisect", "lattices", "reached", "reaches"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
+from jaxmdn.components.counts import reached
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
@@ -130,6 +131,12 @@ class DiscretizedLogistic(ProductDensity):
     def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._staircase(y, 1.0, 0.0, lambda z: _sigmoid(-z))
 
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        origin, step = self.lattice
+        before = jnp.ceil((y - origin) / step - TOLERANCE) - 1  # the last level below
+        below = self.cdf(origin + before * step)
+        return below, self.cdf(y) - below
+
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._staircase(y, -jnp.inf, 0.0, jax.nn.log_sigmoid)
 
@@ -148,11 +155,9 @@ class DiscretizedLogistic(ProductDensity):
 
         def reaches(index: Array) -> Array:
             z = self._edge(index)
-            eps = float(jnp.finfo(safe.dtype).eps)
-            above = _sigmoid(-z) <= (1 - safe) * (1 + 8 * eps) + eps
-            return jnp.where(safe > 0.5, above, _sigmoid(z) >= safe * (1 - 8 * eps))
+            return reached(_sigmoid(z), _sigmoid(-z), safe)
 
-        # Rounding may be off by one step; see counts.reaches.
+        # The guess may be off by one step.
         index = jnp.where((index > 0) & reaches(index - 1), index - 1, index)
         index = jnp.where((index < self.num_bins - 1) & ~reaches(index), index + 1, index)
         index = jnp.where(p == 0, 0, jnp.where(p == 1, self.num_bins - 1, index))

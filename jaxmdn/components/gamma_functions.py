@@ -12,6 +12,7 @@ functions of ``log t``, cut where they are negligible and given to rounding by a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ from jaxmdn.typing import Array, Float
 # By the dtype's bytes: Gauss nodes, where an integrand exp(-E) is cut, terms of the series below.
 NODES, CUT = {4: 14, 8: 32}, {4: 20.0, 8: 42.0}
 _LOG_TERMS, _EXP_TERMS = {4: 7, 8: 15}, {4: 8, 8: 14}
-_SHIFTS, _STIRLING_TERMS = {4: 3, 8: 10}, {4: 5, 8: 7}
+_STIRLING_TERMS = {4: 9, 8: 25}
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 #: Newton's steps of the quantile.
 NEWTON_STEPS = 6
@@ -52,22 +53,61 @@ def exp_excess(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(near, small * small * polynomial(small, terms), jnp.expm1(far) - far)
 
 
+@functools.cache
+def _stirling_coefficients(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """``12 a S(a)`` and ``-12 a^2 S'(a)`` of :func:`stirling_rest`, ``a >= 1``, by ``2 / a - 1``.
+
+    Chebyshev series. With ``w = 1 / (2 a + 1)``, ``S(a) - S(a + 1) = artanh(w) / w - 1`` is
+    positive and decreases: added up until the asymptotic series holds, nothing cancels.
+    """
+    nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
+    a = 2 / (nodes + 1)
+    value, slope = np.zeros(count), np.zeros(count)
+    for step in range(12):
+        w = 1 / (2 * (a + step) + 1)
+        value += sum(w ** (2 * n) / (2 * n + 1) for n in range(1, 20))
+        slope += sum(w ** (2 * n + 1) * (4 * n) / (2 * n + 1) for n in range(1, 20))
+    inverse = 1 / (a + 12)
+    value += sum(c * inverse ** (2 * n + 1) for n, c in enumerate(_STIRLING))
+    slope += sum(c * (2 * n + 1) * inverse ** (2 * n + 2) for n, c in enumerate(_STIRLING))
+    fit = np.polynomial.chebyshev.chebfit
+    return fit(nodes, 12 * a * value, count - 1), fit(nodes, 12 * a * a * slope, count - 1)
+
+
+def _stirling_series(inverse: Array, which: int) -> Array:
+    x = 2 * inverse - 1
+    before, total = jnp.zeros_like(x), jnp.zeros_like(x)
+    coefficients = _stirling_coefficients(_STIRLING_TERMS[x.dtype.itemsize])[which]
+    for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
+        before, total = total, 2 * x * total - before + float(coefficient)
+    return (x * total - before + float(coefficients[0])) * (inverse / 12)
+
+
+@jax.custom_jvp
 def stirling_rest(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """What Stirling's formula misses, ``log Gamma(a) - (a - 1/2) log(a) + a - log(2 pi) / 2``.
 
-    ``1 / (12 a)`` for large ``a``; absolute accuracy.
+    ``1 / (12 a)`` for large ``a``; relative accuracy, in the derivative too.
     """
-    shift = _SHIFTS[a.dtype.itemsize]
-    small = a < shift
+    small = a < 1
     low = jnp.where(small, a, 1)
-    inverse = 1 / jnp.where(small, a + shift, a)
-    series = inverse * polynomial(inverse * inverse, _STIRLING[: _STIRLING_TERMS[a.dtype.itemsize]])
-    product = jnp.ones_like(low)
-    for step in range(shift):
-        product = product * (low + step)
-    rise = jnp.log(low + shift)
-    back = (low - 0.5) * (rise - jnp.log(low)) + shift * (rise - 1) - jnp.log(product)
-    return series + jnp.where(small, back, 0)
+    back = jnp.where(small, (low + 0.5) * jnp.log1p(1 / low) - 1, 0)
+    return _stirling_series(1 / jnp.where(small, a + 1, a), 0) + back
+
+
+@stirling_rest.defjvp
+def _stirling_rest_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (a,), (da,) = primals, tangents
+    return stirling_rest(a), stirling_slope(a) * da
+
+
+def stirling_slope(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The derivative of :func:`stirling_rest`, ``digamma(a) - log(a) + 1 / (2 a)``."""
+    small = a < 1
+    low = jnp.where(small, a, 1)
+    back = jnp.where(small, jnp.log1p(1 / low) - (low + 0.5) / (low + 1) / low, 0)
+    inverse = 1 / jnp.where(small, a + 1, a)
+    return back - _stirling_series(inverse, 1) * inverse
 
 
 def log_gamma(a: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -220,4 +260,12 @@ def polynomial(x: Array, coefficients: list[float] | tuple[float, ...]) -> Array
     return total
 
 
-__all__ = ["log_gamma", "log_kernel", "log_tails", "quantile", "stirling_rest", "tails"]
+__all__ = [
+    "log_gamma",
+    "log_kernel",
+    "log_tails",
+    "quantile",
+    "stirling_rest",
+    "stirling_slope",
+    "tails",
+]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxmdn.components import counts
 from jaxmdn.components.base import register
-from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.components.zero_mass import ZeroMass, log_complement
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
@@ -73,7 +73,9 @@ class Hurdle(ZeroMass):
         at_zero, rest = self.log_shares()
         base = self.inner()
         others = base.log_density(jnp.where(zero, 1, y)) - self._log_positive(base)
-        return jnp.where(zero, at_zero, rest + others)
+        value = jnp.where(zero, at_zero, rest + others)
+        outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
+        return jnp.where(self.in_support(y), value, outside)
 
     def _log_positive(self, base: Any) -> Float[Array, "..."]:
         """``log(1 - p(0))`` of a family of counts; zero of one of real numbers."""
@@ -85,22 +87,67 @@ class Hurdle(ZeroMass):
             certain, jnp.inf, 0
         )
 
+    def _log_base_tails(self, base: Any, y: Array) -> tuple[Array, Array]:
+        """``log P(Y <= y)`` and ``log P(Y > y)`` without the zeros; below zero as at zero."""
+        if not self.discrete:
+            return base.log_cdf(y), base.log_survival(y)
+        some = ~(y < 1)
+        counts_below, counts_above = base.log_staircase(jnp.where(some, y, 1))
+        positive = self._log_positive(base)
+        log_zero = base.log_density(jnp.zeros((1,), base.dtype))
+        tiny = float(jnp.finfo(positive.dtype).tiny)  # zero's share of them is not all
+        share = jnp.where(some, jnp.minimum(log_zero - counts_below, -tiny), -1)
+        within = counts_below + jnp.log(-jnp.expm1(share)) - positive
+        return jnp.where(some, within, -jnp.inf), jnp.where(some, counts_above - positive, 0)
+
+    def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        zero, rest = self.log_shares()
+        below, above = self._log_base_tails(self.inner(), y)
+        value = log_complement(jnp.exp(rest + above), zero, rest + below)
+        return jnp.where(y < 0, -jnp.inf if self.discrete else rest + below, value)
+
+    def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
+        zero, rest = self.log_shares()
+        below, above = self._log_base_tails(self.inner(), y)
+        if self.discrete:
+            return jnp.where(y < 0, 0, rest + above)
+        negative = log_complement(jnp.exp(rest + below), zero, rest + above)
+        return jnp.where(y < 0, negative, rest + above)
+
     def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        if self.discrete:
+            return jnp.exp(self.log_cdf(y))
         y = self._parameters(y)[-1]
         zero, rest = self.shares()
         base = self.inner()
-        if self.discrete:
-            return jnp.where(y < 0, 0, 1 - self.survival(y))
-        return rest * base.cdf(y) + jnp.where(y >= 0, zero, 0)
+        above = rest * base.survival(y)
+        # The two shares do not add up to one by the last digit.
+        value = jnp.where(above < 0.5, 1 - above, zero + rest * base.cdf(y))
+        return jnp.where(y < 0, rest * base.cdf(y), value)
 
     def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        if self.discrete:
+            return jnp.exp(self.log_survival(y))
         y = self._parameters(y)[-1]
         zero, rest = self.shares()
         base = self.inner()
+        below = rest * base.cdf(y)
+        value = jnp.where(below < 0.5, 1 - below, zero + rest * base.survival(y))
+        return jnp.where(y < 0, value, rest * base.survival(y))
+
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        return (True,) * self.event_dim
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         if self.discrete:
-            above = jnp.exp(base.log_survival(y) - self._log_positive(base))
-            return jnp.where(y < 0, 1, rest * above)
-        return rest * base.survival(y) + jnp.where(y < 0, zero, 0)
+            return super().jump(y)
+        at_most = self.cdf(y)
+        below = self.cdf(jnp.full_like(y, -float(jnp.finfo(y.dtype).tiny)))
+        below = jnp.where(y == 0, below, at_most)
+        return below, at_most - below
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """The smallest ``y`` with ``cdf >= p``; NaN outside [0, 1]."""

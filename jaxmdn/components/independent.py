@@ -133,7 +133,7 @@ class Independent(Density):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("log_survival", y)
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._each("log_density", y)
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -150,6 +150,20 @@ class Independent(Density):
             for d, kind in zip(dims, part.closure, strict=True)
         }
         return tuple(by_dim[d] for d in range(self.event_dim))
+
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        by_dim = {
+            d: own
+            for part, dims in zip(self.parts, self.dims, strict=True)
+            for d, own in zip(dims, part.jumps, strict=True)
+        }
+        return tuple(by_dim[d] for d in range(self.event_dim))
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        pairs = (part.jump(columns) for part, columns in self._groups(y))
+        below, at = (self._join(list(side)) for side in zip(*pairs, strict=True))
+        return below, at
 
     @property
     def absolute_moments(self) -> bool:

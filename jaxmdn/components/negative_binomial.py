@@ -31,7 +31,8 @@ class NegativeBinomial(CountDensity):
       concentration: ``r``, shaped alike, positive; the variance is ``m + m^2 / r``. Large ones, and
         ``inf``, give the Poisson distribution.
 
-    Accurate to the dtype for concentrations from 1e-2 to infinity, in value and in derivatives.
+    Accurate to the dtype for concentrations from 1e-2 to infinity, in value and in derivatives; at
+    1e-2 tails beyond counts of 1e7 are off by up to 4e-12 of themselves.
 
     References:
       Loader (2000), Fast and accurate computation of binomial probabilities; Lawless (1987),

@@ -33,7 +33,8 @@ class VonMises(ProductDensity):
     its mode. :meth:`circular_mean` and :meth:`circular_variance` do not depend on the cut.
 
     Accurate to the dtype for concentrations from 0 on, in value and in derivatives. Samples are
-    differentiable in both parameters (implicitly).
+    differentiable in both parameters (implicitly): the derivative of the mean of ``f(sample)`` is
+    that of ``E[f(Y)]`` for a periodic ``f``; another one would notice who crosses the cut.
 
     References:
       Mardia and Jupp (2000), Directional Statistics, section 3.5.4; Best and Fisher (1979),
@@ -90,14 +91,16 @@ class VonMises(ProductDensity):
     def _above(self, y: Float[Array, "..."], sign: float) -> Float[Array, "..."]:
         """``P(sign Y > sign y)``, with relative accuracy where it is small."""
         loc, concentration, side, beyond, y = self._turned(y)
-        y = jnp.where(jnp.isinf(y), jnp.sign(y) * math.pi, _wrap(y))
+        infinite = jnp.isinf(y)
+        ends = jnp.where(sign * y < 0, 1, 0).astype(y.dtype)
+        y = _wrap(jnp.where(infinite, 0, y))
         # E(z) - E(pi - loc), where E is the survival function of Z, E(z + 2 pi) = E(z) - 1.
         z = sign * (y - loc)
         over, under = z > math.pi, z < -math.pi
         inner = jnp.where(over, _TURN - z, jnp.where(under, _TURN + z, z))
         own = circular.survival(inner, concentration)
         own = jnp.where(over, -own, jnp.where(under, 1 + own, own))
-        return jnp.clip(own - sign * side * beyond, 0, 1)
+        return jnp.where(infinite, ends, jnp.clip(own - sign * side * beyond, 0, 1))
 
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y <= y)`` of the representative in ``[-pi, pi]``; 0 and 1 at ``-inf`` and ``inf``."""
@@ -105,6 +108,13 @@ class VonMises(ProductDensity):
 
     def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._above(y, 1.0)
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """``-inf``, with derivatives of zero, where the cdf itself underflows."""
+        return _log(self.cdf(y))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return _log(self.survival(y))
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """The ``y`` in ``[-pi, pi]`` with ``P(Y <= y) = p``; NaN for a p outside [0, 1]."""
@@ -149,6 +159,11 @@ class VonMises(ProductDensity):
 def _wrap(y: Array) -> Array:
     """The representative in ``[-pi, pi]``; both ends stay where they are."""
     return y - _TURN * jnp.round(y / _TURN)
+
+
+def _log(p: Array) -> Array:
+    none = p == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, p)))
 
 
 def _own_variance(concentration: Array) -> Array:

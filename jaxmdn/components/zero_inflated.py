@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
-from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.components.zero_mass import ZeroMass, log_complement
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -36,23 +36,26 @@ class ZeroInflated(ZeroMass, CountDensity):
 
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         extra, rest = self.log_shares()
-        others = rest + self.inner(counts=True).log_density(y)
+        log_base = self.inner(counts=True).log_mass(y)
         zero = y == 0
         # Where there is mass only: the derivative of a sum of two zeros is none.
-        value = jnp.logaddexp(extra, jnp.where(zero, others, 0))
-        return jnp.where(zero, value, others)
+        log_zero = jnp.where(zero, log_base, 0)
+        near = log_zero > -1  # the derivative of expm1 is expm1 plus one: no digit far from zero
+        some = jnp.where(near, -jnp.expm1(jnp.where(near, log_zero, 0)), 1 - jnp.exp(log_zero))
+        above = jnp.exp(rest) * some
+        return jnp.where(zero, log_complement(above, extra, rest + log_zero), rest + log_base)
 
     def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         extra, rest = self.shares()
-        base = self.inner(counts=True)
-        above = rest * base.survival(y)
+        below, above = self.inner(counts=True).tails(y)
+        above = rest * above
         # The two shares of zeros do not add up to one by the last digit.
-        return jnp.where(above < 0.5, 1 - above, extra + rest * base.cdf(y)), above
+        return jnp.where(above < 0.5, 1 - above, extra + rest * below), above
 
     def log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         extra, rest = self.log_shares()
-        base = self.inner(counts=True)
-        return jnp.logaddexp(extra, rest + base.log_cdf(y)), rest + base.log_survival(y)
+        below, above = self.inner(counts=True).log_tails(y)
+        return log_complement(jnp.exp(rest + above), extra, rest + below), rest + above
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         key_zero, key_base = jax.random.split(key)
