@@ -163,6 +163,14 @@ class Mixture(Density):
     def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
         return self._average(self.components.tail(y[..., None, :], upper[..., None, :]))
 
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        return self.components.jumps
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        below, at = self.components.jump(y[..., None, :])
+        return self._average(below), self._average(at)
+
     def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._log_average(self.components.log_cdf(y[..., None, :]))
 

@@ -27,7 +27,7 @@ from jaxmdn import numerics
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import class_marginal
-from jaxmdn.typing import Array, Float
+from jaxmdn.typing import Array, Float, Num
 
 #: Up to how many dimensions the sweep is written out: one fused pass, at the price of compile time.
 UNROLL = 4
@@ -53,25 +53,43 @@ def conditionals(density: Density, y: Float[Array, "... D"]) -> Conditionals:
     Limits: after dimensions that no component reaches (all densities underflow) there is nothing
     to be conditioned on: the cdf is NaN, the log-density ``-inf``.
     """
+    family, e, log_density, joint = _components(density, y)
+    cdf, survival = numerics.upcast(family.cdf(e), family.survival(e))
+    if joint is not None:
+        log_density = numerics.logsumexp(joint + log_density, axis=-2)
+    return Conditionals(log_density, _average(joint, cdf), _average(joint, survival))
+
+
+def conditional_jumps(
+    density: Density, y: Num[Array, "... D"]
+) -> tuple[Float[Array, "... D"], Float[Array, "... D"]]:
+    """``P(Y_d < y_d | y_<d)`` and ``P(Y_d = y_d | y_<d)``; the latter zero but where a cdf jumps.
+
+    Limits as in :func:`conditionals`.
+    """
+    family, e, _, joint = _components(density, y)
+    below, at = family.jump(e)
+    return _average(joint, below), _average(joint, at)
+
+
+def _components(density: Density, y: Num[Array, "... D"]) -> tuple[Density, Array, Array, Any]:
+    """Independent dimensions, where to ask them, ``log p_k(y_d | y_<d)``, ``log r_kd`` or None."""
     if not isinstance(density, Mixture):
-        return _each(density, y)
+        family, e = density.given_before(y)
+        return family, e, numerics.upcast(family.log_density(e))[0], None
     flat = class_marginal(density)
-    parts = _each(flat.components, y[..., None, :])
-    joint = _log_responsibilities(flat.log_weights(), parts.log_density)
+    family, e = flat.components.given_before(y[..., None, :])
+    log_density = numerics.upcast(family.log_density(e))[0]
+    return family, e, log_density, _log_responsibilities(flat.log_weights(), log_density)
+
+
+def _average(joint: Array | None, values: Array) -> Float[Array, "... D"]:
+    """The mean over the components, weighted by ``r_kd``, of values ``[..., K, D]``."""
+    if joint is None:
+        return values
     weights = jnp.exp(joint)
     total = jnp.sum(weights, axis=-2)  # one, up to rounding; zero where no component is left
-    total = jnp.where(total == 0, jnp.nan, total)
-    return Conditionals(
-        log_density=numerics.logsumexp(joint + parts.log_density, axis=-2),
-        cdf=jnp.sum(weights * parts.cdf, axis=-2) / total,
-        survival=jnp.sum(weights * parts.survival, axis=-2) / total,
-    )
-
-
-def _each(family: Density, y: Float[Array, "..."]) -> Conditionals:
-    independent, e, _ = family.innovations(y)
-    values = independent.log_density(e), independent.cdf(e), independent.survival(e)
-    return Conditionals(*numerics.upcast(*values))
+    return jnp.sum(weights * values, axis=-2) / jnp.where(total == 0, jnp.nan, total)
 
 
 def _log_responsibilities(

@@ -6,17 +6,16 @@ that is what makes them comparable, and what coverage, recalibration and tests b
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import checks, numerics
 from jaxmdn.calibration import kolmogorov
-from jaxmdn.components import Categorical
 from jaxmdn.components.base import Density
-from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.sequential import conditionals
+from jaxmdn.mixture import check_target
+from jaxmdn.sequential import conditional_jumps
 from jaxmdn.typing import Array, Float, Key, Num
 
 
@@ -26,21 +25,24 @@ def pit(
     """Probability integral transform of each dimension, ``F_d(y_d)``, ``[..., D]``.
 
     For a calibrated model these numbers are uniform on (0, 1); a hump in their histogram says the
-    predictions are too wide, a U too narrow, a slope biased. For integer targets the cdf jumps, and
-    the transform is randomised over the jump: ``F(y - 1) + v P(Y = y)`` with ``v`` uniform.
+    predictions are too wide, a U too narrow, a slope biased. Where the cdf jumps (at counts, at
+    levels, at a hurdle's zeros) the transform is randomised over the jump:
+    ``P(Y < y) + v P(Y = y)`` with ``v`` uniform.
 
     Args:
       mixture: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
-      key: a typed key for ``v``; needed by discrete densities, not used by continuous ones. Classes
-        are taken in the order of their indices.
+      key: a typed key for ``v``; needed if any dimension's cdf jumps, else not used. Classes are
+        taken in the order of their indices.
 
     Returns:
       ``[..., D]`` in [0, 1], in the compute dtype.
 
     Raises:
-      ValueError: for a discrete density without a key, on a wrong event size, or if leading axes do
-        not broadcast. TypeError: for a target that is not floating, if the density is continuous.
+      ValueError: for a cdf with jumps without a key, on a wrong event size, or if leading axes do
+        not broadcast. TypeError: for a target that is not floating, if the density is not discrete;
+        for an autoregressive density, whose marginals have no closed form (:func:`rosenblatt` does
+        without them).
 
     Limits: NaN in gives NaN out. Differentiable in continuous targets and in every parameter.
 
@@ -57,72 +59,53 @@ def pit(
       eq. 1.
     """
     check_target("pit", mixture, y)
-    if not mixture.discrete:
-        return _pit(mixture, y)
-    if key is None:
+    _require_key("pit", mixture, key)
+    return _pit(mixture, y, key)
+
+
+def _require_key(function: str, mixture: Density, key: Array | None) -> None:
+    if any(mixture.jumps) and key is None:
+        what = "a discrete density" if all(mixture.jumps) else "a density with discrete dimensions"
         raise ValueError(
-            "pit: a discrete density needs a key, to spread each target over its jump of the cdf: "
-            "pit(mixture, y, key=jax.random.key(0))."
+            f"{function}: {what} needs a key, to spread each target over its jump of the cdf: "
+            f"{function}(mixture, y, key=jax.random.key(0))."
         )
-    return _randomised_pit(key, mixture, y)
 
 
 @jax.jit
-def _pit(mixture: Density, y: Array) -> Array:
-    return mixture.cdf(y)
+def _pit(mixture: Density, y: Array, key: Array | None) -> Array:
+    if not any(mixture.jumps):
+        return mixture.cdf(y)
+    mixture = numerics.upcast_tree(mixture)[0]
+    return _spread(key, *mixture.jump(y.astype(numerics.compute_dtype(mixture))))
 
 
-@jax.jit
-def _randomised_pit(key: Array, mixture: Density, y: Array) -> Array:
-    (mixture,) = numerics.upcast_tree(mixture)
-    dtype = numerics.compute_dtype(mixture)
-    below, at = _below_and_at(mixture, y.astype(dtype))
-    return below + jax.random.uniform(key, at.shape, dtype) * at
+def _spread(key: Any, below: Array, at: Array) -> Array:
+    return below + jax.random.uniform(key, at.shape, at.dtype) * at
 
 
-def _below_and_at(density: Density, y: Array) -> tuple[Array, Array]:
-    """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, ``[..., D]``, of integers given as real numbers."""
-    if isinstance(density, Mixture) and isinstance(_family(density), Categorical):
-        below, at = _below_and_at(density.components, y[..., None, :])
-        weights = density.weights()[..., None]
-        return numerics.weighted_sum(weights, below, -2), numerics.weighted_sum(weights, at, -2)
-    if isinstance(density, Categorical):
-        probabilities, index = (
-            density.probabilities(),
-            jnp.arange(density.num_classes, dtype=y.dtype),
-        )
-        below = jnp.sum(jnp.where(index < y, probabilities, 0), axis=-1, keepdims=True)
-        at = jnp.sum(jnp.where(index == y, probabilities, 0), axis=-1, keepdims=True)
-        return jnp.where(jnp.isnan(y), jnp.nan, below), at
-    below = density.cdf(jnp.ceil(y) - 1)
-    return below, density.cdf(y) - below
-
-
-def _family(density: Density) -> Density:
-    while isinstance(density, Mixture):
-        density = density.components
-    return density
-
-
-@jax.jit
-def rosenblatt(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def rosenblatt(
+    mixture: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
+) -> Float[Array, "..."]:
     """Rosenblatt's transform, ``u_d = P(Y_d <= y_d | y_1, ..., y_{d-1})``, ``[..., D]``.
 
     For a calibrated model these numbers are uniform on (0, 1) *and* independent across dimensions,
     so that they test the dependence too, which :func:`pit` (one dimension at a time) cannot see.
-    With D = 1 the two are the same.
+    With D = 1 the two are the same. Of an autoregressive density: each output given its parents.
 
     Args:
-      mixture: continuous predictive densities, batch shape ``[...]``.
+      mixture: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``; leading axes broadcast. The order of the dimensions matters; take
         ``jaxmdn.marginal(mixture, order)`` for another one.
+      key: a typed key, needed if any dimension's cdf jumps: the transform is then randomised as in
+        :func:`pit`.
 
     Returns:
       ``[..., D]`` in [0, 1], in the compute dtype.
 
     Raises:
-      ValueError: on a wrong event size, or if leading axes do not broadcast. TypeError: for a
-        discrete density, or a target that is not floating.
+      ValueError: for a cdf with jumps without a key, on a wrong event size, or if leading axes do
+        not broadcast. TypeError: for a target that is not floating, if the density is not discrete.
 
     Limits: NaN in gives NaN out, and so do dimensions behind one at which every component's density
     underflows. Differentiable in the targets and in every parameter.
@@ -140,12 +123,18 @@ def rosenblatt(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
       Rosenblatt (1952), Remarks on a multivariate transformation, p. 470.
     """
     check_target("rosenblatt", mixture, y)
-    if mixture.discrete:
-        raise TypeError(
-            f"rosenblatt: not defined for a discrete {type(_family(mixture)).__name__}; use "
-            f"pit(mixture, y, key=key), which spreads each target over its jump of the cdf."
-        )
-    return conditionals(mixture, y).cdf
+    _require_key("rosenblatt", mixture, key)
+    return _rosenblatt(mixture, y, key)
+
+
+@jax.jit
+def _rosenblatt(mixture: Density, y: Array, key: Array | None) -> Array:
+    jumps = any(mixture.jumps)
+    if jumps:
+        mixture = numerics.upcast_tree(mixture)[0]
+        y = y.astype(numerics.compute_dtype(mixture))
+    below, at = conditional_jumps(mixture, y)
+    return _spread(key, below, at) if jumps else below
 
 
 class PitTest(NamedTuple):

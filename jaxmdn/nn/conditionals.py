@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
+from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.graph import generations
 from jaxmdn.heads import Head
@@ -23,8 +24,9 @@ from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key, Num, Parameter
 class AutoregressiveDensity(Density):
     """``p(y | x) = prod_d p_d(y_d | x, y_parents(d))`` at given inputs; what the model returns.
 
-    ``jaxmdn.log_prob`` and ``jaxmdn.sample`` take it. Means, variances, marginals and cdfs of the
-    joint density have no closed form and raise ``TypeError``; :meth:`conditionals` have all that.
+    ``jaxmdn.log_prob``, ``jaxmdn.sample`` and ``jaxmdn.rosenblatt`` take it. Means, variances,
+    marginals and cdfs of the joint density have no closed form and raise ``TypeError``;
+    :meth:`conditionals` have all that.
 
     Attributes:
       network: the network (static).
@@ -113,6 +115,14 @@ class AutoregressiveDensity(Density):
         if self.shift is not None:
             shift, scale = shift + scale * self.shift, scale * self.scale
         return dataclasses.replace(self, shift=shift, scale=scale)
+
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        return self.network.head.density_shape.jumps
+
+    def given_before(self, y: Num[Array, "..."]) -> tuple[Density, Num[Array, "..."]]:
+        places = tuple((d,) for d in range(self.event_dim))
+        return Independent(parts=_conditionals(self, y), dims=places), y
 
     def conditionals(self, y: Num[ArrayLike, "... D"]) -> tuple[Any, ...]:
         """Each output's density given its parents' values in ``y``: D densities of event size 1.
