@@ -216,9 +216,10 @@ def take_along(array: Num[Array, "..."], index: Int[Array, "..."], axis: int) ->
 
     The axes of ``array`` before ``axis`` broadcast against ``index`` (so an index of shape
     ``[S, N]`` draws ``S`` times from ``N`` rows); the axes after it are carried along. An axis of
-    size one is shared by every index.
+    size one is shared by every index, and so is one that is not there.
     """
     trailing = -axis - 1
+    array = array.reshape((1,) * (-axis - array.ndim) + array.shape)
     if array.shape[axis] == 1:
         picked = jnp.squeeze(array, axis)
         lead = np.broadcast_shapes(index.shape, picked.shape[: picked.ndim - trailing])

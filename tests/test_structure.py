@@ -50,6 +50,21 @@ def test_responsibilities_are_the_posterior_of_the_class():
     close(jaxmdn.component_log_prob(DENSITY, Y), LOG_CONDITIONAL)
 
 
+def test_a_parameter_that_is_fixed_has_no_axis_for_the_class():
+    """One row's class is picked, and drawn, where ``df [1, 1]`` is shared by classes too."""
+    family = jaxmdn.heads.Family("student_t", df=4.0)
+    head = jaxmdn.ClassConditionalHead(C, jaxmdn.FactorizedHead((family,) * D, K))
+    density = head(oracles.random_raw(RNG, head, (N,)))
+    own = density.components.take(LABEL)
+    assert own.batch_shape == (N,)
+    close(own.log_prob(Y), jaxmdn.conditional_log_prob(density, LABEL, Y))
+    inner = density.components.components
+    parts = stats.t(4.0, np.asarray(inner.loc), np.asarray(inner.scale)).logpdf(Y[:, None, None])
+    parts = parts.sum(-1) + special.log_softmax(np.asarray(density.components.logits), axis=-1)
+    close(own.log_prob(Y), special.logsumexp(parts, axis=-1)[ROWS, LABEL])
+    assert jaxmdn.sample(jax.random.key(0), density, 7).shape == (7, N, D)
+
+
 def test_class_marginal_is_the_same_density():
     flat = jaxmdn.class_marginal(DENSITY)
     assert flat.num_components == C * K
