@@ -7,7 +7,8 @@
 
 Importing the package loads JAX and NumPy alone. ``jaxmdn.nn`` (Flax), ``jaxmdn.train`` (Optax),
 ``jaxmdn.interop`` (distrax), ``jaxmdn.plots`` (matplotlib) and ``jaxmdn.checkpoint`` (orbax) load
-on first use, so a broken release of one of them cannot break ``jaxmdn.log_prob``.
+on first use, so a broken release of one of them cannot break ``jaxmdn.log_prob``. So do questions
+(``jaxmdn.inference``), scores and calibration, for the sake of the import's time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxmdn import (
-    calibration,
     components,
     graph,
     heads,
-    inference,
     initializers,
     links,
     losses,
@@ -28,12 +27,10 @@ from jaxmdn import (
     numerics,
     pooling,
     sampling,
-    scoring,
     sequential,
     structure,
 )
 from jaxmdn._version import __version__
-from jaxmdn.calibration import conformal_hdr, coverage, pit, rosenblatt
 from jaxmdn.heads import (
     CategoricalHead,
     ClassConditionalHead,
@@ -41,27 +38,6 @@ from jaxmdn.heads import (
     Head,
     IndependentHead,
     NormalHead,
-)
-from jaxmdn.inference import (
-    affine,
-    cdf,
-    condition,
-    dead_components,
-    effective_components,
-    entropy_bounds,
-    hdr_intervals,
-    hdr_level,
-    hdr_threshold,
-    kl_divergence,
-    kl_upper_bound,
-    log_cdf,
-    log_survival,
-    marginal,
-    mode,
-    product,
-    quantile,
-    survival,
-    temper,
 )
 from jaxmdn.losses import categorical_nll, linear_nll, nll
 from jaxmdn.mixture import (
@@ -75,7 +51,6 @@ from jaxmdn.mixture import (
 )
 from jaxmdn.pooling import merge
 from jaxmdn.sampling import sample
-from jaxmdn.scoring import crps, energy_score, log_score
 from jaxmdn.structure import (
     Labeled,
     class_log_prob,
@@ -85,22 +60,67 @@ from jaxmdn.structure import (
 )
 
 if TYPE_CHECKING:
+    from jaxmdn import calibration as calibration
     from jaxmdn import checkpoint as checkpoint
+    from jaxmdn import inference as inference
     from jaxmdn import interop as interop
     from jaxmdn import nn as nn
     from jaxmdn import plots as plots
+    from jaxmdn import scoring as scoring
     from jaxmdn import train as train
+    from jaxmdn.calibration import conformal_hdr, pit, rosenblatt
+    from jaxmdn.calibration.coverage import coverage
+    from jaxmdn.inference import (
+        affine,
+        cdf,
+        condition,
+        dead_components,
+        effective_components,
+        entropy_bounds,
+        hdr_intervals,
+        hdr_level,
+        hdr_threshold,
+        kl_divergence,
+        kl_upper_bound,
+        log_cdf,
+        log_survival,
+        marginal,
+        mode,
+        product,
+        quantile,
+        survival,
+        temper,
+    )
     from jaxmdn.interop import from_distrax, to_distrax
+    from jaxmdn.scoring import energy_score, log_score
+    from jaxmdn.scoring.crps import crps
 
-_LAZY_MODULES = ("checkpoint", "interop", "nn", "plots", "train")
-_LAZY_NAMES = {"to_distrax": "interop", "from_distrax": "interop"}
+# Modules that load on first use, with the names that are the package's own.
+_LAZY_MODULES: dict[str, tuple[str, ...]] = {
+    "calibration": ("conformal_hdr", "coverage", "pit", "rosenblatt"),
+    "checkpoint": (),
+    "inference": (
+        *("affine", "cdf", "condition", "dead_components", "effective_components"),
+        *("entropy_bounds", "hdr_intervals", "hdr_level", "hdr_threshold", "kl_divergence"),
+        *("kl_upper_bound", "log_cdf", "log_survival", "marginal", "mode", "product", "quantile"),
+        *("survival", "temper"),
+    ),
+    "interop": ("from_distrax", "to_distrax"),
+    "nn": (),
+    "plots": (),
+    "scoring": ("crps", "energy_score", "log_score"),
+    "train": (),
+}
+_LAZY_NAMES = {name: module for module, names in _LAZY_MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"jaxmdn.{name}")
     if name in _LAZY_NAMES:
-        return getattr(importlib.import_module(f"jaxmdn.{_LAZY_NAMES[name]}"), name)
+        value = getattr(importlib.import_module(f"jaxmdn.{_LAZY_NAMES[name]}"), name)
+        globals()[name] = value  # found at once from now on
+        return value
     raise AttributeError(f"module 'jaxmdn' has no attribute {name!r}")
 
 
