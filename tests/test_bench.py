@@ -16,6 +16,7 @@ from jaxmdn.bench import (
     checks,
     contenders,
     environment,
+    families,
     files,
     problem,
     records,
@@ -274,6 +275,7 @@ def test_exponent():
     [
         (["--only", "nonsense"], "--only nonsense: no such operation; there are nll_gradient, "),
         (["--out", "file"], "--out file is a file; name a folder."),
+        (["--families", "--only", "nll"], "--families and --only exclude each other; choose one."),
     ],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -337,3 +339,22 @@ def whole(records):
         "precision": {"dtype": "float32", "matmul": "default"}, "repeats": 2, "seconds": 0.0,
         "roofs": ROOFS, "peers": {}, "variables": {}, "measurements": records,
     }  # fmt: skip
+
+
+def test_families_beside_the_normal(tmp_path):
+    chosen = ("normal", "poisson", families.OTHERS[0])
+    found = families.run(chosen, rows=64, components=2, repeats=2, budget=0.1)
+    names = [record["family"] for record in found["measurements"]]
+    assert names == [families.FUSED, "normal", "poisson", "student_t, df = 4.0"]
+    ratios = {record["family"]: record["ratio"] for record in found["measurements"]}
+    assert ratios["normal"] == 1.0
+    medians = {r["family"]: r["seconds"]["median"] for r in found["measurements"]}
+    assert ratios["poisson"] == medians["poisson"] / medians["normal"]
+    paths = families.write(found, tmp_path, "-quick")
+    assert [path.name for path in paths] == [
+        f"{environment.slug(found['device'])}-families-quick.{kind}" for kind in ("json", "md")
+    ]
+    assert json.loads(paths[0].read_text()) == json.loads(json.dumps(found))
+    table = paths[1].read_text()
+    assert table.count("\n| ") == 5
+    assert f"| poisson | {1e3 * medians['poisson']:.2f} | {ratios['poisson']:.2f} |" in table

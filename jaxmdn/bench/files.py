@@ -39,7 +39,7 @@ def write(report: dict[str, Any], folder: Path, suffix: str = "") -> list[Path]:
     stem = environment.slug(report["device"]) + suffix
     content = json.dumps(report, indent=1, allow_nan=False) + "\n"
     paths = [folder / f"{stem}.json"]
-    replace_file(paths[0], lambda path: _write_text(path, content))
+    replace_file(paths[0], lambda path: write_text(path, content))
     images = []
     for name, figure in pictures.draw(report).items():
         image = folder / f"{stem}-{name}.png"
@@ -47,9 +47,10 @@ def write(report: dict[str, Any], folder: Path, suffix: str = "") -> list[Path]:
         images.append(image)
     text = markdown(report, [image.name for image in images])
     paths.append(folder / f"{stem}.md")
-    replace_file(paths[1], lambda path: _write_text(path, text))
+    replace_file(paths[1], lambda path: write_text(path, text))
     return [*paths, *images]
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whatever the platform's encoding."""
     path.write_text(text, encoding="utf-8")

@@ -24,6 +24,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="few and small cases: about a minute")
     parser.add_argument("--only", metavar="OPERATION", help="one operation, such as nll_gradient")
     parser.add_argument(
+        "--families", action="store_true", help="every component family beside the normal instead"
+    )
+    parser.add_argument(
         "--out", help="folder (default: benchmarks/results in a checkout, else ./jaxmdn-bench)"
     )
     parser.add_argument(
@@ -36,21 +39,26 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the suite and write its report."""
     try:  # all that the report needs, before anything is timed
-        cases, suite, report, files = (
+        cases, suite, report, files, families = (
             importlib.import_module(f"jaxmdn.bench.{module}")
-            for module in ("cases", "suite", "report", "files")
+            for module in ("cases", "suite", "report", "files", "families")
         )
     except ImportError as error:
         raise UsageError(
             f"the benchmark needs {error.name or error}; install it with: "
             f"pip install 'jaxmdn[bench]'"
         ) from None
+    if arguments.families and arguments.only is not None:
+        raise UsageError("--families and --only exclude each other; choose one.")
     if arguments.only is not None and arguments.only not in cases.OPERATIONS:
         known = ", ".join(cases.OPERATIONS)
         raise UsageError(f"--only {arguments.only}: no such operation; there are {known}.")
     out = Path(arguments.out) if arguments.out else default_folder(Path.cwd())
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder.")
+    if arguments.families:
+        _run_families(families, arguments, out)
+        return
     selected = [
         case
         for case in cases.suite(quick=arguments.quick)
@@ -69,6 +77,18 @@ def run(arguments: argparse.Namespace) -> None:
     names = ", ".join(path.name for path in paths)
     print(report.summary(found))
     print(f"{found['seconds']:.0f} s; written to {out}: {names}")
+
+
+def _run_families(families: Any, arguments: argparse.Namespace, out: Path) -> None:
+    sizes = {"rows": 1024, "components": 8} if arguments.quick else {}
+    found = families.run(
+        **sizes,
+        repeats=arguments.repeats or (7 if arguments.quick else 21),
+        budget=0.5 if arguments.quick else 5.0,
+    )
+    paths = families.write(found, out, "-quick" * arguments.quick)
+    print(families.markdown(found))
+    print(f"written to {out}: {', '.join(path.name for path in paths)}")
 
 
 def default_folder(start: Path) -> Path:
