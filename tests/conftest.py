@@ -1,10 +1,17 @@
-"""Every test runs with its shapes checked, under strict dtype promotion and with x64 enabled."""
+"""Every test runs with its shapes checked, under strict dtype promotion and with x64 enabled.
+
+Nearly all the time goes into compiling programs that run once, so that the compiler is told not to
+optimise them; ``JAXMDN_TEST_OPTIMIZED=1`` lets it, as it does for users.
+"""
 
 import os
 
 os.environ["JAXMDN_CHECK_TYPES"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+if not os.environ.get("JAXMDN_TEST_OPTIMIZED"):
+    flags = ("--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", ""))
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import jaxtyping
 import pytest

@@ -1,4 +1,4 @@
-"""What the documents show is run: README blocks, doctests, notebooks."""
+"""What the documents show is run: README blocks and tables, doctests."""
 
 import doctest
 import importlib
@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 import jax
-import nbformat
 import pytest
-from nbclient import NotebookClient
+from flax import nnx
 
 import jaxmdn
 
@@ -33,6 +32,29 @@ def test_readme_blocks_run_in_order(tmp_path, monkeypatch):
     assert jax.numpy.isfinite(names["metrics"].loss)
 
 
+TABLES = re.search(
+    r"## Every kind of target\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
+).group(1)
+LINES = re.findall(r"`((?:[A-Z]\w+Head|AutoregressiveMDN)\(.*?\))`", TABLES)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_of_the_tables_is_a_density(line):
+    names = {**vars(jaxmdn.heads), "AutoregressiveMDN": jaxmdn.nn.AutoregressiveMDN, "nnx": nnx}
+    built = eval(line, names)
+    density = built(jax.numpy.zeros(getattr(built, "num_outputs", 4)))
+    y = jaxmdn.sample(jax.random.key(0), density, 3)
+    value = jaxmdn.log_prob(density, y)
+    assert value.shape == (3,)
+    assert jax.numpy.isfinite(value).all()
+
+
+def test_the_tables_name_every_family():
+    named = set(re.findall(r'"(\w+)"', " ".join(LINES))) | {"normal"}
+    assert set(jaxmdn.heads.FAMILIES) <= named
+
+
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
@@ -49,24 +71,3 @@ def test_functions_with_examples_are_many():
         if test.examples
     ]
     assert len(examples) >= 20
-
-
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, monkeypatch):
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws into the notebook
-    monkeypatch.delenv("JAXMDN_CHECK_TYPES")
-    monkeypatch.delenv("JAXMDN_DATA", raising=False)  # the bundled data will do, and are quicker
-    notebook = nbformat.read(path, as_version=4)
-    pictures = _pictures(notebook)
-    assert pictures > 0, "commit the notebook with its pictures: make notebooks"
-    folder = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=300, resources=folder).execute()
-    assert _pictures(notebook) == pictures
-
-
-def _pictures(notebook):
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sum("image/png" in output.get("data", {}) for output in outputs)
