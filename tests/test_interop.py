@@ -15,6 +15,7 @@ from scipy import stats
 import jaxmdn
 from jaxmdn.components import Categorical, FullNormal, Normal
 from jaxmdn.components.base import LocationDensity
+from jaxmdn.heads import Family
 
 D = 2
 RNG = np.random.default_rng(0)
@@ -157,13 +158,142 @@ def test_from_univariate_normals_adds_an_event_axis():
     np.testing.assert_allclose(ours, np.log(density), rtol=1e-12)
 
 
+REAL, POSITIVE, UNIT = (lambda u: 4 * u - 2), (lambda u: 0.05 + 4 * u), (lambda u: u)
+NONE, MEAN, BOTH = (), ("mean",), ("mean", "variance")
+BOUNDS = {"lower": -1.0, "upper": 3.0}
+# Targets from uniform numbers in (0.02, 0.98), and the moments distrax has of the same meaning.
+OTHERS = {
+    "laplace": ("laplace", REAL, BOTH),
+    "logistic": ("logistic", REAL, BOTH),
+    "lognormal": ("lognormal", POSITIVE, NONE),
+    "gamma": ("gamma", POSITIVE, BOTH),
+    "beta": ("beta", UNIT, BOTH),
+    "beta, bounds": (Family("beta", **BOUNDS), lambda u: 4 * u - 1, MEAN),
+    "logit_normal": ("logit_normal", UNIT, NONE),
+    "logit_normal, bounds": (Family("logit_normal", **BOUNDS), lambda u: 4 * u - 1, NONE),
+    "von_mises": ("von_mises", lambda u: np.pi * (2 * u - 1), NONE),
+    "bernoulli": ("bernoulli", np.round, BOTH),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_there_and_back(name, dtype):
+    family, targets, moments = OTHERS[name]
+    mixture = mixture_of(jaxmdn.FactorizedHead((family,) * D, 3), (50,), dtype)
+    y = jnp.asarray(targets(RNG.uniform(0.02, 0.98, (50, D))), dtype)
+
+    @jax.jit
+    def both(mixture, y):
+        distribution = jaxmdn.to_distrax(mixture)
+        ours = [mixture.log_prob(y), *(getattr(mixture, moment)() for moment in moments)]
+        theirs = [distribution.log_prob(y), *(getattr(distribution, it)() for it in moments)]
+        return ours, theirs, jaxmdn.from_distrax(distribution)
+
+    ours, theirs, back = both(mixture, y)
+    # The terms of a log-density (a log y, log Gamma(a), ...) reach 30 here and cancel: distrax adds
+    # them up one by one, which costs it some ten roundings of their size.
+    tolerance = 100 * float(jnp.finfo(dtype).eps)
+    for mine, its in zip(ours, theirs, strict=True):
+        assert its.dtype == dtype
+        np.testing.assert_allclose(its, mine, rtol=tolerance, atol=tolerance)
+    assert jax.tree.structure(back) == jax.tree.structure(mixture)  # families and bounds
+    assert_same_components(back, mixture)
+
+
+def assert_same_components(mine, theirs):
+    """Parameters bit for bit, shared ones written out; of the weights only the softmax counts."""
+    np.testing.assert_allclose(mine.weights(), theirs.weights(), rtol=1e-5)
+    pairs = zip(*map(jax.tree.leaves, (mine.components, theirs.components)), strict=True)
+    for left, right in pairs:
+        np.testing.assert_array_equal(left, np.broadcast_to(right, left.shape))
+
+
+@pytest.mark.parametrize("family", [jaxmdn.components.Laplace, jaxmdn.components.Logistic])
+def test_parameters_that_dimensions_share(family):
+    components = family(loc=LOC, scale=SCALE[:, :1])
+    distribution = jaxmdn.to_distrax(components)
+    assert isinstance(distribution, distrax.Independent)
+    assert distribution.batch_shape == (3,)
+    assert distribution.event_shape == (D,)
+    back = jaxmdn.from_distrax(distribution)
+    np.testing.assert_array_equal(back.scale, jnp.broadcast_to(SCALE[:, :1], (3, D)))
+    np.testing.assert_allclose(back.log_prob(Y[:3]), components.log_prob(Y[:3]), rtol=1e-12)
+
+
+def test_classes_of_another_family_nest():
+    head = jaxmdn.ClassConditionalHead(2, jaxmdn.FactorizedHead(("gamma", "beta"), 3))
+    with pytest.raises(TypeError, match="distrax has no counterpart of Independent"):
+        jaxmdn.to_distrax(mixture_of(head))
+    head = jaxmdn.ClassConditionalHead(2, jaxmdn.FactorizedHead(("laplace",) * D, 3))
+    check_same(mixture_of(head, (5,)), Y, jaxmdn.to_distrax, jaxmdn.from_distrax)
+
+
+def test_a_von_mises_has_two_kinds_of_moments():
+    """distrax's are the circular ones, jaxmdn's those of the angle as a real number."""
+    angle = jaxmdn.components.VonMises(loc=LOC, concentration=SCALE)
+    distribution = jaxmdn.to_distrax(angle)
+    np.testing.assert_allclose(distribution.mean(), angle.circular_mean(), rtol=1e-12)
+    np.testing.assert_allclose(distribution.variance(), angle.circular_variance(), rtol=1e-9)
+
+
+def test_univariate_distributions_of_distrax_own_making():
+    """Scalars, parameters that broadcast, other spellings of the same map."""
+    scale, y = jnp.asarray(2.0), jnp.asarray([0.3, 0.5, 0.9])
+    normal = distrax.Normal(LOC[:, 0], scale)
+    for distribution, expected in [
+        (distrax.LogStddevNormal(LOC[:, 0], jnp.log(scale)), stats.norm(LOC[:, 0], 2.0)),
+        (distrax.Laplace(LOC[:, 0], scale), stats.laplace(LOC[:, 0], 2.0)),
+        (distrax.Transformed(normal, jnp.exp), stats.lognorm(2.0, scale=np.exp(LOC[:, 0]))),
+        (
+            distrax.Transformed(normal, distrax.Lambda(lambda x: jnp.exp(x))),
+            stats.lognorm(2.0, scale=np.exp(LOC[:, 0])),
+        ),
+        (
+            distrax.Transformed(distrax.Beta(scale, jnp.ones(3)), distrax.ScalarAffine(0.0, 3.0)),
+            stats.beta(2.0, 1.0, scale=3.0),
+        ),
+        (distrax.Bernoulli(probs=jnp.asarray([0.2, 0.5, 0.7])), None),
+    ]:
+        density = jaxmdn.from_distrax(distribution)
+        assert (density.batch_shape, density.event_dim) == ((3,), 1)
+        if expected is not None:
+            ours = density.log_prob(y[:, None])
+            np.testing.assert_allclose(ours, expected.logpdf(y), rtol=1e-6)
+    np.testing.assert_allclose(density.mean()[:, 0], [0.2, 0.5, 0.7], rtol=1e-12)
+
+
 def test_unsupported_distributions_raise(user_errors):
-    laplace = distrax.Laplace(LOC[:, 0], SCALE[:, 0])
-    with pytest.raises(TypeError, match="no jaxmdn family for Laplace; supported are Normal"):
-        jaxmdn.from_distrax(laplace)
-    mixture = distrax.MixtureSameFamily(distrax.Categorical(logits=jnp.zeros(3)), laplace)
-    with pytest.raises(TypeError, match="no jaxmdn family for Laplace"):
-        jaxmdn.from_distrax(mixture)
+    gumbel = distrax.Gumbel(LOC[:, 0], SCALE[:, 0])
+    with pytest.raises(TypeError, match="no jaxmdn family for Gumbel; supported are Normal, Lapl"):
+        jaxmdn.from_distrax(gumbel)
+    weights = distrax.Categorical(logits=jnp.zeros(3))
+    with pytest.raises(TypeError, match="no jaxmdn family for Gumbel"):
+        jaxmdn.from_distrax(distrax.MixtureSameFamily(weights, gumbel))
+    for mapped in (
+        distrax.Transformed(distrax.Laplace(LOC, SCALE), jnp.exp),
+        distrax.Transformed(distrax.Normal(LOC, SCALE), distrax.ScalarAffine(0.0, 2.0)),
+        distrax.Transformed(distrax.MultivariateNormalDiag(LOC, SCALE), distrax.Block(jnp.exp, 1)),
+    ):
+        with pytest.raises(TypeError, match="no jaxmdn family for Transformed; supported"):
+            jaxmdn.from_distrax(mapped)
+    pair = distrax.Independent(distrax.Laplace(LOC, SCALE), reinterpreted_batch_ndims=2)
+    with pytest.raises(TypeError, match=r"no jaxmdn family for Independent; .*over one axis"):
+        jaxmdn.from_distrax(pair)
+    shifts = distrax.ScalarAffine(jnp.zeros(3), 2.0)
+    with pytest.raises(TypeError, match="bounds of Beta are static, so its ScalarAffine must have"):
+        jaxmdn.from_distrax(distrax.Transformed(distrax.Beta(SCALE[:, 0], SCALE[:, 1]), shifts))
+    turned = distrax.ScalarAffine(1.0, -1.0)
+    with pytest.raises(ValueError, match=r"lower must be below upper, got 1\.0 and 0\.0"):
+        jaxmdn.from_distrax(distrax.Transformed(distrax.Beta(SCALE[:, 0], SCALE[:, 1]), turned))
+
+
+@pytest.mark.parametrize("family", ["student_t", "weibull", "poisson", "truncated_normal"])
+def test_families_that_distrax_has_not_raise(family, user_errors):
+    mixture = mixture_of(jaxmdn.FactorizedHead(family, 2))
+    name = type(mixture.components).__name__
+    with pytest.raises(TypeError, match=f"to_distrax: distrax has no counterpart of {name}"):
+        jaxmdn.to_distrax(mixture)
     unknown = type("Unknown", (LocationDensity,), {**vars(Normal)})  # a family of someone else's
     with pytest.raises(TypeError, match="to_distrax: distrax has no counterpart of Unknown"):
         jaxmdn.to_distrax(unknown(loc=LOC, scale=SCALE))
