@@ -94,7 +94,7 @@ def inverse_problem(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     evaluate.save_figure(ax.figure, out / "inverse_training.png")
     ax = plots.component_usage(result.history, best_epoch=result.best_epoch)
     evaluate.save_figure(ax.figure, out / "inverse_components.png")
-    slice_ = jax.tree.map(lambda leaf: leaf[0], result.predict(jnp.full((1, 1), 0.5)))
+    slice_ = result.predict(jnp.full((1, 1), 0.5))[0]
     grid = np.linspace(0.0, 1.0, 1001, dtype=np.float32)
     ax = plots.density(slice_, grid, ylabel="t")
     truth = np.exp(problem.log_prob(jnp.full((len(grid), 1), 0.5), jnp.asarray(grid)[:, None]))
@@ -172,7 +172,7 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     ax = plots.reliability_curve(pooled["network"], name="mixture density network")
     plots.reliability_curve(pooled["linear"], name="linear Gaussian", ax=ax)
     evaluate.save_figure(ax.figure, out / "diabetes_reliability.png")
-    patient = jax.tree.map(lambda leaf: leaf[0], density)
+    patient = density[0]
     ax = plots.density(patient, value=y[folds[-1][1]][0, 0], ylabel="progression after a year")
     ax.set_title("one patient", fontsize=10)
     evaluate.save_figure(ax.figure, out / "diabetes_region.png")

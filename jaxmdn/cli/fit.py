@@ -208,7 +208,7 @@ def _draw(
     rows = np.linspace(0, len(y) - 1, min(6, len(y))).astype(int)
     figure, axes = _panels(len(rows))
     for row, ax in zip(rows, axes, strict=True):
-        single = jax.tree.map(lambda leaf, row=row: leaf[row], density)
+        single = density[row]
         if len(targets) == 1:
             plots.density(single, value=y[row, 0], ylabel=targets[0], ax=ax)
         else:

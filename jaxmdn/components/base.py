@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -223,6 +224,24 @@ class Density(abc.ABC):
 
     def _undefined(self, what: str) -> TypeError:
         return TypeError(f"{what}: not defined for {type(self).__name__}.")
+
+    def __getitem__(self: DensityT, index: Any) -> DensityT:
+        """The densities at some positions of the batch: ``index`` as of an array of its shape.
+
+        Indexing the leaves instead goes wrong without a word where positions share a parameter.
+        """
+        batch = self.batch_shape
+        traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(index))
+        numbers = (jnp if traced else np).arange(math.prod(batch)).reshape(batch)[index]
+
+        def pick(parameter: Array, rank: int) -> Array:
+            event = ((1,) * rank + parameter.shape)[-rank:]
+            full = jnp.broadcast_to(parameter, (*batch, *event))
+            return full.reshape(-1, *event)[numbers]
+
+        return self.map_parameters(pick)
+
+    __iter__ = None  # a density is no sequence: without this, Python would index it from zero on
 
     def take(self: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
         """Pick one entry along a batch axis (negative) at every other batch position."""

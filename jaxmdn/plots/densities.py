@@ -107,8 +107,7 @@ def density(
     """One univariate density, its weighted components and its highest-density region.
 
     Args:
-      mixture: a density with ``D = 1`` and no batch axes (``jax.tree.map(lambda a: a[0], ...)``
-        picks a row).
+      mixture: a density with ``D = 1`` and no batch axes (``mixture[0]`` picks a row).
       y: grid ``[Y]``; by default from the 0.1 % to the 99.9 % quantile and a little beyond.
       level: probability of the highest-density region; None leaves it out.
       components: whether to draw the components.
@@ -120,7 +119,7 @@ def density(
         raise ValueError(
             f"plots.density: expected one density with D = 1, got batch shape "
             f"{list(mixture.batch_shape)} and D = {mixture.event_dim}; pick a row with "
-            f"jax.tree.map(lambda a: a[i], mixture)."
+            f"mixture[i]."
         )
     if isinstance(mixture, Mixture):
         mixture = class_marginal(mixture)
@@ -186,7 +185,7 @@ def contours(
         raise ValueError(
             f"plots.contours: expected one density with D >= 2, got batch shape "
             f"{list(mixture.batch_shape)} and D = {mixture.event_dim}; pick a row with "
-            f"jax.tree.map(lambda a: a[i], mixture)."
+            f"mixture[i]."
         )
     pair = class_marginal(mixture).marginal(tuple(dims))
     ends = np.asarray(quantile(pair, np.array([0.002, 0.998], pair.dtype)[:, None]))
