@@ -247,7 +247,7 @@ def test_student_pairs_of_many_degrees_of_freedom_are_normal_ones():
     shift = np.array([case[0][0] for case in cases])
     z = shift / spread
     exact = 2 * spread * stats.norm.pdf(z) + shift * (2 * stats.norm.cdf(z) - 1)
-    for dtype, rtol in ((np.float64, 1e-11), (np.float32, 1e-5)):
+    for dtype, rtol in ((np.float64, 1e-10), (np.float32, 1e-5)):  # what the docstring promises
         for found in pairs_of("student", cases, dtype):
             np.testing.assert_allclose(found, exact, rtol=rtol)
 
