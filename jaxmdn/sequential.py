@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
+from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import class_marginal
@@ -67,6 +68,12 @@ def conditional_jumps(
 
     Limits as in :func:`conditionals`.
     """
+    if isinstance(density, Independent):  # mixtures side by side
+        below, at = (
+            density.apply(lambda part, own, side=side: conditional_jumps(part, own)[side], y)
+            for side in (0, 1)
+        )
+        return below, at
     family, e, _, joint = _components(density, y)
     below, at = family.jump(e)
     return _average(joint, below), _average(joint, at)

@@ -113,6 +113,12 @@ def test_independent_heads_with_a_class_among_them():
     np.testing.assert_allclose(at[:, 2], own, rtol=1e-12)
     u = np.asarray(jaxmdn.pit(density, y, key=KEY))
     assert min(stats.kstest(u[:, d], "uniform").pvalue for d in range(3)) > 1e-3
+    # The second of the pair given the first, and the class as before.
+    numbers = np.asarray(jaxmdn.rosenblatt(density, y, key=KEY))
+    pair = np.asarray(jaxmdn.rosenblatt(density.parts[0], y[:, :2]))
+    np.testing.assert_allclose(numbers[:, :2], pair, rtol=1e-12)
+    np.testing.assert_allclose(numbers[:, 2], u[:, 2], rtol=1e-12)
+    assert np.max(np.abs(numbers[:, 1] - u[:, 1])) > 0.1
 
 
 def test_an_autoregressive_density_given_the_parents():

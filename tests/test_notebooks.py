@@ -19,7 +19,7 @@ def test_notebook_runs(path, monkeypatch):
     pictures = _pictures(notebook)
     assert pictures > 0, "commit the notebook with its pictures: make notebooks"
     folder = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=300, resources=folder).execute()
+    NotebookClient(notebook, timeout=600, resources=folder).execute()
     assert _pictures(notebook) == pictures
 
 
