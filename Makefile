@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-cli
 	$(BIN)/jaxmdn demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # ARGS=--quick takes a minute, the whole suite far longer, on a machine that does nothing else.
 bench: $(VENV)/.installed-bench

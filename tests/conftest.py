@@ -24,6 +24,17 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_collection_modifyitems(items):
+    """Files share compiled programs, so that each runs in one process; notebooks do not, and begin.
+
+    They take longest: at the end one process would wait for them.
+    """
+    for item in items:
+        group = item.nodeid if item.path.stem == "test_notebooks" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+
+
 @pytest.fixture
 def user_errors():
     """Switch the shape checker off, so that a test sees the message a user would see."""
