@@ -30,9 +30,9 @@ class Hurdle(ZeroMass):
       logit: log-odds of a zero, ``z = 1 / (1 + exp(-logit))``, ``[..., K, D]`` with size one
         allowed for K and D.
 
-    Over real numbers the family is not ``discrete``: its cdf jumps at zero, so that the PIT of
-    zeros is the upper end of the jump, and what integrates densities or seeks modes does not see
-    the point mass. The quantile is zero over the whole jump, with a derivative of zero.
+    Over real numbers the family is not ``discrete``, though its cdf jumps at zero (where the PIT is
+    randomised): what integrates densities or seeks modes does not see the point mass. The quantile
+    is zero over the whole jump, with a derivative of zero.
 
     References:
       Cragg (1971), Some statistical models for limited dependent variables, section 2; Mullahy

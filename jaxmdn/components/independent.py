@@ -142,23 +142,22 @@ class Independent(Density):
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return self._each("in_support", y)
 
+    def _by_dimension(self, attribute: str) -> tuple[Any, ...]:
+        """The parts' tuples with an entry per dimension, put together."""
+        values = {
+            d: value
+            for part, dims in zip(self.parts, self.dims, strict=True)
+            for d, value in zip(dims, getattr(part, attribute), strict=True)
+        }
+        return tuple(values[d] for d in range(self.event_dim))
+
     @property
     def closure(self) -> tuple[str, ...]:
-        by_dim = {
-            d: kind
-            for part, dims in zip(self.parts, self.dims, strict=True)
-            for d, kind in zip(dims, part.closure, strict=True)
-        }
-        return tuple(by_dim[d] for d in range(self.event_dim))
+        return self._by_dimension("closure")
 
     @property
     def jumps(self) -> tuple[bool, ...]:
-        by_dim = {
-            d: own
-            for part, dims in zip(self.parts, self.dims, strict=True)
-            for d, own in zip(dims, part.jumps, strict=True)
-        }
-        return tuple(by_dim[d] for d in range(self.event_dim))
+        return self._by_dimension("jumps")
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         pairs = (part.jump(columns) for part, columns in self._groups(y))
