@@ -241,9 +241,8 @@ def mixture_of(case, seed, rows=8, dtype=np.float64):
     return mixture, special.softmax(logits.astype(np.float64), -1), case.exact(parameters)
 
 
-@jax.jit
-def mix(mixture, y, p, key):
-    """All functions of a mixture at once: one compilation for each family."""
+def mixing(mixture, y, p, key, count):
+    """What mixing adds, of three components over two dimensions; to be compiled as one."""
     rest = jaxmdn.condition(mixture, (1,), y[:, 1:])
     return {
         "log_prob": jaxmdn.log_prob(mixture, y),
@@ -253,9 +252,22 @@ def mix(mixture, y, p, key):
         "conditional": jaxmdn.log_prob(rest, y[:, :1]),
         "cdf": jaxmdn.cdf(mixture, y),
         "quantile": jaxmdn.quantile(mixture, p),
-        "crps": jaxmdn.crps(mixture, y),
-        "sample": jaxmdn.sample(key, mixture, (2000,)),
+        "sample": jaxmdn.sample(key, mixture, (count,)),
     }
+
+
+def rearranged(mixture, y):
+    """The log-density with the components in another order, and of the first alone."""
+    order = jnp.array([2, 0, 1])
+    swapped = jax.tree.map(lambda leaf: leaf[:, order], mixture)
+    first = jax.tree.map(lambda leaf: leaf[:, :1], mixture)
+    return {"swapped": jaxmdn.log_prob(swapped, y), "single": jaxmdn.log_prob(first, y)}
+
+
+@jax.jit
+def mix(mixture, y, p, key):
+    """All functions of a mixture at once: one compilation for each family."""
+    return mixing(mixture, y, p, key, 2000) | {"crps": jaxmdn.crps(mixture, y)}
 
 
 def check_mixture(case):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from family_checks import K, compare
+from family_checks import K, compare, mixing, rearranged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -322,22 +322,7 @@ def test_mixtures():
 
     @jax.jit
     def mix(mixture, y, p):
-        order = jnp.array([2, 0, 1])
-        rest = jaxmdn.condition(mixture, (1,), y[:, 1:])
-        swapped = jax.tree.map(lambda leaf: leaf[:, order], mixture)
-        first = jax.tree.map(lambda leaf: leaf[:, :1], mixture)
-        return {
-            "log_prob": jaxmdn.log_prob(mixture, y),
-            "vmap": jax.vmap(jaxmdn.log_prob)(mixture, y),
-            "merge": jaxmdn.log_prob(jaxmdn.merge([mixture, mixture]), y),
-            "swapped": jaxmdn.log_prob(swapped, y),
-            "marginal": jaxmdn.log_prob(jaxmdn.marginal(mixture, (1,)), y[:, 1:]),
-            "conditional": jaxmdn.log_prob(rest, y[:, :1]),
-            "single": jaxmdn.log_prob(first, y),
-            "cdf": jaxmdn.cdf(mixture, y),
-            "quantile": jaxmdn.quantile(mixture, p),
-            "sample": jaxmdn.sample(jax.random.key(6), mixture, (4000,)),
-        }
+        return mixing(mixture, y, p, jax.random.key(6), 4000) | rearranged(mixture, y)
 
     found = mix(mixture, jnp.asarray(y), jnp.asarray(p))
     each = stats.vonmises(k, loc=loc).logpdf(y[:, None])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from family_checks import compare
+from family_checks import compare, mixing, rearranged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -673,23 +673,8 @@ def mixture_of(seed, rows, K=3):
 
 @jax.jit
 def mix(mixture, y, p, key):
-    order = jnp.array([2, 0, 1])
-    rest = jaxmdn.condition(mixture, (1,), y[:, 1:])
-    swapped = jax.tree.map(lambda leaf: leaf[:, order], mixture)
-    first = jax.tree.map(lambda leaf: leaf[:, :1], mixture)
-    return {
-        "log_prob": jaxmdn.log_prob(mixture, y),
-        "integers": jaxmdn.log_prob(mixture, y.astype(jnp.int32)),
-        "vmap": jax.vmap(jaxmdn.log_prob)(mixture, y),
-        "merge": jaxmdn.log_prob(jaxmdn.merge([mixture, mixture]), y),
-        "swapped": jaxmdn.log_prob(swapped, y),
-        "marginal": jaxmdn.log_prob(jaxmdn.marginal(mixture, (1,)), y[:, 1:]),
-        "conditional": jaxmdn.log_prob(rest, y[:, :1]),
-        "single": jaxmdn.log_prob(first, y),
-        "cdf": jaxmdn.cdf(mixture, y),
-        "quantile": jaxmdn.quantile(mixture, p),
-        "sample": jaxmdn.sample(key, mixture, (4000,)),
-    }
+    integers = jaxmdn.log_prob(mixture, y.astype(jnp.int32))
+    return mixing(mixture, y, p, key, 4000) | rearranged(mixture, y) | {"integers": integers}
 
 
 def mixed(weights, values):
