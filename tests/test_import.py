@@ -12,18 +12,21 @@ OPTIONAL = (
     *("distrax", "flax", "jaxtyping", "matplotlib", "optax", "orbax"),
     *("pandas", "sklearn", "tqdm", "scipy", "tensorflow_probability"),
 )
-LIMIT_S = 0.1
+# Of what ``import jax`` takes beside it: a busy machine slows both. On an idle one that is 0.1 s of
+# 0.5 s, and 0.05 s is what it takes.
+LIMIT = 0.2
 RUNS = 5
 
 CODE = """
 import json, sys, time
+times = [time.process_time()]  # of this process alone: others may keep the machine busy
 import jax
 before = set(sys.modules)
-start = time.process_time()  # of this process alone: others may keep the machine busy
+times.append(time.process_time())
 import jaxmdn
-seconds = time.process_time() - start
+times.append(time.process_time())
 loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
-print(json.dumps({"seconds": seconds, "loaded": loaded}))
+print(json.dumps({"jax": times[1] - times[0], "jaxmdn": times[2] - times[1], "loaded": loaded}))
 """
 
 
@@ -36,13 +39,13 @@ def measure():
 
 
 def test_import_is_cheap_and_loads_no_optional_package():
-    seconds = []
-    while len(seconds) < RUNS and min(seconds, default=1.0) > LIMIT_S:  # a busy machine: try again
+    shares = []
+    while len(shares) < RUNS and min(shares, default=1.0) > LIMIT:  # an unlucky moment: try again
         result = measure()
         assert "jaxmdn" in result["loaded"]
         assert not set(result["loaded"]) & set(OPTIONAL)
-        seconds.append(result["seconds"])
-    assert min(seconds) <= LIMIT_S, f"import jaxmdn took {seconds} s beyond import jax"
+        shares.append(result["jaxmdn"] / result["jax"])
+    assert min(shares) <= LIMIT, f"import jaxmdn took {shares} of the time import jax takes"
 
 
 def test_the_version_is_the_installed_one():
