@@ -244,10 +244,36 @@ def test_alternation_takes_turns_and_stops_at_the_budget(monkeypatch):
         return call
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    a, b = timing.alternate([slow("a", 0.5), slow("b", 1e-3)], repeats=9, budget=1.0)
+    runners = [timing.Runner(slow("a", 0.5)), timing.Runner(slow("b", 1e-3))]
+    a, b = timing.alternate(runners, repeats=9, budget=1.0)
     np.testing.assert_allclose(a, [0.5] * timing.MIN_REPEATS)
     np.testing.assert_allclose(b, [1e-3] * 9)
     assert calls.count("a") == 2 + timing.MIN_REPEATS  # tried twice, then sampled
+
+
+def test_only_an_accelerator_is_given_a_queue(monkeypatch):
+    order = []
+    runner = timing.Runner(lambda: order.append("launch"), wait=lambda _: order.append("wait"))
+    timing._seconds(runner, 3)
+    assert order == ["launch", "wait"] * 3 + ["wait"]
+    order.clear()
+    monkeypatch.setattr(timing.jax, "default_backend", lambda: "gpu")
+    timing._seconds(runner, 3)
+    assert order == ["launch"] * 3 + ["wait"]
+
+
+def test_when_the_time_is_up_the_rest_is_named():
+    selected = cases.suite(quick=True)[:3]
+    report = suite.run(selected, peers=(), repeats=1, budget=0.0, quick=True, minutes=1e-9)
+    assert [r["status"] for r in report["measurements"]] == ["left out"] * 3
+    assert "the time was up" in files.markdown(report)
+
+
+def test_an_accelerator_is_given_large_shapes():
+    large, small = cases.suite(large=True), cases.suite()
+    assert max(case.rows for case in large if case.sweep == "figures") == 2**20
+    assert {case.operation for case in large} == {case.operation for case in small}
+    assert not any(case.peers for case in large if case.sweep != "figures")
 
 
 def test_files_are_whole_or_not_there(tmp_path):

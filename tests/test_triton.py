@@ -112,7 +112,7 @@ class Case:
             weights = rng.uniform(0.5, 2.0, self.N) * (np.arange(self.N) % 3 != 1)
             weights = jnp.asarray(weights, jnp.float32)
             y = jnp.where((weights == 0)[:, None], jnp.nan, y)
-        return triton.Config(head, self.block_rows, "highest", interpret), source, y, weights
+        return triton.Config(head, self.block_rows, None, "highest", interpret), source, y, weights
 
 
 ROWS = [

@@ -98,26 +98,46 @@ FIGURES = (
     (2048, 8, 16, "full"),
     (256, 5, 2, "diagonal"),
 )
+# What keeps an accelerator busy, and two of the above.
+LARGE_FIGURES = (
+    (2**20, 32, 1, "diagonal"),
+    (2**18, 16, 16, "diagonal"),
+    (2**14, 8, 32, "full"),
+    (65536, 5, 1, "diagonal"),
+    (256, 5, 2, "diagonal"),
+)
+# N, K, D, covariance and H
+LAYERS = (
+    ((16384, 16, 16, "diagonal"), 256),
+    ((65536, 5, 1, "diagonal"), 64),
+    ((2048, 8, 16, "full"), 256),
+)
+LARGE_LAYERS = (
+    ((2**20, 32, 1, "diagonal"), 256),
+    ((2**18, 16, 16, "diagonal"), 256),
+    ((2**14, 8, 32, "full"), 256),
+)
 QUICK_FIGURES = ((8192, 8, 1, "diagonal"), (1024, 16, 8, "diagonal"), (256, 4, 8, "full"))
 
 
-def suite(*, quick: bool = False) -> tuple[Case, ...]:
-    """Return all cases; ``quick``: few and small ones, for a minute's look."""
-    return _quick() if quick else _whole()
+def suite(*, quick: bool = False, large: bool = False) -> tuple[Case, ...]:
+    """Return all cases.
+
+    Args:
+      quick: few and small ones, for a minute's look.
+      large: for an accelerator. The sweeps are jaxmdn's and plain JAX's alone.
+    """
+    return _quick() if quick else _whole(large)
 
 
-def _whole() -> tuple[Case, ...]:
+def _whole(large: bool) -> tuple[Case, ...]:
     cases = []
-    for shape in FIGURES:
+    for shape in LARGE_FIGURES if large else FIGURES:
         cases += [_case(operation, shape) for operation in ("nll_gradient", "nll", "log_prob")]
         for options in ({"link": "softplus"}, {"dtype": "bfloat16"}):
             for operation in ("nll_gradient", "nll"):
                 cases.append(_case(operation, shape, peers=False, **options))
-    for shape, hidden in (
-        ((16384, 16, 16, "diagonal"), 256),
-        ((65536, 5, 1, "diagonal"), 64),
-        ((2048, 8, 16, "full"), 256),
-    ):
+    for shape, hidden in LARGE_LAYERS if large else LAYERS:
         for dtype in ("float32", "bfloat16"):
             for operation in ("linear_nll_gradient", "linear_nll"):
                 cases.append(_case(operation, shape, hidden=hidden, dtype=dtype, peers=False))
@@ -137,7 +157,7 @@ def _whole() -> tuple[Case, ...]:
         "dimensions": [(4096, 8, 2**power, "diagonal") for power in range(7)],
         "dimensions, full": [(1024, 4, 2**power, "full") for power in range(1, 7)],
     }
-    return (*cases, *_sweeps(sweeps, peers_up_to=10**6))
+    return (*cases, *_sweeps(sweeps, peers_up_to=0 if large else 10**6))
 
 
 def _quick() -> tuple[Case, ...]:

@@ -109,27 +109,26 @@ def roofs(*, quick: bool = False) -> dict[str, Any]:
     scale_in_place = timing.compile_jax(_negate, buffer, donate=(0,))[0]
     state = [jnp.copy(buffer)]
 
-    def in_place() -> None:
-        state[0] = jax.block_until_ready(scale_in_place(state[0]))
+    def in_place() -> Any:
+        state[0] = scale_in_place(state[0])
+        return state[0]
 
-    def fresh() -> None:
-        jax.block_until_ready(scale(buffer))
-
-    traffic = 2 * 4 * entries
-    in_place()
-    fresh()
+    copies = [timing.Runner(in_place), timing.Runner(lambda: scale(buffer))]
+    for runner in copies:
+        runner.call()
     repeats = 5 if quick else 15
-    copies = timing.alternate([in_place, fresh], repeats, budget=2.0)
+    traffic = 2 * 4 * entries
+    rates = [traffic / np.median(s) for s in timing.alternate(copies, repeats, budget=2.0)]
     matmul = {}
     for dtype in ("float32", "bfloat16"):
         matrix = jnp.full((size, size), 1 / size, jnp.dtype(dtype))
         runner = timing.jax_runner(jnp.matmul, matrix, matrix)
         runner.call()
-        seconds = timing.alternate([runner.call], repeats, budget=2.0)[0]
+        seconds = timing.alternate([runner], repeats, budget=2.0)[0]
         matmul[dtype] = 2 * size**3 / float(np.median(seconds))
     return {
-        "copy": traffic / float(np.median(copies[0])),
-        "fresh_copy": traffic / float(np.median(copies[1])),
+        "copy": float(rates[0]),
+        "fresh_copy": float(rates[1]),
         "matmul": matmul,
     }
 

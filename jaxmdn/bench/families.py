@@ -59,7 +59,7 @@ def run(
     heads: dict[str, Any] = {FUSED: NormalHead(components, 1)}
     heads |= {label(family): FactorizedHead(family, components) for family in families}
     runners = {name: _runner(head, rows) for name, head in heads.items()}
-    times = timing.alternate([runner.call for runner in runners.values()], repeats, budget)
+    times = timing.alternate(list(runners.values()), repeats, budget)
     reference = dict(zip(runners, map(timing.summary, times), strict=True))[REFERENCE]["median"]
     measurements = []
     for (name, runner), seconds in zip(runners.items(), times, strict=True):

@@ -29,6 +29,7 @@ def run(
     budget: float = 5.0,
     quick: bool = False,
     progress: bool = True,
+    minutes: float = float("inf"),
 ) -> dict[str, Any]:
     """Measure cases and return the report, ready for JSON.
 
@@ -39,6 +40,7 @@ def run(
       budget: seconds after which a slow contender stops repeating.
       quick: coarser roofs, no peer whose compiler takes long; recorded.
       progress: whether to show a progress bar on stderr.
+      minutes: after which no case is begun; those left out are named in the report.
     """
     start = time.perf_counter()
     present, described = _load(contenders.all_peers(quick=quick) if peers is None else peers)
@@ -47,6 +49,9 @@ def run(
     bar = tqdm(selected, desc="bench", file=sys.stderr, disable=not progress, leave=False)
     for case in bar:
         bar.set_postfix_str(f"{case.operation}: {case.label}")
+        if time.perf_counter() - start > 60 * minutes:
+            measurements.append(_left_out(case, f"the time was up ({minutes:g} minutes)"))
+            continue
         measurements += measure(case, present, repeats=repeats, budget=budget, roofs=roofs)
     packages = tuple(dict.fromkeys(peer.package for peer in present))
     return {
@@ -95,7 +100,7 @@ def measure(
     free = environment.free_bytes()
     if free is not None and needed > free:
         reason = f"needs about {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free"
-        return [_describe(case) | {"contender": "jaxmdn", "status": "left out", "reason": reason}]
+        return [_left_out(case, reason)]
     arrays = problem.create(case)
     records, runners = [], []
     for contender in contenders.of_case(case, arrays, peers):
@@ -108,7 +113,7 @@ def measure(
         runner = _prepare(contender, arrays, record)
         if runner is not None:
             runners.append((runner, record))
-    times = timing.alternate([runner.call for runner, _ in runners], repeats, budget)
+    times = timing.alternate([runner for runner, _ in runners], repeats, budget)
     for (runner, record), seconds in zip(runners, times, strict=True):
         record["seconds"] = timing.summary(seconds / runner.steps)
         record |= _throughput(case, record, roofs)
@@ -119,6 +124,10 @@ def _describe(case: Case) -> dict[str, Any]:
     sizes = ("operation", "sweep", "rows", "components", "dim", "covariance", "link", "dtype")
     described = {name: getattr(case, name) for name in (*sizes, "hidden", "draws")}
     return described | {"case": case.label, "outputs": case.head.num_outputs}
+
+
+def _left_out(case: Case, reason: str) -> dict[str, Any]:
+    return _describe(case) | {"contender": "jaxmdn", "status": "left out", "reason": reason}
 
 
 def _prepare(contender: Contender, arrays: problem.Problem, record: dict) -> Runner | None:

@@ -1,8 +1,10 @@
 """Compile, warm up, run in alternation: how a number is measured.
 
-Contenders of a case take turns, so that a machine that slows down slows all of them; every call is
-waited for. A sample of a very short function is the mean of several calls, of at least
-``SAMPLE_SECONDS`` together, since a clock has its own cost.
+Contenders of a case take turns, so that a machine that slows down slows all of them. A sample of a
+short function is the mean of several calls, of at least ``SAMPLE_SECONDS`` together, since a clock
+has its own cost. On a CPU every call is waited for. Accelerators work through a queue: there the
+calls of a sample follow one another without a pause, as the steps of a training loop do, and the
+last one is waited for; waiting has a cost of its own, many times that of a short function.
 """
 
 from __future__ import annotations
@@ -27,16 +29,22 @@ class Runner(NamedTuple):
     """A compiled contender.
 
     Attributes:
-      call: runs once, waits, and returns the result.
+      launch: runs once and returns the result, which may not be there yet.
       compile_seconds: from the Python function to something that runs; None if nothing compiles.
       temporary_bytes: what the compiler sets aside beyond arguments and results; None if unknown.
       steps: how many of the operation one call does.
+      wait: returns a result when it is there.
     """
 
-    call: Callable[[], Any]
+    launch: Callable[[], Any]
     compile_seconds: float | None = None
     temporary_bytes: int | None = None
     steps: int = 1
+    wait: Callable[[Any], Any] = jax.block_until_ready
+
+    def call(self) -> Any:
+        """Run once, wait, and return the result."""
+        return self.wait(self.launch())
 
 
 def compile_jax(
@@ -53,32 +61,34 @@ def compile_jax(
 def jax_runner(function: Callable[..., Any], *arguments: Any, steps: int = 1) -> Runner:
     """Compile a function of fixed arguments."""
     compiled, seconds, temporary = compile_jax(function, *arguments)
-    return Runner(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary, steps)
+    return Runner(lambda: compiled(*arguments), seconds, temporary, steps)
 
 
-def alternate(calls: Sequence[Callable[[], Any]], repeats: int, budget: float) -> list[np.ndarray]:
-    """Seconds per call of every function, up to ``repeats`` samples each, taken in turns.
+def alternate(runners: Sequence[Runner], repeats: int, budget: float) -> list[np.ndarray]:
+    """Seconds per call of every runner, up to ``repeats`` samples each, taken in turns.
 
     Args:
-      calls: functions that wait for their result, already warmed up.
+      runners: already warmed up.
       repeats: samples wanted.
-      budget: seconds after which a function that has ``MIN_REPEATS`` samples stops.
+      budget: seconds after which one that has ``MIN_REPEATS`` samples stops.
     """
-    first = [min(_seconds(call, 1) for _ in range(2)) for call in calls]
+    first = [min(_seconds(runner, 1) for _ in range(2)) for runner in runners]
     inner = [min(1000, max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))) for seconds in first]
-    samples: list[list[float]] = [[] for _ in calls]
-    spent = np.zeros(len(calls))
+    samples: list[list[float]] = [[] for _ in runners]
+    spent = np.zeros(len(runners))
     order = np.random.default_rng(0)
     enabled = gc.isenabled()
     gc.disable()
     try:
         for turn in range(repeats):
-            for i in map(int, order.permutation(len(calls))):  # nobody always follows the same one
+            for i in map(
+                int, order.permutation(len(runners))
+            ):  # nobody always follows the same one
                 if turn >= MIN_REPEATS and spent[i] > budget:
                     continue
                 if first[i] < SETTLE_SECONDS:
-                    calls[i]()
-                seconds = _seconds(calls[i], inner[i])
+                    runners[i].call()
+                seconds = _seconds(runners[i], inner[i])
                 samples[i].append(seconds / inner[i])
                 spent[i] += seconds
     finally:
@@ -99,8 +109,13 @@ def summary(seconds: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def _seconds(runner: Runner, count: int) -> float:
+    queued = jax.default_backend() != "cpu"
+    result = None
     start = time.perf_counter()
     for _ in range(count):
-        call()
+        result = runner.launch()
+        if not queued:
+            runner.wait(result)
+    runner.wait(result)
     return time.perf_counter() - start

@@ -62,15 +62,12 @@ class TorchEager(TorchPeer):
         def log_prob(raw: Any) -> Any:
             return _distribution(torch, case, raw).log_prob(y[:, 0] if case.dim == 1 else y)
 
+        wait = _wait(torch)
         if case.operation == "log_prob":
-            return Runner(_synchronized(torch, torch.no_grad()(lambda: log_prob(raw))))
+            return Runner(torch.no_grad()(lambda: log_prob(raw)), wait=wait)
         if case.operation == "sample":
-            return Runner(
-                _synchronized(torch, lambda: _distribution(torch, case, raw).sample((case.draws,)))
-            )
-        return Runner(
-            _synchronized(torch, _gradient(torch, raw, lambda raw: -log_prob(raw).mean()))
-        )
+            return Runner(lambda: _distribution(torch, case, raw).sample((case.draws,)), wait=wait)
+        return Runner(_gradient(torch, raw, lambda raw: -log_prob(raw).mean()), wait=wait)
 
 
 class TorchCompiled(TorchPeer):
@@ -107,12 +104,12 @@ class TorchCompiled(TorchPeer):
             joint = torch.log_softmax(logits, -1) + component
             return -torch.logsumexp(joint, -1).mean()
 
-        call = _gradient(torch, raw, torch.compile(loss, dynamic=False))
+        call, wait = _gradient(torch, raw, torch.compile(loss, dynamic=False)), _wait(torch)
         start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the caches
-            call()
-        return Runner(_synchronized(torch, call), time.perf_counter() - start)
+            wait(call())
+        return Runner(call, time.perf_counter() - start, wait=wait)
 
 
 def _device(torch: Any) -> Any:
@@ -138,16 +135,13 @@ def _gradient(torch: Any, raw: Any, loss: Callable[[Any], Any]) -> Callable[[], 
     return call
 
 
-def _synchronized(torch: Any, function: Callable[[], Any]) -> Callable[[], Any]:
-    if not torch.cuda.is_available():
-        return function
-
-    def call() -> Any:
-        result = function()
-        torch.cuda.synchronize()
+def _wait(torch: Any) -> Callable[[Any], Any]:
+    def wait(result: Any) -> Any:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return result
 
-    return call
+    return wait
 
 
 def _distribution(torch: Any, case: Case, raw: Any) -> Any:

@@ -131,13 +131,14 @@ def _stateful(
     compiled, seconds, temporary = compile_jax(step, carry, *arguments, donate=(0,))
     held = [jax.tree.map(jnp.copy, carry)]
 
-    def call() -> Any:
+    def launch() -> Any:
         held[0], loss = compiled(held[0], *arguments)
-        return jax.block_until_ready(loss)
+        return loss
 
+    runner = Runner(launch, seconds, temporary, steps)
     for _ in range(STEPS // steps - 1):
-        call()
-    return Runner(call, seconds, temporary, steps)
+        runner.call()
+    return runner
 
 
 def _state(case: Case, seed: int = 0) -> TrainState:
@@ -194,7 +195,7 @@ def _nnx(case: Case) -> Runner:
         optimizer.update(model, gradient)
         return loss
 
-    return _advanced(lambda: jax.block_until_ready(step(model, optimizer)))
+    return _advanced(lambda: step(model, optimizer))
 
 
 def _in_turn(case: Case, members: int) -> Runner:
@@ -203,24 +204,25 @@ def _in_turn(case: Case, members: int) -> Runner:
     batch = _batch(case)
     states = [_state(case, seed) for seed in range(members)]
 
-    def call() -> Any:
+    def launch() -> Any:
         losses = []
         for i, state in enumerate(states):
             states[i], metrics = step(state, batch)
             losses.append(metrics.loss)
-        return jax.block_until_ready(losses if members > 1 else losses[0])
+        return losses if members > 1 else losses[0]
 
-    return _advanced(call)
+    return _advanced(launch)
 
 
-def _advanced(call: Callable[[], Any]) -> Runner:
+def _advanced(launch: Callable[[], Any]) -> Runner:
     """Take almost ``STEPS`` steps; the first one compiles."""
+    runner = Runner(launch)
     start = time.perf_counter()
-    call()
+    runner.call()
     seconds = time.perf_counter() - start
     for _ in range(STEPS - 2):
-        call()
-    return Runner(call, seconds)
+        runner.call()
+    return runner._replace(compile_seconds=seconds)
 
 
 def _together(case: Case) -> Runner:

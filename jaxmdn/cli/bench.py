@@ -32,6 +32,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--repeats", type=positive_int, help="samples of every time (default: 21; quick: 7)"
     )
+    parser.add_argument(
+        "--minutes",
+        type=positive_int,
+        help="begin no case after so many; what was left out is named in the report",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -39,9 +44,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the suite and write its report."""
     try:  # all that the report needs, before anything is timed
-        cases, suite, report, files, families = (
+        cases, suite, report, files, families, environment = (
             importlib.import_module(f"jaxmdn.bench.{module}")
-            for module in ("cases", "suite", "report", "files", "families")
+            for module in ("cases", "suite", "report", "files", "families", "environment")
         )
     except ImportError as error:
         raise UsageError(
@@ -59,9 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.families:
         _run_families(families, arguments, out)
         return
+    large = environment.device()["platform"] != "cpu"
     selected = [
         case
-        for case in cases.suite(quick=arguments.quick)
+        for case in cases.suite(quick=arguments.quick, large=large)
         if arguments.only in (None, case.operation)
     ]
     found = suite.run(
@@ -70,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         budget=0.5 if arguments.quick else 5.0,
         quick=arguments.quick,
         progress=not arguments.quiet,
+        minutes=arguments.minutes or float("inf"),
     )
     # A partial run never replaces the results of a whole one.
     suffix = "-quick" * arguments.quick + (f"-{arguments.only}" if arguments.only else "")

@@ -2,16 +2,15 @@
 
 A mixture's quantile has no closed form, but the smallest and the largest quantile of its
 components bracket it: below the smallest every component has less than ``p`` on its left, so the
-mixture has too. Inside the bracket a fixed number of Chandrupatla's steps (inverse quadratic
-interpolation where it is safe, bisection elsewhere) closes in on the root, the same for every
-element, so that everything vectorises; two of Newton's, kept inside what is left of the bracket,
-bring it to the dtype's floor. From the start Newton's would stall on the flat stretches between
-modes.
+mixture has too. Inside the bracket a fixed number of Newton's steps for the logarithm of the nearer
+tail bring every element to the dtype's floor at once. Where such a step would leave the bracket or
+does not pay, the bracket is split where a component begins or ends: a narrow one between wide ones
+is a jump of the cdf, which halvings would have to look for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -22,14 +21,18 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.counts import bisect, lattices, reaches
+from jaxmdn.inference.roots import invert_tail
+from jaxmdn.inference.sums import nearest_inside, tail_of
 from jaxmdn.mixture import Mixture
 from jaxmdn.structure import class_marginal
 from jaxmdn.typing import Array, ArrayLike, Float
 
-# By the dtype's bytes: evaluations of the cdf before Newton's method takes over; its steps. With
-# these, of 100,000 mixtures with scales a factor of 1e4 and modes 100 apart, not one was off by
-# more than rounding; in float64, 20 evaluations in all would miss that for 25 of them.
-STEPS, NEWTON_STEPS = {4: 18, 8: 24}, 2
+# Evaluations of the cdf and its slope. Of 100,000 mixtures of components whose widths differ by up
+# to 10,000 and that lie ten times the widest apart, 115 miss float64's floor after 14, none after
+# 18.
+STEPS = 20
+# Levels between which a component "is": three standard deviations of a normal.
+EDGES = (0.00135, 0.99865)
 
 
 def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -58,10 +61,6 @@ def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
     >>> round(float(jaxmdn.quantile(mixture, 0.75)[0]), 3)
     9.0
-
-    References:
-      Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
-      nonlinear function without using derivatives.
     """
     if not isinstance(mixture, Density):
         raise TypeError(f"quantile: expected a density, got {type(mixture).__name__}.")
@@ -115,26 +114,34 @@ def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "...
 
 @jax.custom_jvp
 def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    mixture = mixture.marginals()
     components = mixture.components.quantile(p[..., None, :])  # [..., K, D]
     weights = mixture.weights()[..., None]
     lower, upper = _bracket(mixture.components, components, weights, p[..., None, :])
     # Each half of the distribution is measured from its own end, where 1 - p is exact.
     upper_half = p > 0.5
     probability = jnp.where(upper_half, 1 - p, p)
-    sign = jnp.where(upper_half, -1, 1).astype(p.dtype)
-
-    def excess(y: Array) -> Array:
-        return sign * (mixture.tail(y, upper_half) - probability)
-
     inside = jnp.isfinite(lower) & jnp.isfinite(upper)
-    start = (jnp.where(inside, lower, -1), jnp.where(inside, upper, 1))
-    root, lower_end, upper_end = close_in(excess, *start, steps=STEPS[p.dtype.itemsize])
-    for _ in range(NEWTON_STEPS):
-        value, density = jax.jvp(excess, (root,), (jnp.ones_like(root),))
-        step = jnp.where(density > 0, value / jnp.where(density > 0, density, 1), 0)
-        root = jnp.clip(root - step, lower_end, upper_end)
+    lower_end, upper_end = jnp.where(inside, lower, -1), jnp.where(inside, upper, 1)
+    guess = jnp.sum(jnp.where(weights > 0, weights * components, 0), axis=-2)
+    root = invert_tail(
+        tail_of(mixture, upper_half),
+        jnp.where(inside, probability, 0.5),
+        upper_half,
+        jnp.clip(guess, lower_end, upper_end),
+        lower_end,
+        upper_end,
+        split=functools.partial(nearest_inside, _edges(mixture.components)),
+        steps=STEPS,
+    )
     ends = jnp.where(p < 0.5, lower, upper)  # infinite, or NaN for a p that is no probability
     return jnp.where(inside, root, jnp.where(jnp.isnan(components).any(axis=-2), jnp.nan, ends))
+
+
+def _edges(components: Density) -> Float[Array, "K2 ... D"]:
+    """Where every component begins and ends, the components in front."""
+    each = [components.quantile(jnp.asarray(level, components.dtype)) for level in EDGES]
+    return jnp.concatenate([jnp.moveaxis(edge, -2, 0) for edge in each])
 
 
 def _bracket(
@@ -170,46 +177,4 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return y, jnp.where(flat, 0, (dp - dcdf) / jnp.where(flat, 1, density))
 
 
-def close_in(
-    function: Callable[[Array], Array],
-    lower: Float[Array, "..."],
-    upper: Float[Array, "..."],
-    *,
-    steps: int,
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """Return an increasing elementwise function's root and the bracket that is left around it.
-
-    By ``steps`` evaluations (static) of Chandrupatla's method (1997).
-    ``function(lower) <= 0 <= function(upper)`` up to rounding; where that fails, or nothing lies
-    between the two, the nearer end is the root.
-    """
-    known = steps - 2  # the ends cost one evaluation each
-
-    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        a, b, fa, fb, t = state  # a is the newest point
-        new = a + t * (b - a)
-        value = function(new)
-        same = jnp.sign(value) == jnp.sign(fa)
-        c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
-        b, fb = jnp.where(same, b, a), jnp.where(same, fb, fa)
-        a, fa = new, value
-        return a, b, fa, fb, _next_fraction(a, b, c, fa, fb, fc)
-
-    below, above = function(lower), function(upper)
-    lower = jnp.where(above < 0, upper, lower)
-    upper = jnp.where(below > 0, lower, upper)
-    state = (lower, upper, below, above, jnp.full_like(lower, 0.5))
-    a, b, fa, fb, _ = jax.lax.fori_loop(0, known, step, state)
-    return jnp.where(jnp.abs(fa) <= jnp.abs(fb), a, b), jnp.minimum(a, b), jnp.maximum(a, b)
-
-
-def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
-    """Where between ``a`` and ``b`` to look next: interpolated where that is safe, else halfway."""
-    xi = (a - b) / (c - b)
-    phi = (fa - fb) / (fc - fb)
-    safe = (phi * phi < xi) & ((1 - phi) ** 2 < 1 - xi)
-    inverse = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-    return jnp.where(safe & jnp.isfinite(inverse), jnp.clip(inverse, 0.001, 0.999), 0.5)
-
-
-__all__ = ["close_in", "quantile"]
+__all__ = ["quantile"]

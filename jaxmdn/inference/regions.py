@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.inference.quantiles import close_in
+from jaxmdn.inference.roots import close_in
 from jaxmdn.inference.turning_points import (
     TurningPoints,
     component_quantiles,

@@ -63,12 +63,14 @@ class Config(NamedTuple):
     Attributes:
       head: a :class:`NormalHead` with isotropic or diagonal covariance.
       block_rows: rows in a block, a power of two; chosen by the shapes if None.
+      num_warps: of a program; chosen if None.
       precision: of the matrix products, as in :func:`jax.numpy.matmul`.
       interpret: run the kernels in JAX's interpreter, on any device.
     """
 
     head: Any
     block_rows: int | None = None
+    num_warps: int | None = None
     precision: Any = None
     interpret: bool = False
 
@@ -241,7 +243,7 @@ def _run_rows(config: Config, raw: Array, batch: Batch, *, with_raw: bool, with_
         jaxmdn_rows,
         out_shape=_outputs(batch, _like(raw) if with_raw else None, with_y=with_y),
         grid=(pl.cdiv(raw.shape[0], block_rows),),
-        compiler_params=plgpu.CompilerParams(num_warps=4),
+        compiler_params=plgpu.CompilerParams(num_warps=config.num_warps or 4),
         interpret=config.interpret,
     )(_inputs(raw, batch))
 
@@ -295,7 +297,7 @@ def _run_linear(
         out_shape=_outputs(batch, Layer(*places), with_y=with_y),
         grid=(programs,),
         # One stage: prefetching would read a sum before the turn before has written it.
-        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=config.num_warps or 8, num_stages=1),
         interpret=config.interpret,
     )(_inputs(source, batch))
     if not with_parameters:

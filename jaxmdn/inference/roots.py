@@ -1,0 +1,114 @@
+"""Roots of many increasing functions at once, by as many evaluations for each.
+
+Every element takes the same fixed number of steps, so that everything vectorises and compiles into
+one loop; each keeps a bracket, and no step leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.typing import Array, Float
+
+
+def close_in(
+    function: Callable[[Array], Array],
+    lower: Float[Array, "..."],
+    upper: Float[Array, "..."],
+    *,
+    steps: int,
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """Return an increasing elementwise function's root and the bracket that is left around it.
+
+    By ``steps`` evaluations (static) of Chandrupatla's method: inverse quadratic interpolation
+    where it is safe, bisection elsewhere. ``function(lower) <= 0 <= function(upper)`` up to
+    rounding; where that fails, or nothing lies between the two, the nearer end is the root.
+
+    References:
+      Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
+      nonlinear function without using derivatives.
+    """
+    known = steps - 2  # the ends cost one evaluation each
+
+    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        a, b, fa, fb, t = state  # a is the newest point
+        new = a + t * (b - a)
+        value = function(new)
+        same = jnp.sign(value) == jnp.sign(fa)
+        c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
+        b, fb = jnp.where(same, b, a), jnp.where(same, fb, fa)
+        a, fa = new, value
+        return a, b, fa, fb, _next_fraction(a, b, c, fa, fb, fc)
+
+    below, above = function(lower), function(upper)
+    lower = jnp.where(above < 0, upper, lower)
+    upper = jnp.where(below > 0, lower, upper)
+    state = (lower, upper, below, above, jnp.full_like(lower, 0.5))
+    a, b, fa, fb, _ = jax.lax.fori_loop(0, known, step, state)
+    return jnp.where(jnp.abs(fa) <= jnp.abs(fb), a, b), jnp.minimum(a, b), jnp.maximum(a, b)
+
+
+def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
+    """Where between ``a`` and ``b`` to look next: interpolated where that is safe, else halfway."""
+    xi = (a - b) / (c - b)
+    phi = (fa - fb) / (fc - fb)
+    safe = (phi * phi < xi) & ((1 - phi) ** 2 < 1 - xi)
+    inverse = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+    return jnp.where(safe & jnp.isfinite(inverse), jnp.clip(inverse, 0.001, 0.999), 0.5)
+
+
+def invert_tail(
+    tail: Callable[[Array], Array],
+    probability: Float[Array, "..."],
+    upper_tail: Array,
+    start: Float[Array, "..."],
+    lower: Float[Array, "..."],
+    upper: Float[Array, "..."],
+    *,
+    split: Callable[[Array, Array], Array],
+    steps: int,
+) -> Float[Array, "..."]:
+    """Return the ``y`` at which a monotone elementwise tail equals ``probability``.
+
+    By ``steps`` evaluations (static) of the tail with its slope: Newton's method for the
+    *logarithm* of the tail, which is nearly straight where the tail itself is nearly flat. Where a
+    step leaves the bracket, or the one before it did not halve what is missing in the logarithm,
+    the bracket is split instead. The result is where Newton's step leads from the best of them all.
+
+    Args:
+      tail: increasing, or decreasing where ``upper_tail`` holds; not negative.
+      probability: positive.
+      upper_tail: whether the tail decreases.
+      start, lower, upper: where to begin, and the bracket, all finite.
+      split: gives a point inside a bracket.
+    """
+    sign = jnp.where(upper_tail, -1, 1).astype(probability.dtype)
+
+    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        y, lower, upper, before, least, best = state
+        value, slope = jax.jvp(tail, (y,), (jnp.ones_like(y),))
+        excess = sign * (value - probability)
+        lower, upper = jnp.where(excess < 0, y, lower), jnp.where(excess < 0, upper, y)
+        missing = jnp.log1p((value - probability) / probability)
+        newton = y - value * missing / slope
+        missing = jnp.abs(missing)
+        best = jnp.where(missing <= least, _clip(newton, lower, upper, y), best)
+        close = (missing <= before / 2) | (missing < 0.01)
+        good = (newton >= lower) & (newton <= upper) & close  # False for NaN
+        y = jnp.where(good, newton, split(lower, upper))
+        return y, lower, upper, missing, jnp.minimum(missing, least), best
+
+    infinite = jnp.full_like(start, jnp.inf)
+    state = (start, lower, upper, infinite, infinite, start)
+    return jax.lax.fori_loop(0, steps, step, state)[-1]
+
+
+def _clip(newton: Array, lower: Array, upper: Array, y: Array) -> Array:
+    return jnp.where(jnp.isnan(newton), y, jnp.clip(newton, lower, upper))
+
+
+__all__ = ["close_in", "invert_tail"]

@@ -1,0 +1,86 @@
+"""Sums over a mixture's components and choices among them, one component after another.
+
+``sum_k w_k F_k(y)`` over an axis of size K is what one writes; XLA's CPU compiler makes of it, D
+being small, a loop that computes one number at a time. A loop over the components instead, each for
+all points at once, is vectorised and stores nothing of ``[..., K, D]``: 16 times faster at a
+million points and K = 8. GPUs have lanes enough for the plain sum, and one kernel is better than K.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.components.base import Density
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import Array, Bool, Float
+
+# Fewer points than this are done before a loop has begun.
+FEWEST_POINTS = 256
+
+
+def tail_of(
+    mixture: Mixture, upper: Bool[Array, "..."]
+) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
+    """Return ``y [..., D] -> P(Y_d > y_d)`` where ``upper``, else ``P(Y_d <= y_d)``.
+
+    Takes the shape of ``upper``, ``[..., D]``, for that of ``y``.
+    """
+    if not _one_by_one(upper.size):
+        return lambda y: mixture.tail(y, upper)
+    weights = mixture.weights()
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    parts = components_first(mixture)
+
+    def tail(y: Array) -> Array:
+        def add(total: Array, part: tuple) -> tuple[Array, None]:
+            weight, component = part
+            return total + weight[..., None] * component.tail(y, upper), None
+
+        return jax.lax.scan(add, jnp.zeros_like(y), (jnp.moveaxis(weights, -1, 0), parts))[0]
+
+    return tail
+
+
+def nearest_inside(
+    points: Float[Array, "M ..."], lower: Float[Array, "..."], upper: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Return of the points strictly between two bounds the one nearest their middle.
+
+    The middle itself where there is none. ``points[m]`` broadcasts against the bounds.
+    """
+    middle = lower + (upper - lower) / 2
+
+    def choose(best: Array, point: Array) -> tuple[Array, None]:
+        point = jnp.where((point > lower) & (point < upper), point, jnp.inf)
+        return jnp.where(jnp.abs(point - middle) < jnp.abs(best - middle), point, best), None
+
+    none = jnp.full_like(middle, jnp.inf)
+    if _one_by_one(middle.size):
+        best = jax.lax.scan(choose, none, points)[0]
+    else:
+        best = functools.reduce(lambda best, point: choose(best, point)[0], points, none)
+    return jnp.where(best < jnp.inf, best, middle)
+
+
+def _one_by_one(size: int) -> bool:
+    return jax.default_backend() == "cpu" and size >= FEWEST_POINTS
+
+
+def components_first(mixture: Mixture) -> Density:
+    """A mixture's components with their axis K in front of all others, for ``jax.lax.scan``."""
+    count = mixture.num_components
+
+    def move(parameter: Array, rank: int) -> Array:
+        shape = (1,) * (rank + 1 - parameter.ndim) + parameter.shape
+        axis = len(shape) - 1 - rank
+        shape_full = (*shape[:axis], count, *shape[axis + 1 :])
+        return jnp.moveaxis(jnp.broadcast_to(parameter.reshape(shape), shape_full), axis, 0)
+
+    return mixture.components.map_parameters(move)
+
+
+__all__ = ["nearest_inside", "tail_of"]
