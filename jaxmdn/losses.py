@@ -68,8 +68,9 @@ def nll(
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` (weighted rows ``[...]``; static).
       implementation: ``"xla"``, the plain composition; ``"xla_chunked"``, value and gradient in
         one pass over blocks of rows (any head; hand-derived for :class:`NormalHead`);
-        ``"pallas_triton"``, GPU kernels. None takes the fastest that serves on this device.
-      chunk_size: rows per block of ``"xla_chunked"``; chosen by the head's width if absent.
+        ``"pallas_triton"``, the same by a GPU kernel (isotropic and diagonal :class:`NormalHead` in
+        float32 or less). None takes the fastest that serves on this device.
+      chunk_size: rows per block; chosen by head and device if absent.
 
     Returns:
       A scalar, or ``[...]`` for ``reduction="none"``. The mean over no rows (an empty batch, a
@@ -79,9 +80,8 @@ def nll(
       ValueError: on a wrong width, event size, batch shape, reduction or implementation.
       TypeError: on a wrong dtype. NotImplementedError: if the implementation cannot serve.
 
-    Limits: forward mode and any order of differentiation work, except through
-    ``"pallas_triton"``, which has first derivatives only. With several devices in sight and rows
-    that may be spread over them, None takes ``"xla"``; inside ``shard_map`` the fused forms serve.
+    Limits: forward mode and any order of differentiation work. With several devices in sight and
+    rows that may be spread over them, None takes ``"xla"``; inside ``shard_map`` the blocks serve.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> head = jaxmdn.NormalHead(3, 1, min_scale=0.0, scale_link="exp")
@@ -94,7 +94,8 @@ def nll(
     checks.require_option("nll", "reduction", reduction, REDUCTIONS)
     head.check_raw("nll", raw)
     _check_chunk_size("nll", chunk_size)
-    implementation = dispatch.choose("nll", implementation, head, raw)
+    dtype = numerics.compute_dtype(raw)
+    implementation = dispatch.choose("nll", implementation, head, raw, dtype=dtype)
     batch = raw.shape[:-1]
     if mask is not None or weights is not None:
         batch = checks.require_broadcastable("nll", raw=batch, y=_batch_shape(y))
@@ -106,16 +107,12 @@ def nll(
         return reduce(-head.log_prob(raw, y), weights, mask, reduction)
     batch = jax.eval_shape(head.log_prob, raw, y).shape  # checks the target, too
     raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1])).reshape(-1, raw.shape[-1])
-    rows = _rows("nll", y, batch, weights, mask, reduction, numerics.compute_dtype(raw))
-    fused: Any = chunked
-    options: tuple = (head, chunked.choose_blocks(head, raw.shape[0], chunk_size))
-    if implementation == "pallas_triton":
-        fused = dispatch.triton()
-        options = (fused.Config(head),)
+    rows = _rows("nll", y, batch, weights, mask, reduction, dtype)
+    blocks = chunked.choose_blocks(head, raw.shape[0], chunk_size, implementation)
     if reduction == "none":
-        values = fused.rows_nll(*options, raw, rows).reshape(batch)
+        values = chunked.rows_nll(head, blocks, raw, rows).reshape(batch)
         return reduce(values, weights, mask, reduction)
-    return fused.weighted_nll(*options, raw, rows)
+    return chunked.weighted_nll(head, blocks, raw, rows)
 
 
 @partial(
@@ -149,11 +146,11 @@ def linear_nll(
       precision: of the three matrix products, as in :func:`jax.numpy.matmul`; they accumulate in
         float32 at least. Their operands keep their dtype, so that bf16 features with a bf16 kernel
         use the hardware's bf16 units.
-      chunk_size: rows per block; chosen by the head's width if absent.
-      implementation: ``"xla_chunked"`` (by blocks), ``"xla"`` (the plain composition) or
-        ``"pallas_triton"`` (a GPU kernel; not for ``reduction="none"``). None goes by blocks too,
-        except on CPU where the raw outputs are so narrow that they are cheaper to store, and where
-        rows may be spread over several devices.
+      chunk_size: rows per block; chosen by head and device if absent.
+      implementation: ``"xla_chunked"`` (by blocks), ``"pallas_triton"`` (by blocks, all but the
+        matrix products in a GPU kernel) or ``"xla"`` (the plain composition). None goes by blocks
+        too, except on CPU where the raw outputs are so narrow that they are cheaper to store, and
+        where rows may be spread over several devices.
 
     Returns:
       As :func:`nll`; differentiable in ``hidden``, ``kernel``, ``bias``, ``y`` and ``weights``.
@@ -179,24 +176,15 @@ def linear_nll(
     batch = jax.eval_shape(head.log_prob, raw_shape, y).shape  # checks the target, too
     check_rows(name, batch, weights, mask)
     layer = linear.Layer(hidden, kernel, bias)
-    chosen = dispatch.choose(name, implementation, head, hidden, linear=True)
-    if chosen == "pallas_triton" and reduction == "none":
-        raise NotImplementedError(
-            f'{name}: implementation="pallas_triton" computes gradients together with the sum over '
-            f'rows: reduction must be "mean" or "sum", got "none"; leave implementation out.'
-        )
+    chosen = dispatch.choose(name, implementation, head, hidden, dtype=raw_shape.dtype, linear=True)
     if chosen == "xla":
         raw = linear.raw_outputs(layer, precision)
         options = {"weights": weights, "mask": mask, "reduction": reduction}
         return nll(head, raw, y, implementation=implementation, **options)
     hidden = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1])).reshape(-1, hidden.shape[-1])
     rows = _rows(name, y, batch, weights, mask, reduction, raw_shape.dtype)
-    if chosen == "pallas_triton":
-        kernels = dispatch.triton()
-        config = kernels.Config(head, precision=precision)
-        return kernels.weighted_nll(config, layer._replace(hidden=hidden), rows)
     blocks = chunked.choose_blocks(head, hidden.shape[0], chunk_size)
-    config = linear.Config(head, blocks.gradient, precision)
+    config = linear.Config(head, blocks.gradient, precision, chosen)
     layer = layer._replace(hidden=hidden)
     if reduction == "none":
         return reduce(linear.rows_nll(config, layer, rows).reshape(batch), weights, mask, reduction)

@@ -804,10 +804,11 @@ def test_default_blocks():
     full = NormalHead(8, 2, covariance="full")
     for head, size in ((narrow, 2048), (wide, 256), (full, 2048)):
         blocks = chunked.choose_blocks(head, 5000, None)
+        assert blocks.implementation == FUSED
         assert blocks.gradient == size
         # The value alone is one pass, unless the rows are wide.
         assert blocks.value == (5000 if head is narrow else size)
-        assert chunked.choose_blocks(head, 5000, 7) == (7, 7)
+        assert chunked.choose_blocks(head, 5000, 7) == (7, 7, FUSED)
     assert chunked.choose_blocks(narrow, 0, None).value == 1
 
 

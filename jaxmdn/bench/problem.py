@@ -59,15 +59,10 @@ class Problem:
     key: Any
     probability: Any
 
-    @functools.cached_property
+    @property
     def expected(self) -> dict[str, Expected]:
         """By parameterization: what float64 autodiff of the plain composition gives."""
-        with jax.enable_x64(True):
-            expected = {"whitening": _expected(self, "whitening")}
-            expected["scale_tril"] = expected["whitening"]
-            if self.case.covariance == "full" and not self.layer and self.case.peers:
-                expected["scale_tril"] = _expected(self, "scale_tril")
-        return expected
+        return _expectations(_shared(self.case))
 
     @functools.cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +74,28 @@ class Problem:
 
 def create(case: Case) -> Problem:
     """Draw a case's arrays: moderate numbers, so that nothing underflows or dominates."""
+    return dataclasses.replace(_draw(_shared(case)), case=case)
+
+
+def _shared(case: Case) -> Case:
+    """The case that stands for all operations on the same numbers, drawn and solved once."""
+    operation = "linear_nll" if case.linear else "nll"
+    return dataclasses.replace(case, operation=operation, sweep="figures")
+
+
+@functools.lru_cache(maxsize=1)
+def _expectations(case: Case) -> dict[str, Expected]:
+    problem = _draw(case)
+    with jax.enable_x64(True):
+        expected = {"whitening": _expected(problem, "whitening")}
+        expected["scale_tril"] = expected["whitening"]
+        if case.covariance == "full" and not problem.layer and case.peers:
+            expected["scale_tril"] = _expected(problem, "scale_tril")
+    return expected
+
+
+@functools.lru_cache(maxsize=1)
+def _draw(case: Case) -> Problem:
     rng, dtype = np.random.default_rng(0), jnp.dtype(case.dtype)
     width, event = case.head.num_outputs, (case.rows, case.dim)
     layer: tuple[Any, ...] = ()

@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxmdn import numerics
 from jaxmdn.heads import Head
-from jaxmdn.kernels import rows
+from jaxmdn.kernels.dispatch import rows_of
 from jaxmdn.kernels.rows import real_leaves
 from jaxmdn.reductions import silence
 from jaxmdn.typing import Array, Bool, Float
@@ -29,23 +29,39 @@ BLOCK_ENTRIES = 2**17
 MIN_ROWS, MAX_ROWS = 256, 2048
 # The value alone is a single pass; blocks gain nothing below this width.
 WIDE = 256
+# Elsewhere a block must be worth its launches: a gigabyte of float32.
+LARGE_ENTRIES = 2**28
 
 
 class Blocks(NamedTuple):
-    """Rows per block, when the value alone is wanted and when its gradient is too (static)."""
+    """Static options of a loop over blocks.
+
+    Attributes:
+      value, gradient: rows per block, when the value alone is wanted and when its gradient is too.
+      implementation: of a block, as in :func:`jaxmdn.kernels.dispatch.rows_of`.
+    """
 
     value: int
     gradient: int
+    implementation: str = "xla_chunked"
 
 
-def choose_blocks(head: Head, num_rows: int, chunk_size: int | None) -> Blocks:
-    """Return the rows per block: ``chunk_size``, or what suits the head's width if that is None."""
+def choose_blocks(
+    head: Head, num_rows: int, chunk_size: int | None, implementation: str = "xla_chunked"
+) -> Blocks:
+    """Return the rows per block: ``chunk_size``, or what suits head and device if that is None."""
     if chunk_size is not None:
-        return Blocks(chunk_size, chunk_size)
+        return Blocks(chunk_size, chunk_size, implementation)
+    if jax.default_backend() != "cpu":
+        fitting = LARGE_ENTRIES // head.num_outputs
+        if implementation == "pallas_triton":  # sets nothing aside
+            fitting = num_rows
+        size = max(min(fitting, num_rows), 1)
+        return Blocks(size, size, implementation)
     fitting = 2 ** round(BLOCK_ENTRIES / head.num_outputs).bit_length()
     size = min(max(fitting, MIN_ROWS), MAX_ROWS)
     wide = head.num_outputs >= WIDE or getattr(head, "covariance", None) == "full"
-    return Blocks(size if wide else max(num_rows, 1), size)
+    return Blocks(size if wide else max(num_rows, 1), size, implementation)
 
 
 class Batch(NamedTuple):
@@ -157,7 +173,7 @@ def weighted_nll(
 
     def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
         y, coefficient, kept = take_batch(batch, start, size)
-        nll = rows.value(head, silence(take(raw, start, size), kept), y)
+        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
         return put(sums, weighted_sum(nll, coefficient)[None], block)
 
     num_rows = raw.shape[0]
@@ -171,7 +187,7 @@ def _weighted_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tupl
     with_y = not is_zero(dbatch.y)
     with_rows = not is_zero(dbatch.coefficient)
     nll, sums, raw_gradient, y_gradient = _gradient(
-        head, blocks.gradient, raw, batch, with_y=with_y, with_rows=with_rows
+        head, blocks, raw, batch, with_y=with_y, with_rows=with_rows
     )
     total = jnp.sum(sums)
     tangent = contract(raw_gradient, draw, total.dtype)
@@ -190,7 +206,8 @@ def rows_nll(
 
     def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
         y, _, kept = take_batch(batch, start, size)
-        return put(out, rows.value(head, silence(take(raw, start, size), kept), y), start)
+        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
+        return put(out, nll, start)
 
     out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
     return fold(step, out, raw.shape[0], blocks.value, (raw, batch))
@@ -201,7 +218,7 @@ def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
     nll, _, raw_gradient, y_gradient = _gradient(
-        head, blocks.gradient, raw, batch, with_y=with_y, with_rows=True
+        head, blocks, raw, batch, with_y=with_y, with_rows=True
     )
     assert nll is not None
     tangent = contract(raw_gradient, draw, nll.dtype, keep_rows=True)
@@ -211,15 +228,15 @@ def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -
 
 
 def _gradient(
-    head: Head, chunk_size: int, raw: Array, batch: Batch, *, with_y: bool, with_rows: bool
+    head: Head, blocks: Blocks, raw: Array, batch: Batch, *, with_y: bool, with_rows: bool
 ) -> tuple[Array | None, Array, Array, Any]:
     """Return ``nll [N]`` (or None), the blocks' weighted sums, and the gradients of raw and y."""
 
     def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
         nll, sums, raw_gradient, y_gradient = carry
         y, coefficient, kept = take_batch(batch, start, size)
-        part = rows.gradient(
-            head, silence(take(raw, start, size), kept), y, coefficient, with_y=with_y
+        part = rows_of(blocks.implementation).gradient(
+            head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
         )
         column = 0
         for gradient in part.raw:
@@ -234,9 +251,9 @@ def _gradient(
         sums = put(sums, weighted_sum(part.nll, coefficient)[None], block)
         return nll, sums, raw_gradient, y_gradient
 
-    num_rows, dtype = raw.shape[0], numerics.compute_dtype(raw)
+    num_rows, dtype, stored = raw.shape[0], numerics.compute_dtype(raw), block_dtype(raw.dtype)
     nll = jnp.zeros((num_rows,), dtype) if with_rows else None
     y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
-    sums = jnp.zeros(num_blocks(num_rows, chunk_size), dtype)
-    carry = (nll, sums, jnp.zeros(raw.shape, block_dtype(raw.dtype)), y_gradient)
-    return fold(step, carry, num_rows, chunk_size, (raw, batch))
+    sums = jnp.zeros(num_blocks(num_rows, blocks.gradient), dtype)
+    carry = (nll, sums, jnp.zeros(raw.shape, stored), y_gradient)
+    return fold(step, carry, num_rows, blocks.gradient, (raw, batch))

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from jaxmdn import numerics
 from jaxmdn.heads import Head
-from jaxmdn.kernels import rows
 from jaxmdn.kernels.chunked import (
     Batch,
     block_dtype,
@@ -32,6 +31,7 @@ from jaxmdn.kernels.chunked import (
     take_batch,
     weighted_sum,
 )
+from jaxmdn.kernels.dispatch import rows_of
 from jaxmdn.kernels.rows import real_leaves
 from jaxmdn.reductions import silence
 from jaxmdn.typing import Array, Float
@@ -46,11 +46,19 @@ class Layer(NamedTuple):
 
 
 class Config(NamedTuple):
-    """Static options: the head, rows per block, and the precision of the matrix products."""
+    """Static options.
+
+    Attributes:
+      head: the head.
+      chunk_size: rows per block.
+      precision: of the matrix products.
+      implementation: of a block, as in :func:`jaxmdn.kernels.dispatch.rows_of`.
+    """
 
     head: Head
     chunk_size: int
     precision: Any
+    implementation: str = "xla_chunked"
 
 
 def product(a: Array, b: Array, precision: Any) -> Array:
@@ -83,7 +91,13 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
     def step(sums: Array, block: Any, start: Any, size: int) -> Array:
         y, coefficient, kept = take_batch(batch, start, size)
         raw = _block(config, layer, kept, start, size)[1]
-        return put(sums, weighted_sum(rows.value(config.head, raw, y), coefficient)[None], block)
+        return put(
+            sums,
+            weighted_sum(rows_of(config.implementation).value(config.head, raw, y), coefficient)[
+                None
+            ],
+            block,
+        )
 
     num_rows = layer.hidden.shape[0]
     blocks = num_blocks(num_rows, config.chunk_size)
@@ -95,6 +109,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
 def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
     (layer, batch), (dlayer, dbatch) = primals, tangents
     num_rows, dtype = layer.hidden.shape[0], numerics.compute_dtype(*layer)
+    stored = _wider(layer.hidden.dtype, layer.kernel.dtype)
     with_hidden = not is_zero(dlayer.hidden)
     with_parameters = not is_zero((dlayer.kernel, dlayer.bias))
     with_y = not is_zero(dbatch.y)
@@ -104,16 +119,17 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
         nll, sums, total, y_gradient = carry
         y, coefficient, kept = take_batch(batch, start, size)
         hidden, raw = _block(config, layer, kept, start, size)
-        part = rows.gradient(config.head, raw, y, coefficient, with_y=with_y)
-        raw_gradient = jnp.concatenate(part.raw, axis=-1)
-        factor = raw_gradient.astype(_wider(layer.hidden.dtype, layer.kernel.dtype))
+        part = rows_of(config.implementation).gradient(
+            config.head, raw, y, coefficient, dtype=stored, with_y=with_y
+        )
+        factor = jnp.concatenate(part.raw, axis=-1)
         hidden_gradient, kernel_gradient, bias_gradient = total
         if with_hidden:
             back = product(factor, layer.kernel.T, config.precision)
             hidden_gradient = put(hidden_gradient, silence(back, kept), start)
         if with_parameters:
             kernel_gradient = kernel_gradient + product(hidden.T, factor, config.precision)
-            bias_gradient = bias_gradient + jnp.sum(raw_gradient, axis=0)
+            bias_gradient = bias_gradient + jnp.sum(factor, axis=0, dtype=dtype)
         y_gradient = [
             put(buffer, gradient, start)
             for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
@@ -157,7 +173,7 @@ def rows_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, "N"]:
     def block(layer: Layer, batch: Batch) -> Float[Array, "n"]:
         silent = layer._replace(hidden=silence(layer.hidden, batch.kept))
         raw, y = raw_outputs(silent, config.precision), silence(batch.y, batch.kept)
-        return rows.value(config.head, raw, y)
+        return rows_of(config.implementation).value(config.head, raw, y)
 
     def step(start: Any, size: int) -> Array:
         part = jax.tree.map(lambda leaf: take(leaf, start, size), batch)

@@ -18,7 +18,8 @@ from jaxmdn.kernels.full_normal import full_normal
 from jaxmdn.kernels.low_rank_normal import low_rank_normal
 from jaxmdn.kernels.mixing import mix
 from jaxmdn.kernels.normal import normal
-from jaxmdn.typing import Array, Float
+from jaxmdn.reductions import silence
+from jaxmdn.typing import Array, Bool, Float
 
 
 class Gradient(NamedTuple):
@@ -46,9 +47,11 @@ def has_closed_form(head: Head) -> TypeGuard[NormalHead]:
     return type(head) is NormalHead
 
 
-def value(head: Head, raw: Float[Array, "n P"], y: Any) -> Float[Array, "n"]:
-    """Return the NLL of each row, nats."""
-    (raw,) = numerics.upcast(raw)
+def value(
+    head: Head, raw: Float[Array, "n P"], y: Any, kept: Bool[Array, "n"] | None = None
+) -> Float[Array, "n"]:
+    """Return the NLL of each row, nats; of one that is not ``kept``, that of zeros."""
+    (raw,) = numerics.upcast(silence(raw, kept))
     if not has_closed_form(head) or head.event_dim == 1:
         return -head.log_prob(raw, y)  # for one dimension the plain form is the faster one
     log_prob = _components(head, raw, y)[1]
@@ -60,18 +63,24 @@ def gradient(
     raw: Float[Array, "n P"],
     y: Any,
     coefficient: Float[Array, "#n"],
+    kept: Bool[Array, "n"] | None = None,
     *,
+    dtype: Any,
     with_y: bool = False,
 ) -> Gradient:
-    """Return the NLL of each row and the gradient of ``sum(coefficient * nll)``."""
-    (raw,) = numerics.upcast(raw)
+    """Return the NLL of each row and the gradient of ``sum(coefficient * nll)``.
+
+    ``dtype`` is that of the raw outputs' gradient, computed in float32 at least.
+    """
+    (raw,) = numerics.upcast(silence(raw, kept))
     if not has_closed_form(head):
-        return _autodiff(head, raw, y, coefficient, with_y=with_y)
+        found = _autodiff(head, raw, y, coefficient, with_y=with_y)
+        return found._replace(raw=(found.raw[0].astype(dtype),))
     slope, log_prob, pullback = _components(head, raw, y)
     mixed = mix(_logits(head, raw), log_prob, coefficient.astype(raw.dtype), head.min_weight)
     loc, scale, *shape = pullback(mixed.responsibilities)
     parts = (mixed.logits_gradient, loc, scale * slope, *shape)
-    blocks = tuple(part.reshape(raw.shape[0], -1) for part in parts)
+    blocks = tuple(part.reshape(raw.shape[0], -1).astype(dtype) for part in parts)
     return Gradient(mixed.nll, blocks, (-jnp.sum(loc, axis=1),) if with_y else ())
 
 
