@@ -6,6 +6,8 @@ unequal their widths. What is not here has its thousand beside its other tests: 
 highest-density regions, products, entropies, divergences and the CRPS of normals.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,9 +42,20 @@ def normals(rng, covariance, spread, width):
     return Normal(loc=loc, scale=scales(1 if covariance == "isotropic" else D))
 
 
+class Case(NamedTuple):
+    """A batch of mixtures, their dense form, targets near and far, and the generator."""
+
+    mixture: jaxmdn.Mixture
+    dense: oracles.Dense
+    y: jax.Array
+    rng: np.random.Generator
+
+    def __repr__(self):  # hypothesis writes every example down, and refuses thousands of numbers
+        return f"Case({type(self.mixture.components).__name__}, y[0] = {self.y[0]})"
+
+
 @st.composite
 def cases(draw, covariances=oracles.COVARIANCES, tilts=(0.1, 3.0, 10.0)):
-    """A batch of mixtures, their dense form, targets near and far, and the generator."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread, tilt, width = (
         draw(st.sampled_from(sizes)) for sizes in ((0.1, 1.0, 30.0), tilts, (0.1, 0.5, 1.0))
@@ -51,7 +64,7 @@ def cases(draw, covariances=oracles.COVARIANCES, tilts=(0.1, 3.0, 10.0)):
     logits = jnp.asarray(tilt * rng.normal(size=(N, K)))
     mixture = jaxmdn.Mixture(logits=logits, components=components)
     y = components.loc[:, 0] + jnp.asarray(2.0 * rng.standard_t(4, size=(N, D)))
-    return mixture, oracles.of_mixture(mixture), y, rng
+    return Case(mixture, oracles.of_mixture(mixture), y, rng)
 
 
 def compare(found, expected, rtol=1e-9, atol=1e-10):

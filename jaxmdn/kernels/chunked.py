@@ -177,6 +177,10 @@ def weighted_nll(
         return put(sums, weighted_sum(nll, coefficient)[None], block)
 
     num_rows = raw.shape[0]
+    if num_blocks(num_rows, blocks.value) == 1:  # nothing to collect, which costs GPUs two launches
+        y, coefficient, kept = take_batch(batch, 0, num_rows)
+        nll = rows_of(blocks.implementation).value(head, raw, y, kept)
+        return weighted_sum(nll, coefficient)
     sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
     return jnp.sum(fold(step, sums, num_rows, blocks.value, (raw, batch)))
 
