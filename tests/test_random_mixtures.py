@@ -23,7 +23,8 @@ from jaxmdn.components import FullNormal, Laplace, Logistic, LowRankNormal, Norm
 
 N, K, D = 20, 4, 3
 SUBSETS = [(0,), (2, 0), (1, 2)]
-thousand = settings(max_examples=50, deadline=None)
+# The same thousand every time: another one by another seed, when somebody looks for trouble.
+thousand = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 def normals(rng, covariance, spread, width):
@@ -75,7 +76,11 @@ def compare_densities(mixture, dense):
     found = oracles.of_mixture(mixture)
     compare(found.weights, dense.weights)
     compare(found.loc, dense.loc, atol=1e-9)
-    compare(found.covariances, dense.covariances, atol=1e-9)
+    # A factor's rounding is a covariance's times its condition, however it is computed.
+    condition = np.linalg.cond(dense.covariances).max()
+    size = np.abs(dense.covariances).max(axis=(-2, -1), keepdims=True)
+    error = np.abs(found.covariances - dense.covariances) / size
+    assert error.max() < 1e-9 + 10 * np.finfo(float).eps * condition
 
 
 # Distribution functions
