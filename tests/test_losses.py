@@ -160,7 +160,8 @@ def test_nll_gradient_by_finite_differences():
     head = jaxmdn.NormalHead(2, 2, covariance="full", min_weight=0.01)
     raw = jnp.asarray(RNG.normal(size=(3, head.num_outputs)))
     loss = partial(jaxmdn.nll, head, weights=WEIGHTS[:3])
-    check_grads(loss, (raw, Y[:3]), order=1, modes=("rev",), rtol=1e-6)
+    # A hundredth of the usual truncation error: that alone was 4e-6 in some directions.
+    check_grads(loss, (raw, Y[:3]), order=1, modes=("rev",), rtol=1e-6, eps=1e-5)
 
 
 def test_one_trace_per_shape_and_the_head_is_static(monkeypatch):
