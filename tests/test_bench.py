@@ -86,7 +86,7 @@ def test_command_from_end_to_end(tmp_path, monkeypatch, capsys, coarse_roofs):
     found = json.loads((folder / f"{stem}.json").read_text())
     assert set(found) == {
         "schema", "device", "versions", "date", "precision", "quick", "repeats", "seconds",
-        "roofs", "peers", "measurements", "variables",
+        "roofs", "peers", "measurements", "variables", "minutes",
     }  # fmt: skip
     assert found["schema"] == suite.SCHEMA
     assert {"python", "jaxmdn", "jax", "jaxlib", "distrax"} <= set(found["versions"])
@@ -266,7 +266,9 @@ def test_when_the_time_is_up_the_rest_is_named():
     selected = cases.suite(quick=True)[:3]
     report = suite.run(selected, peers=(), repeats=1, budget=0.0, quick=True, minutes=1e-9)
     assert [r["status"] for r in report["measurements"]] == ["left out"] * 3
-    assert "the time was up" in files.markdown(report)
+    text = files.markdown(report)
+    assert "the time was up (1e-09 minutes)" in text
+    assert "`jaxmdn bench --quick --minutes 1e-09`" in text
 
 
 def test_an_accelerator_is_given_large_shapes():
@@ -302,6 +304,10 @@ def test_exponent():
         (["--only", "nonsense"], "--only nonsense: no such operation; there are nll_gradient, "),
         (["--out", "file"], "--out file is a file; name a folder."),
         (["--families", "--only", "nll"], "--families and --only exclude each other; choose one."),
+        (
+            ["--families", "--minutes", "1"],
+            "--families and --minutes exclude each other; choose on",
+        ),
     ],
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -13,6 +13,7 @@ from scipy import special, stats
 
 import jaxmdn
 from jaxmdn.components import Normal
+from jaxmdn.inference import sums
 
 RNG = np.random.default_rng(20260801)
 LEVELS = np.array([1e-6, 1e-3, 0.2, 0.5, 0.7, 0.999, 1 - 1e-6])
@@ -118,6 +119,61 @@ def test_quantile_inverts_cdf_on_random_mixtures(seed):
     largest = np.max(np.abs(mixture.components.loc), axis=-2)
     # Rounding: a few units in the cdf's last place, and what the last place of y is worth.
     assert np.all(np.abs(below - p) <= 1e-14 + 1e-14 * density * (np.abs(y) + largest))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantile_among_needles(dtype):
+    """Widths that differ by 10,000, ten times the widest apart: nothing but rounding is missed."""
+    rng, N, K = np.random.default_rng(7), 20000, 8
+    mixture = univariate(
+        rng.normal(size=(N, K)),
+        100 * rng.normal(size=(N, K)),
+        10 ** rng.uniform(-3, 1, (N, K)),
+        dtype,
+    )
+    tail = rng.uniform(size=(N, 1)) < 0.2
+    p = np.where(tail, 10 ** rng.uniform(-6, -1, (N, 1)), rng.uniform(1e-6, 1 - 1e-6, (N, 1)))
+    p = jnp.asarray(p, dtype)
+    y = jaxmdn.quantile(mixture, p)
+    below, _, density = below_and_above(mixture, y)
+    largest = np.max(np.abs(np.asarray(mixture.components.loc, np.float64)), axis=-2)
+    rounding = np.finfo(dtype).eps * (1 + density * (np.abs(y) + largest))
+    assert np.max(np.abs(below - np.asarray(p, np.float64)) / rounding) < 4
+
+
+FAMILIES = ("normal", "laplace", "student_t", "lognormal", "gamma", "beta", "logistic", "weibull")
+MANY = {
+    "diagonal": jaxmdn.NormalHead(3, 2),
+    "isotropic, tied": jaxmdn.NormalHead(3, 2, covariance="isotropic", tied=True),
+    "full, tied": jaxmdn.NormalHead(3, 2, covariance="full", tied=True),
+    "low rank": jaxmdn.NormalHead(3, 2, covariance="low_rank", rank=1),
+    "families": jaxmdn.FactorizedHead(FAMILIES, 3),
+    "counts": jaxmdn.FactorizedHead(("poisson", "truncated_normal"), 2),
+    "heads": jaxmdn.IndependentHead((jaxmdn.NormalHead(3), jaxmdn.FactorizedHead("gamma", 2))),
+    "classes": jaxmdn.ClassConditionalHead(2, jaxmdn.NormalHead(3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_quantiles_are_those_of_each(name):
+    """A loop over the components serves many points, one sum over them few."""
+    head, rng, N = MANY[name], np.random.default_rng(3), 2 * sums.FEWEST_POINTS
+    raw = jnp.asarray(0.5 * rng.normal(size=(N, head.num_outputs)))
+    p = jnp.asarray(rng.uniform(1e-3, 1 - 1e-3, (N, 1)))
+
+    def total(raw, p):
+        y = jaxmdn.quantile(head(raw), p)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    whole = run(raw, p)
+    size = 16
+    assert size * whole[1].shape[-1] < sums.FEWEST_POINTS <= whole[1].size
+    parts = [run(raw[i : i + size], p[i : i + size]) for i in range(0, N, size)]
+    parts = jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
+    for found, expected in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_quantile_of_one_component_is_scipy_s():

@@ -56,11 +56,13 @@ def _head(report: dict[str, Any]) -> str:
         for name, entry in report["peers"].items()
         if "missing" in entry
     ]
+    options = " --quick" * report["quick"]
+    if report.get("minutes"):
+        options += f" --minutes {report['minutes']:g}"
     lines = [
         f"# Benchmarks: {environment.title(device)}",
         "",
-        f"- {report['date']}, `jaxmdn bench{' --quick' if report['quick'] else ''}`, "
-        f"{report['seconds']:.0f} s.",
+        f"- {report['date']}, `jaxmdn bench{options}`, {report['seconds']:.0f} s.",
         f"- {versions}.",
         f"- Precision: {report['precision']['dtype']}; matrix products at JAX's precision "
         f'"{report["precision"]["matmul"]}".',

@@ -65,6 +65,7 @@ def run(
             "matmul": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
         },
         "quick": quick,
+        "minutes": None if minutes == float("inf") else minutes,
         "repeats": repeats,
         "seconds": round(time.perf_counter() - start, 1),
         "roofs": roofs,

@@ -81,9 +81,8 @@ def alternate(runners: Sequence[Runner], repeats: int, budget: float) -> list[np
     gc.disable()
     try:
         for turn in range(repeats):
-            for i in map(
-                int, order.permutation(len(runners))
-            ):  # nobody always follows the same one
+            # Nobody always follows the same one.
+            for i in map(int, order.permutation(len(runners))):
                 if turn >= MIN_REPEATS and spent[i] > budget:
                     continue
                 if first[i] < SETTLE_SECONDS:

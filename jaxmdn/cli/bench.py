@@ -53,8 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"the benchmark needs {error.name or error}; install it with: "
             f"pip install 'jaxmdn[bench]'"
         ) from None
-    if arguments.families and arguments.only is not None:
-        raise UsageError("--families and --only exclude each other; choose one.")
+    for option in ("only", "minutes"):
+        if arguments.families and getattr(arguments, option) is not None:
+            raise UsageError(f"--families and --{option} exclude each other; choose one.")
     if arguments.only is not None and arguments.only not in cases.OPERATIONS:
         known = ", ".join(cases.OPERATIONS)
         raise UsageError(f"--only {arguments.only}: no such operation; there are {known}.")
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     # A partial run never replaces the results of a whole one.
     suffix = "-quick" * arguments.quick + (f"-{arguments.only}" if arguments.only else "")
+    suffix += f"-{arguments.minutes}-minutes" if arguments.minutes else ""
     paths = files.write(found, out, suffix)
     names = ", ".join(path.name for path in paths)
     print(report.summary(found))

@@ -140,7 +140,8 @@ def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D
 
 def _edges(components: Density) -> Float[Array, "K2 ... D"]:
     """Where every component begins and ends, the components in front."""
-    each = [components.quantile(jnp.asarray(level, components.dtype)) for level in EDGES]
+    shape, dtype = (components.event_dim,), components.dtype
+    each = [components.quantile(jnp.full(shape, level, dtype)) for level in EDGES]
     return jnp.concatenate([jnp.moveaxis(edge, -2, 0) for edge in each])
 
 

@@ -12,11 +12,11 @@ while they are in cache, and the backward pass has nothing left to do.
 | ``rows`` | raw outputs of a block of rows -> NLL, gradient (any head; by autodiff if need be) |
 | ``chunked`` | the loop over blocks of rows, from raw outputs |
 | ``linear`` | the same from the last hidden layer: raw outputs exist a block at a time |
-| ``triton`` | Pallas kernels for GPUs |
+| ``triton``, ``triton_program`` | ``rows`` as one kernel for GPUs (Pallas) |
 | ``dispatch`` | which implementation serves |
 
-All of it is reached through :func:`jaxmdn.nll` and :func:`jaxmdn.linear_nll`. Everything but
-``triton`` is a ``custom_jvp`` whose rule is linear in the tangents with the gradient as its
-coefficients: reverse mode transposes it into "cotangent times gradient", forward mode and higher
-orders work as well, which a ``custom_vjp`` would forbid.
+All of it is reached through :func:`jaxmdn.nll` and :func:`jaxmdn.linear_nll`. Each is a
+``custom_jvp`` whose rule is linear in the tangents with the gradient as its coefficients: reverse
+mode transposes it into "cotangent times gradient", forward mode and higher orders work as well,
+which a ``custom_vjp`` would forbid.
 """

@@ -171,16 +171,17 @@ def weighted_nll(
 ) -> Float[Array, ""]:
     """Return ``sum_i coefficient_i nll_i``."""
 
-    def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
+    def total(start: Array | int, size: int) -> Array:
         y, coefficient, kept = take_batch(batch, start, size)
         nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
-        return put(sums, weighted_sum(nll, coefficient)[None], block)
+        return weighted_sum(nll, coefficient)
+
+    def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
+        return put(sums, total(start, size)[None], block)
 
     num_rows = raw.shape[0]
     if num_blocks(num_rows, blocks.value) == 1:  # nothing to collect, which costs GPUs two launches
-        y, coefficient, kept = take_batch(batch, 0, num_rows)
-        nll = rows_of(blocks.implementation).value(head, raw, y, kept)
-        return weighted_sum(nll, coefficient)
+        return total(0, num_rows)
     sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
     return jnp.sum(fold(step, sums, num_rows, blocks.value, (raw, batch)))
 

@@ -2,7 +2,8 @@
 
 ``None`` takes the fastest that serves; a name that cannot serve raises and says why. What is known
 statically decides: the head, the dtype, the devices. The choices are those that the benchmark found
-never to be slower than ``"xla"``, on a CPU of two cores and on an H100.
+no slower than ``"xla"`` on two CPU cores and on an H100, value and gradient together; the README
+names where the value alone was.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ def choose(
                 f'{function}: implementation="pallas_triton" {refusal}; leave implementation out.'
             )
         return implementation
-    meshes = _meshes(array)
-    if jax.device_count() > 1 if not meshes else not meshes[0].are_all_axes_manual:
-        # A loop over blocks of rows would gather rows that live on several devices.
+    mesh = _mesh(array)
+    spread = jax.device_count() > 1 if mesh is None else not mesh.are_all_axes_manual
+    if spread:  # a loop over blocks of rows would gather rows that live on several devices
         return "xla"
-    if refusal is None and not meshes:  # a kernel does not know over which axes its result varies
+    if refusal is None and mesh is None:  # a kernel cannot say over which axes its result varies
         return "pallas_triton"
     backend = jax.default_backend()
     if linear:
@@ -84,12 +85,12 @@ def rows_of(implementation: str) -> Any:
     return rows
 
 
-def _meshes(array: Any) -> list[Any]:
-    """The meshes that the rows may be spread over."""
+def _mesh(array: Any) -> Any:
+    """The mesh that the rows may be spread over, or None."""
     meshes = [jax.sharding.get_abstract_mesh()]
     if array is not None:
         meshes.append(jax.typeof(array).sharding.mesh)
-    return [mesh for mesh in meshes if not mesh.empty]
+    return next((mesh for mesh in meshes if not mesh.empty), None)
 
 
 def _why_not_triton(head: Head, dtype: Any) -> str | None:

@@ -78,7 +78,10 @@ def span(sides: Sides, axis: int, size: int) -> Array:
 def visit(head: NormalHead, sides: Sides, number: Any, inputs: Inputs, out: Outputs) -> None:
     """Write a block's NLL, and its gradient where there is a place for it."""
     K, D = head.num_components, head.event_dim
-    isotropic, rows = head.covariance == "isotropic", number * sides.rows + span_of(sides.rows)
+    isotropic, rows = (
+        head.covariance == "isotropic",
+        number * sides.rows + jax.lax.iota(jnp.int32, sides.rows),
+    )
     inside = loaded = rows < inputs.y.shape[0]
     if inputs.kept is not None:
         loaded = loaded & (plgpu.load(inputs.kept.at[rows], mask=inside, other=0) != 0)
@@ -138,11 +141,6 @@ def visit(head: NormalHead, sides: Sides, number: Any, inputs: Inputs, out: Outp
     write(out.raw, scale_index, scales, change)
     if out.y is not None:
         write(out.y, dim, dim < D, -jnp.sum(loc_gradient, axis=1, keepdims=True))
-
-
-def span_of(size: int) -> Array:
-    """Return ``0 .. size - 1``."""
-    return jax.lax.iota(jnp.int32, size)
 
 
 def mix(
