@@ -152,7 +152,7 @@ def density(
         ax.axvline(float(value), color=BLACK, lw=1.2, ls=":", label="observed")
     ax.set(xlabel=ylabel, ylabel="density", xlim=(y[0], y[-1]))
     ax.set_ylim(0, max(highest, 1.06 * total.max()))
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
     return ax
 
 
