@@ -76,7 +76,7 @@ class Through:
 def evaluate(family, y, p):
     """All elementwise functions at once: one compilation for each family and dtype."""
     return {
-        "log_density": family.log_density(y),
+        "log_density": family.marginal_log_prob(y),
         "cdf": family.cdf(y),
         "survival": family.survival(y),
         "log_cdf": family.log_cdf(y),
@@ -136,7 +136,7 @@ def check_gradients(case, rtol=2e-6):
         def outputs(parameters, y, p):
             family = case.make(parameters)
             return {
-                "log_density": family.log_density(y),
+                "log_density": family.marginal_log_prob(y),
                 "cdf": family.cdf(y),
                 "log_cdf": family.log_cdf(y),
                 "log_survival": family.log_survival(y),
@@ -189,7 +189,7 @@ def check_normalization(case, seed=7):
     middle, half = 0.5 * (ends[1:] + ends[:-1]), 0.5 * (ends[1:] - ends[:-1])
     nodes = middle[..., None] + half[..., None] * x  # [400, 4, 1, 8]
     y = jnp.asarray(np.moveaxis(nodes, -1, 0))
-    density = np.moveaxis(np.asarray(jnp.exp(family.log_density(y))), 0, -1)
+    density = np.moveaxis(np.asarray(jnp.exp(family.marginal_log_prob(y))), 0, -1)
     total = np.sum(density * w * half[..., None], axis=(0, -1))
     np.testing.assert_allclose(total, 1 - 2 * special.ndtr(-5.5), rtol=1e-6)
 
@@ -319,11 +319,11 @@ def check_outside(case, outside, middle):
     def run(parameters, y):
         def total(parameters, y):
             family = case.make(parameters)
-            return jnp.sum(jnp.where(jnp.isnan(y), 0, family.cdf(y) + family.log_density(y)))
+            return jnp.sum(jnp.where(jnp.isnan(y), 0, family.cdf(y) + family.marginal_log_prob(y)))
 
         family = case.make(parameters)
         gradients = jax.grad(total, argnums=(0, 1))(parameters, y)
-        return family.log_density(y), family.cdf(y), family.survival(y), gradients
+        return family.marginal_log_prob(y), family.cdf(y), family.survival(y), gradients
 
     arrays = {name: jnp.asarray(value) for name, value in parameters.items()}
     log_density, cdf, survival, gradients = run(arrays, y)

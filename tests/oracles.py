@@ -14,8 +14,9 @@ import mpmath
 import numpy as np
 from scipy import special, stats
 
-from jaxmdn import CategoricalHead, ClassConditionalHead, Mixture, NormalHead, links
+from jaxmdn import CategoricalHead, ClassConditionalHead, Mixture, NormalHead
 from jaxmdn.components import FullNormal, LowRankNormal, Normal
+from jaxmdn.heads import links
 
 COVARIANCES = ("isotropic", "diagonal", "full", "low_rank")
 

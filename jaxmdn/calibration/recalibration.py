@@ -17,7 +17,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import cdf, quantile
 from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Parameter
 
 
@@ -205,9 +205,9 @@ def _log_prob(recalibration: Recalibration, mixture: Density, y: Array) -> Array
 def _log_marginals(density: Density, y: Array) -> Array:
     """Log-density of each dimension by itself, ``[..., D]``."""
     if not isinstance(density, Mixture):
-        return density.log_density(y)
-    flat = class_marginal(density)
-    parts = flat.components.log_density(y[..., None, :])  # [..., K, D]
+        return density.marginal_log_prob(y)
+    flat = flatten_mixture(density)
+    parts = flat.components.marginal_log_prob(y[..., None, :])  # [..., K, D]
     return numerics.logsumexp(flat.log_weights()[..., None] + parts, axis=-2)
 
 

@@ -15,7 +15,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.calibration import kolmogorov
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import check_target
-from jaxmdn.sequential import conditional_jumps
+from jaxmdn.mixture.sequential import conditional_jumps
 from jaxmdn.typing import Array, Float, Key, Num
 
 

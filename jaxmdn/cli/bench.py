@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the suite and write its report."""
     try:  # all that the report needs, before anything is timed
         cases, suite, report, files, families, environment = (
-            importlib.import_module(f"jaxmdn.bench.{module}")
+            importlib.import_module(f"benchmarks.{module}")
             for module in ("cases", "suite", "report", "files", "families", "environment")
         )
     except ImportError as error:

@@ -17,8 +17,8 @@ from jaxmdn import __version__, calibration, plots
 from jaxmdn.cli import evaluate
 from jaxmdn.datasets import InverseProblem
 from jaxmdn.heads import NormalHead
+from jaxmdn.mixture.merging import merge
 from jaxmdn.nn import MDN
-from jaxmdn.pooling import merge
 from jaxmdn.train import FitResult, fit
 
 TRAIN_ROWS, TEST_ROWS, EPOCHS, BATCH = 10_000, 10_000, 120, 256

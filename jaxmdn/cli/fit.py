@@ -17,13 +17,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxmdn import __version__, calibration, checkpoint, plots
+from jaxmdn import __version__, calibration, plots
 from jaxmdn.cli import evaluate
 from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
 from jaxmdn.cli.table import Encoding, detect, read_table
 from jaxmdn.heads import COVARIANCES, NormalHead
 from jaxmdn.nn import MDN
-from jaxmdn.train import FitResult, NonFiniteLossError
+from jaxmdn.train import FitResult, NonFiniteLossError, checkpoint
 from jaxmdn.train import fit as train
 from jaxmdn.train.standardize import unresolved
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmdn import checkpoint
 from jaxmdn.cli.errors import UsageError, probability
 from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite, require_numeric
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import mean, variance
+from jaxmdn.train import checkpoint
 
 
 def add_parser(commands: Any) -> None:

@@ -51,7 +51,7 @@ class AsymmetricLaplace(ProductDensity):
         z = numerics.standardize(y, loc, scale)
         return z < 0, jnp.where(z < 0, -z / asymmetry, z * asymmetry), asymmetry
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         _, size, asymmetry = self._exponent(y)
         # k / (1 + k^2) = 1 / (k + 1 / k): no square to overflow
         return -size - jnp.log(asymmetry + 1 / asymmetry) - jnp.log(self._parameters()[1])

@@ -165,9 +165,9 @@ class Density(abc.ABC):
         """
         return ("affine",) * self.event_dim
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density of each dimension's marginal, ``[..., D]``."""
-        raise self._undefined("log_density")
+        raise self._undefined("marginal_log_prob")
 
     def innovations(
         self, y: Float[Array, "..."]
@@ -319,8 +319,8 @@ class LocationDensity(Density):
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().quantile(p)
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.marginals().log_density(y)
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.marginals().marginal_log_prob(y)
 
 
 def others(dims: tuple[int, ...], event_dim: int) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components import beta_functions
 from jaxmdn.components.base import register
 from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.special import beta as beta_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -46,7 +46,7 @@ class Beta(BoundedDensity):
 
     event_ranks: ClassVar = {"concentration1": 1, "concentration0": 1}
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         a, b, y = self._parameters(y)
         x, rest = self.units(y)
         jacobian = jnp.log(x) + jnp.log(rest) + math.log(self.width)

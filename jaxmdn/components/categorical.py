@@ -56,7 +56,7 @@ class Categorical(Density):
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return (y >= 0) & (y < self.num_classes) & (y == jnp.floor(y))
 
-    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self.log_prob(y)[..., None]
 
     def given_before(self, y: Num[Array, "..."]) -> tuple[Density, Num[Array, "..."]]:

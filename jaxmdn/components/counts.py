@@ -61,9 +61,9 @@ class CountDensity(ProductDensity):
         """Whole numbers of the full shape, in the compute dtype."""
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
 
-    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         (y,) = self._targets(y)
         valid = self.in_support(y)
         value = self.log_mass(jnp.where(valid, y, 0))

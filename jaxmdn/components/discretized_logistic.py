@@ -99,9 +99,9 @@ class DiscretizedLogistic(ProductDensity):
         return (index >= 0) & (index < self.num_bins) & (jnp.abs(offset) <= TOLERANCE)
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
 
-    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         _, scale, y = self._parameters(y)
         valid = self.in_support(y)
         index = self._index(jnp.where(valid, y, self.lower))[0]

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components import gamma_functions
 from jaxmdn.components.base import register
 from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.special import gamma as gamma_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -43,7 +43,7 @@ class Gamma(PositiveDensity):
         info = jnp.finfo(y.dtype)
         return jnp.clip(rate * y, float(info.tiny), float(info.max)), concentration
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return gamma_functions.log_kernel(*self._scaled(y)) - jnp.log(y)
 
     def limits(self) -> tuple[Array | float, Array | float]:

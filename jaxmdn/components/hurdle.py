@@ -20,7 +20,7 @@ class Hurdle(ZeroMass):
     """Mass ``z`` at exactly zero, else a family: ``P(Y = 0) = z``, ``(1 - z) p(y)`` elsewhere.
 
     Over counts the family is truncated to positive ones, ``p(y) / (1 - p(0))``. Over real numbers
-    (rainfall, expenses, insurance claims) ``log_density`` is, at zero, the logarithm of a
+    (rainfall, expenses, insurance claims) ``marginal_log_prob`` is, at zero, the logarithm of a
     probability and elsewhere that of a density: the density with respect to length plus a point
     mass at zero.
 
@@ -65,14 +65,14 @@ class Hurdle(ZeroMass):
         return (y == 0) | self.base.in_support(y)
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
 
-    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
         zero = y == 0
         at_zero, rest = self.log_shares()
         base = self.inner()
-        others = base.log_density(jnp.where(zero, 1, y)) - self._log_positive(base)
+        others = base.marginal_log_prob(jnp.where(zero, 1, y)) - self._log_positive(base)
         value = jnp.where(zero, at_zero, rest + others)
         outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
         return jnp.where(self.in_support(y), value, outside)
@@ -81,7 +81,7 @@ class Hurdle(ZeroMass):
         """``log(1 - p(0))`` of a family of counts; zero of one of real numbers."""
         if not self.discrete:
             return jnp.zeros((1,), self._parameters()[0].dtype)
-        log_zero = base.log_density(jnp.zeros((1,), base.dtype))
+        log_zero = base.marginal_log_prob(jnp.zeros((1,), base.dtype))
         certain = log_zero >= 0  # no count but zero: nothing to divide by
         return jnp.log(-jnp.expm1(jnp.where(certain, -1, log_zero))) + jnp.where(
             certain, jnp.inf, 0
@@ -94,7 +94,7 @@ class Hurdle(ZeroMass):
         some = ~(y < 1)
         counts_below, counts_above = base.log_staircase(jnp.where(some, y, 1))
         positive = self._log_positive(base)
-        log_zero = base.log_density(jnp.zeros((1,), base.dtype))
+        log_zero = base.marginal_log_prob(jnp.zeros((1,), base.dtype))
         tiny = float(jnp.finfo(positive.dtype).tiny)  # zero's share of them is not all
         share = jnp.where(some, jnp.minimum(log_zero - counts_below, -tiny), -1)
         within = counts_below + jnp.log(-jnp.expm1(share)) - positive

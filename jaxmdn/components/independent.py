@@ -133,8 +133,8 @@ class Independent(Density):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("log_survival", y)
 
-    def log_density(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("log_density", y)
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return self._each("marginal_log_prob", y)
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("quantile", p)

@@ -34,11 +34,11 @@ class IntervalDensity(ProductDensity):
 
     lower: float
     upper: float
-    #: Whether the log-density at the ends is finite, and ``inner_log_density`` right there.
+    #: Whether the log-density at the ends is finite, and ``inner_log_prob`` right there.
     closed: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density."""
 
     @abc.abstractmethod
@@ -72,10 +72,10 @@ class IntervalDensity(ProductDensity):
     def in_support(self, y: Float[Array, "..."]) -> Bool[Array, "..."]:
         return (y >= self.lower) & (y <= self.upper) & jnp.isfinite(y)
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
         inside = self._inside(y)
-        value = self.inner_log_density(self._guard(y, inside))
+        value = self.inner_log_prob(self._guard(y, inside))
         low, high = self.limits()
         beyond = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
         if not self.closed:
@@ -130,7 +130,7 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (family, p), (dfamily, dp) = primals, tangents
     y = _quantile(family, p)
     _, dcdf = jax.jvp(lambda family: family.cdf(y), (family,), (dfamily,))
-    density = jnp.exp(family.log_density(y))
+    density = jnp.exp(family.marginal_log_prob(y))
     sloped = (density > 0) & (density < jnp.inf)
     return y, jnp.where(sloped, (dp - dcdf) / jnp.where(sloped, density, 1), 0)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxmdn import numerics
 from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
-from jaxmdn.components.special import decay_mean
+from jaxmdn.special.elementary import decay_mean
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -36,7 +36,7 @@ class Laplace(LocationScale):
     event_ranks: ClassVar = {"loc": 1, "scale": 1}
     absolute_moments: ClassVar = True
 
-    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return -z * jnp.sign(z) - math.log(2.0)  # of slope zero at zero, which abs has not
 
     # A choice between z and -z, not abs: the derivatives at zero are those of one side, not zero.

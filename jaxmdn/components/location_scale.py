@@ -34,7 +34,7 @@ class LocationScale(ProductDensity):
         return self.loc.shape[-1]
 
     @abc.abstractmethod
-    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density of the standard member."""
 
     @abc.abstractmethod
@@ -54,9 +54,9 @@ class LocationScale(ProductDensity):
         loc, scale, *_, y = self._parameters(y)
         return numerics.standardize(y, loc, scale)
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         z = self.standardize(y)
-        return self.standard_log_density(z) - jnp.log(self.scale.astype(z.dtype))
+        return self.standard_log_prob(z) - jnp.log(self.scale.astype(z.dtype))
 
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.standard_cdf(self.standardize(y))

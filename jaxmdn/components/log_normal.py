@@ -40,7 +40,7 @@ class LogNormal(PositiveDensity):
         loc, scale, y = self._parameters(y)
         return numerics.standardize(jnp.log(y), loc, scale)
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         z = self._standardize(y)
         return -0.5 * (z * z + numerics.LOG_2PI) - jnp.log(self._parameters()[1]) - jnp.log(y)
 

@@ -36,7 +36,7 @@ class Logistic(LocationScale):
     event_ranks: ClassVar = {"loc": 1, "scale": 1}
     absolute_moments: ClassVar = True
 
-    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)
 
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:

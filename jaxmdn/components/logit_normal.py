@@ -53,7 +53,7 @@ class LogitNormal(BoundedDensity):
         x, rest = self.units(y)
         return numerics.standardize(jnp.log(x) - jnp.log(rest), loc, scale)
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         x, rest = self.units(y)
         z = self._standardize(y)
         jacobian = jnp.log(x) + jnp.log(rest) + math.log(self.width)

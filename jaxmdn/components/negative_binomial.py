@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components import count_functions
 from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.poisson import draw_poisson
+from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # The range of concentrations that moments ask for.

@@ -48,7 +48,7 @@ class Normal(LocationScale):
         normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
         return -0.5 * jnp.sum(z * z, axis=-1) - log_det - normalizer  # [..., D] -> [...]
 
-    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return -0.5 * z * z - 0.5 * numerics.LOG_2PI
 
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components import count_functions
 from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
+from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # Below this rate draws come from summing probabilities; the sum's terms, enough for 1e-16.

@@ -1,9 +1,9 @@
 """Families whose dimensions are independent: what follows from one dimension, for all of them.
 
-A subclass says what happens in one dimension (``log_density``, ``cdf``, ``quantile``, moments, a
-sampler), elementwise; the joint density, the covariance, marginals and conditionals follow. Any
-parameter may have size one for the dimensions (shared by all of them), for the components (tied),
-or for both.
+A subclass says what happens in one dimension (``marginal_log_prob``, ``cdf``, ``quantile``,
+moments, a sampler), elementwise; the joint density, the covariance, marginals and conditionals
+follow. Any parameter may have size one for the dimensions (shared by all of them), for the
+components (tied), or for both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ProductDensity(Density):
     """Base of the families ``p(y) = prod_d p_d(y_d)`` with parameters ``[..., K, D]``.
 
     To write one: fields of shape ``[..., K, D]`` listed in ``event_ranks`` with rank one,
-    ``log_density``, ``sample``, and of ``mean``, ``variance``, ``cdf``, ``survival``,
+    ``marginal_log_prob``, ``sample``, and of ``mean``, ``variance``, ``cdf``, ``survival``,
     ``quantile`` and the rest whatever there is. ``absolute_moment``, ``own_difference`` and
     ``mean_difference`` go together (``absolute_moments = True``) and make the CRPS exact.
     """
@@ -61,7 +61,7 @@ class ProductDensity(Density):
         raise TypeError(f"from_moments: not defined for {cls.__name__}.")
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.log_density(y), axis=-1)  # [..., D] -> [...]
+        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
 
     def covariance(self) -> Float[Array, "..."]:
         # Selected, not multiplied: the variance may be infinite.

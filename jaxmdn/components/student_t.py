@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components import student_distances, student_functions
 from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
+from jaxmdn.special import student as student_functions
+from jaxmdn.special import student_distances
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -44,7 +45,7 @@ class StudentT(LocationScale):
     def _df(self, like: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.df.astype(like.dtype)
 
-    def standard_log_density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return student_functions.log_density(z, self._df(z))
 
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:

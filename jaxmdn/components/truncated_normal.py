@@ -13,8 +13,8 @@ from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
-from jaxmdn.components.gamma_functions import CUT, integrate
 from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.special.gamma import CUT, integrate
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 # By the dtype's bytes: Gauss nodes of the integral below.
@@ -84,7 +84,7 @@ class TruncatedNormal(BoundedDensity):
         around = math.sqrt(0.5 * math.pi) * (erf(root * before) + erf(root * after))
         return mode, jnp.log(jnp.where(outside, beside, around))
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         mode, log_mass = self._log_mass(self.lower, self.upper)
         return self._fall(y, mode) - log_mass - jnp.log(self._parameters()[1])
 
@@ -140,7 +140,7 @@ class TruncatedNormal(BoundedDensity):
         def polish(_: Any, y: Array) -> Array:
             under, over = self.log_cdf(y), self.log_survival(y)
             value = jnp.where(small, under, over)
-            step = (value - log_p) * jnp.exp(value - self.log_density(y))
+            step = (value - log_p) * jnp.exp(value - self.marginal_log_prob(y))
             step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
             return self._clip(y + jnp.clip(step, -scale, scale))
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components import circular_functions as circular
 from jaxmdn.components.base import register
 from jaxmdn.components.product import ProductDensity
+from jaxmdn.special import circular
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 _TURN = 2 * math.pi
@@ -71,7 +71,7 @@ class VonMises(ProductDensity):
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return jnp.isfinite(y)
 
-    def log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, concentration, y = self._parameters(y)
         infinite = jnp.isinf(y)
         value = circular.log_density(jnp.where(infinite, 0, y) - loc, concentration)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.base import register
-from jaxmdn.components.gamma_functions import log_gamma, polynomial
 from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.special.gamma import log_gamma, polynomial
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # By the dtype's bytes: from which exponent on exp is continued by its tangent.
@@ -56,7 +56,7 @@ class Weibull(PositiveDensity):
         tangent = math.exp(steep) * (1 + (exponent - steep))
         return exponent, jnp.where(exponent < steep, gentle, tangent)
 
-    def inner_log_density(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         exponent, hazard = self._hazards(y)
         return jnp.log(self._parameters()[0]) - jnp.log(y) + exponent - hazard
 

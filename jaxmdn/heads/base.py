@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, links
+from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.heads import links
 from jaxmdn.heads.families import Family
 from jaxmdn.mixture import check_target
 from jaxmdn.typing import Array, ArrayLike, Bool, Float, Num

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxmdn import checks, links, numerics
+from jaxmdn import checks, numerics
 from jaxmdn.components import Categorical
+from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
 from jaxmdn.typing import Array, Float
 

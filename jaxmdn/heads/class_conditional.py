@@ -7,10 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmdn import checks, links
+from jaxmdn import checks
+from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
 from jaxmdn.mixture import Mixture
-from jaxmdn.structure import Labeled, joint_log_prob
+from jaxmdn.mixture.class_conditional import Labeled, joint_log_prob
 from jaxmdn.typing import Array, Float
 
 
@@ -20,7 +21,7 @@ class ClassConditionalHead(Head):
 
     The class picks its own mixture parameters: the raw outputs are ``C`` class logits followed by
     ``C`` times the inner head's outputs. The density returned is a mixture (over classes) of
-    mixtures; :mod:`jaxmdn.structure` has the functions that take a class label.
+    mixtures; :mod:`jaxmdn.mixture` has the functions that take a class label.
 
     Args:
       num_classes: C.

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmdn import checks, links, numerics
+from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
+from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
 from jaxmdn.heads.families import POSITIVE, Family, resolve
 from jaxmdn.mixture import Mixture
@@ -33,7 +34,7 @@ class FactorizedHead(Head):
         constants; a single one for a scalar target.
       num_components: K.
       scale_link: link of every positive parameter (scales, rates, concentrations, degrees of
-        freedom); a :mod:`jaxmdn.links` link or its name. Default ``"softplus"``.
+        freedom); a :mod:`jaxmdn.heads.links` link or its name. Default ``"softplus"``.
       min_scale: added to the link's value. Default 1e-3.
       min_weight: lower bound of every mixing coefficient; ``K min_weight < 1``. Default 0: off.
 

@@ -27,11 +27,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, links, numerics
+from jaxmdn import checks, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal
 from jaxmdn.components.base import Density
-from jaxmdn.graph import Graph, chain, topological_order, validate
+from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
+from jaxmdn.heads.graph import Graph, chain, topological_order, validate
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Float
 
@@ -47,11 +48,11 @@ class NormalHead(Head):
       event_dim: D; a scalar target has ``event_dim=1``.
       covariance: ``"isotropic"``, ``"diagonal"`` (default), ``"full"`` or ``"low_rank"``.
       rank: r, the number of factors of ``"low_rank"``.
-      graph: with ``"full"``, each dimension's parents (see :mod:`jaxmdn.graph`), which come before
-        it: ``((), (0,), (1,))`` makes ``y_2`` independent of ``y_0`` given ``y_1``, within each
+      graph: with ``"full"``, each dimension's parents (:mod:`jaxmdn.heads.graph`), which come
+        before it: ``((), (0,), (1,))`` makes ``y_2`` independent of ``y_0`` given ``y_1``, within each
         component. Default: all dimensions before it.
       tied: share scale and correlation parameters across components.
-      scale_link: a :mod:`jaxmdn.links` link, or its name; ``"softplus"`` by default.
+      scale_link: a :mod:`jaxmdn.heads.links` link, or its name; ``"softplus"`` by default.
         ``DampedExp(reg)`` or ``Bounded(lower, upper)`` also bound the scale above.
       min_scale: added to the link's value: no scale can fall below it. In the target's unit
         (standardise the target, as ``fit`` does, or set it). Default 1e-3.

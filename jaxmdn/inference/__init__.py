@@ -4,7 +4,7 @@
 |---|---|
 | ``distribution`` | probabilities below, above: ``cdf``, ``survival`` and their logarithms |
 | ``quantiles`` | the inverse: ``quantile`` |
-| ``modes`` | the most likely values: ``mode`` |
+| ``modes`` | the most likely values: ``modes`` |
 | ``regions`` | the smallest sets of a given probability |
 | ``information`` | entropy and divergence: bounds and estimates |
 | ``diagnostics`` | how many components are in use |
@@ -13,10 +13,10 @@
 """
 
 from jaxmdn.inference.algebra import Product, product, temper
-from jaxmdn.inference.diagnostics import dead_components, effective_components
+from jaxmdn.inference.diagnostics import effective_num_components, is_dead
 from jaxmdn.inference.distribution import cdf, log_cdf, log_survival, survival
 from jaxmdn.inference.information import entropy_bounds, kl_divergence, kl_upper_bound
-from jaxmdn.inference.modes import mode
+from jaxmdn.inference.modes import modes
 from jaxmdn.inference.quantiles import quantile
 from jaxmdn.inference.regions import hdr_intervals, hdr_level, hdr_threshold
 from jaxmdn.inference.transforms import affine, condition, marginal
@@ -26,18 +26,18 @@ __all__ = [
     "affine",
     "cdf",
     "condition",
-    "dead_components",
-    "effective_components",
+    "effective_num_components",
     "entropy_bounds",
     "hdr_intervals",
     "hdr_level",
     "hdr_threshold",
+    "is_dead",
     "kl_divergence",
     "kl_upper_bound",
     "log_cdf",
     "log_survival",
     "marginal",
-    "mode",
+    "modes",
     "product",
     "quantile",
     "survival",

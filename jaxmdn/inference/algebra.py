@@ -17,7 +17,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Num
 
 NORMALS = (Normal, FullNormal, LowRankNormal)
@@ -86,7 +86,7 @@ def product(a: Mixture, b: Mixture) -> Product:
 
 @jax.jit
 def _product(a: Mixture, b: Mixture) -> Product:
-    a, b = numerics.upcast_tree(class_marginal(a), class_marginal(b))
+    a, b = numerics.upcast_tree(flatten_mixture(a), flatten_mixture(b))
     left = a.components.map_parameters(lambda leaf, rank: jnp.expand_dims(leaf, -1 - rank))
     right = b.components.map_parameters(lambda leaf, rank: jnp.expand_dims(leaf, -2 - rank))
     pairs: Density
@@ -178,7 +178,7 @@ def _triangular(root: Float[Array, "... D M"]) -> tuple[Array, Array]:
 
 def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
     """The mixture of ``shift + matrix y``; ``shift [..., E]``, ``matrix [..., E, D]``, E <= D."""
-    mixture, shift, matrix = numerics.upcast_tree(class_marginal(mixture), shift, matrix)
+    mixture, shift, matrix = numerics.upcast_tree(flatten_mixture(mixture), shift, matrix)
     shift, matrix = shift[..., None, :], matrix[..., None, :, :]  # one for all components
     components: Any = mixture.components
     loc = shift + numerics.matvec(matrix, components.loc)
@@ -260,7 +260,7 @@ def temper(
 
 @jax.jit
 def _temper(mixture: Mixture, weight_temperature: Array, scale_temperature: Array) -> Mixture:
-    mixture = class_marginal(mixture)
+    mixture = flatten_mixture(mixture)
     (logits,) = numerics.upcast(mixture.logits)
     # The largest is subtracted first: it stays finite however cold, and the others fall to -inf.
     logits = logits - numerics.finite_peak(logits)

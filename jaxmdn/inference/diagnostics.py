@@ -13,7 +13,7 @@ from jaxmdn.typing import Array, Bool, Float, Num
 
 
 @jax.jit
-def effective_components(
+def effective_num_components(
     mixture: Mixture, y: Num[Array, "..."] | None = None
 ) -> Float[Array, "..."]:
     """Effective number of components, ``exp(-sum_k w_k log w_k)``, between 1 and K, ``[...]``.
@@ -33,19 +33,19 @@ def effective_components(
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
-    >>> float(jaxmdn.effective_components(mixture))
+    >>> float(jaxmdn.effective_num_components(mixture))
     2.0
-    >>> round(float(jaxmdn.effective_components(mixture, jnp.zeros(1))), 3)
+    >>> round(float(jaxmdn.effective_num_components(mixture, jnp.zeros(1))), 3)
     1.0
 
     References:
       Hill (1973), Diversity and evenness: a unifying notation and its consequences, order 1.
     """
-    require_mixture("effective_components", mixture)
+    require_mixture("effective_num_components", mixture)
     if y is None:
         log_weights = mixture.log_weights()
     else:
-        check_target("effective_components", mixture, y)
+        check_target("effective_num_components", mixture, y)
         log_weights = numerics.log_normalize(mixture.joint_log_prob(y))
     weights = jnp.exp(log_weights)
     perplexity = jnp.exp(-numerics.weighted_sum(weights, log_weights, -1))
@@ -53,7 +53,7 @@ def effective_components(
     return jnp.where(reached, jnp.broadcast_to(perplexity, reached.shape), jnp.nan)
 
 
-def dead_components(mixture: Mixture, *, threshold: float = 1e-3) -> Bool[Array, "K"]:
+def is_dead(mixture: Mixture, *, threshold: float = 1e-3) -> Bool[Array, "K"]:
     """Which components have a weight below ``threshold`` in every row, ``[K]``.
 
     Args:
@@ -70,12 +70,12 @@ def dead_components(mixture: Mixture, *, threshold: float = 1e-3) -> Bool[Array,
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((2, 1)), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.array([[0.0, -20.0], [1.0, -9.0]]), components=normal)
-    >>> jaxmdn.dead_components(mixture).tolist()
+    >>> jaxmdn.is_dead(mixture).tolist()
     [False, True]
     """
-    require_mixture("dead_components", mixture)
+    require_mixture("is_dead", mixture)
     checks.require_number(
-        "dead_components", "threshold", threshold, lower=0.0, upper=1.0, strict_lower=True
+        "is_dead", "threshold", threshold, lower=0.0, upper=1.0, strict_lower=True
     )
     return _dead(mixture, float(threshold))
 
@@ -89,4 +89,4 @@ def _dead(mixture: Mixture, threshold: float) -> Bool[Array, "K"]:
     return jnp.all(rows < threshold, axis=0)
 
 
-__all__ = ["dead_components", "effective_components"]
+__all__ = ["effective_num_components", "is_dead"]

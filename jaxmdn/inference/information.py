@@ -19,7 +19,7 @@ from jaxmdn.components import FullNormal, LowRankNormal, Normal
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.mixture import Mixture, require_mixture
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Float, Key
 
 
@@ -224,7 +224,7 @@ def kl_upper_bound(p: Mixture, q: Mixture, *, num_iterations: int = 30) -> Float
 @partial(jax.jit, static_argnums=2)
 def _kl_upper_bound(p: Mixture, q: Mixture, num_iterations: int) -> Float[Array, "..."]:
     p, q = numerics.upcast_tree(p, q)
-    p, q = class_marginal(p), class_marginal(q)
+    p, q = flatten_mixture(p), flatten_mixture(q)
     lead = np.broadcast_shapes(p.batch_shape, q.batch_shape)
     log_w = jnp.broadcast_to(p.log_weights(), (*lead, p.num_components))
     log_v = jnp.broadcast_to(q.log_weights(), (*lead, q.num_components))
@@ -260,7 +260,7 @@ def _normals(function: str, mixture: Any) -> Mixture:
     """A mixture of plain normal components in the compute dtype, or raise ``TypeError``."""
     require_mixture(function, mixture)
     (mixture,) = numerics.upcast_tree(mixture)
-    flat = class_marginal(mixture)
+    flat = flatten_mixture(mixture)
     if not isinstance(flat.components, (Normal, FullNormal, LowRankNormal)):
         raise TypeError(
             f"{function}: the components must be normal, got {type(flat.components).__name__}; "

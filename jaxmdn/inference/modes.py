@@ -20,7 +20,7 @@ from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.inference.turning_points import require_continuous, turning_points
 from jaxmdn.mixture import Mixture
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Bool, Float
 
 # Steps of each kind. A mean-shift step removes a share of the distance that depends on the overlap
@@ -41,8 +41,8 @@ class Modes(NamedTuple):
 
 
 @jax.jit
-def mode(mixture: Mixture) -> Modes:
-    """Modes of a mixture, the highest first: ``mode(mixture).location[..., 0, :]``.
+def modes(mixture: Mixture) -> Modes:
+    """Modes of a mixture, the highest first: ``modes(mixture).location[..., 0, :]``.
 
     Args:
       mixture: a mixture of batch shape ``[...]``; for D > 1 of normals, with any covariance.
@@ -67,7 +67,7 @@ def mode(mixture: Mixture) -> Modes:
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.array([0.0, 1.0]), components=normal)
-    >>> jaxmdn.mode(mixture).location[..., 0].round(3).tolist()
+    >>> jaxmdn.modes(mixture).location[..., 0].round(3).tolist()
     [9.0, 0.0]
 
     References:
@@ -77,7 +77,7 @@ def mode(mixture: Mixture) -> Modes:
     """
     require_continuous("mode", mixture)
     (mixture,) = numerics.upcast_tree(mixture)
-    flat = class_marginal(mixture)
+    flat = flatten_mixture(mixture)
     fixed = jax.lax.stop_gradient(flat)
     if flat.event_dim == 1:
         turns = turning_points(fixed.marginals())
@@ -85,7 +85,7 @@ def mode(mixture: Mixture) -> Modes:
     else:
         if not isinstance(flat.components, (Normal, FullNormal, LowRankNormal)):
             raise TypeError(
-                f"mode: for D > 1 the components must be normal, got "
+                f"modes: for D > 1 the components must be normal, got "
                 f"{type(flat.components).__name__}; take one dimension first, "
                 f"jaxmdn.marginal(mixture, (d,))."
             )
@@ -273,4 +273,4 @@ def _distinct(
     return jax.lax.scan(visit, found, (slots, points))[0]
 
 
-__all__ = ["Modes", "mode"]
+__all__ = ["Modes", "modes"]

@@ -21,10 +21,10 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.counts import bisect, lattices, reaches
-from jaxmdn.inference.roots import invert_tail
 from jaxmdn.inference.sums import nearest_inside, tail_of
 from jaxmdn.mixture import Mixture
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
+from jaxmdn.special.roots import invert_tail
 from jaxmdn.typing import Array, ArrayLike, Float
 
 # Evaluations of the cdf and its slope. Of 100,000 mixtures of components whose widths differ by up
@@ -83,7 +83,7 @@ def _invert(density: Any, level: Float[Array, "... D"]) -> Float[Array, "... D"]
     if isinstance(density, Independent):
         return density.apply(_invert, level)
     if isinstance(density, Mixture):
-        flat = class_marginal(density)
+        flat = flatten_mixture(density)
         discrete = [own is not None for own in lattices(flat)]
         if not any(discrete):
             return _quantile(flat, level)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.inference.roots import close_in
 from jaxmdn.inference.turning_points import (
     TurningPoints,
     component_quantiles,
@@ -25,7 +24,8 @@ from jaxmdn.inference.turning_points import (
     turning_points,
 )
 from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
+from jaxmdn.special.roots import close_in
 from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key
 
 # By the dtype's bytes: evaluations of the density for each end of an interval, Newton's steps after
@@ -240,7 +240,7 @@ def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> 
 def _plain(mixture: Mixture, other: Array) -> Any:
     """A mixture of plain (for D = 1, univariate) components, and its companion, upcast alike."""
     mixture, other = numerics.upcast_tree(mixture, other)
-    flat = class_marginal(mixture)
+    flat = flatten_mixture(mixture)
     return flat.marginals() if flat.event_dim == 1 else flat, other
 
 

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmdn import checks, initializers, losses
-from jaxmdn.graph import Graph
-from jaxmdn.heads import Head, from_config, to_config
+from jaxmdn import checks, losses
+from jaxmdn.heads import Head, from_config, initializers, to_config
+from jaxmdn.heads.graph import Graph
+from jaxmdn.losses.reductions import REDUCTIONS, check_rows, kept_rows, reduce, silence
 from jaxmdn.mixture import check_target
 from jaxmdn.nn.conditionals import AutoregressiveDensity
 from jaxmdn.nn.masked import MaskedLinear, MaskedNetwork
 from jaxmdn.nn.modules import ACTIVATIONS
 from jaxmdn.nn.outputs import AutoregressiveHead
-from jaxmdn.reductions import REDUCTIONS, check_rows, kept_rows, reduce, silence
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 
@@ -40,8 +40,8 @@ class AutoregressiveMDN(nnx.Module):
       in_features: number of input features.
       heads: a univariate head per output (of any family, class indices included), or a single head
         for every output of the graph.
-      graph: each output's parents, such as ``((), (0,), (0, 1))``; see :mod:`jaxmdn.graph`.
-        ``jaxmdn.graph.independent(D)`` shares nothing but the network.
+      graph: each output's parents, such as ``((), (0,), (0, 1))``; see :mod:`jaxmdn.heads.graph`.
+        ``jaxmdn.heads.graph.independent(D)`` shares nothing but the network.
       hidden_features: width of each layer, at least the number of distinct sets of parents.
       activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (which cannot be saved).
       kernel_scale: standard deviation of the initial raw outputs; small, so that every input
@@ -189,7 +189,7 @@ class AutoregressiveMDN(nnx.Module):
     ) -> None:
         """Set the bias so that every conditional starts as its output's marginal, in place.
 
-        See :func:`jaxmdn.initializers.from_targets`; ``y [N, D]``.
+        See :func:`jaxmdn.heads.initializers.from_targets`; ``y [N, D]``.
         """
         checks.require_last_axis("initialize", "y", y, self.head.event_dim, "event dimension D")
         bias = self.layers[-1].bias

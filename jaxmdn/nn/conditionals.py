@@ -12,8 +12,8 @@ import numpy as np
 from jaxmdn import numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
-from jaxmdn.graph import generations
 from jaxmdn.heads import Head
+from jaxmdn.heads.graph import generations
 from jaxmdn.mixture import check_target
 from jaxmdn.nn.masked import MaskedNetwork
 from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key, Num, Parameter

@@ -28,8 +28,8 @@ import numpy as np
 from flax import nnx
 
 from jaxmdn import numerics
-from jaxmdn.graph import Graph
 from jaxmdn.heads import CategoricalHead
+from jaxmdn.heads.graph import Graph
 from jaxmdn.nn.outputs import AutoregressiveHead
 from jaxmdn.typing import Array, Float, Num
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmdn import checks, initializers, losses
+from jaxmdn import checks, losses
 from jaxmdn.components.base import Density
-from jaxmdn.heads import Head, from_config, to_config
+from jaxmdn.heads import Head, from_config, initializers, to_config
 from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 ACTIVATIONS = (
@@ -143,7 +143,7 @@ class MDNHead(nnx.Module):
     ) -> None:
         """Set the bias so that the layer starts as the targets' own marginal density, in place.
 
-        See :func:`jaxmdn.initializers.from_targets`.
+        See :func:`jaxmdn.heads.initializers.from_targets`.
         """
         bias = initializers.from_targets(key, self.head, y, weights=weights)
         self.linear.bias[...] = bias.astype(self.linear.bias[...].dtype)

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxmdn import numerics
 from jaxmdn.components.base import Density
-from jaxmdn.graph import chain, validate
 from jaxmdn.heads import Head, IndependentHead
+from jaxmdn.heads.graph import chain, validate
 from jaxmdn.typing import Array, Float
 
 
@@ -59,7 +59,7 @@ class AutoregressiveHead(Head):
             if graph is None:
                 raise ValueError(
                     f"{name}: a single head needs a graph that says for how many outputs; pass "
-                    f"graph=jaxmdn.graph.chain(D), or one head per output."
+                    f"graph=jaxmdn.heads.graph.chain(D), or one head per output."
                 )
             graph = validate(graph, function=name)
             heads = (heads,) * len(graph)

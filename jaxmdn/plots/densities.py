@@ -14,8 +14,8 @@ from matplotlib.patches import Ellipse
 
 from jaxmdn.inference import hdr_intervals, hdr_threshold, quantile
 from jaxmdn.mixture import Mixture, component_log_prob, log_prob
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.plots.style import BLACK, BLUE, ORANGE, PALETTE, STYLES, axes
-from jaxmdn.structure import class_marginal
 
 
 def conditional_density(
@@ -122,7 +122,7 @@ def density(
             f"mixture[i]."
         )
     if isinstance(mixture, Mixture):
-        mixture = class_marginal(mixture)
+        mixture = flatten_mixture(mixture)
     if y is None:
         ends = np.ravel(quantile(mixture, np.array([0.001, 0.999], mixture.dtype)[:, None]))
         margin = 0.1 * (ends[1] - ends[0])
@@ -187,7 +187,7 @@ def contours(
             f"{list(mixture.batch_shape)} and D = {mixture.event_dim}; pick a row with "
             f"mixture[i]."
         )
-    pair = class_marginal(mixture).marginal(tuple(dims))
+    pair = flatten_mixture(mixture).marginal(tuple(dims))
     ends = np.asarray(quantile(pair, np.array([0.002, 0.998], pair.dtype)[:, None]))
     low, high = ends[0] - 0.12 * np.ptp(ends, axis=0), ends[1] + 0.12 * np.ptp(ends, axis=0)
     grid = [np.linspace(low[i], high[i], 200).astype(pair.dtype) for i in (0, 1)]

@@ -12,7 +12,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Float, Num
 
 #: Levels of :func:`quantile_crps` unless told otherwise.
@@ -60,7 +60,7 @@ def crps(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     check_target("crps", mixture, y)
     if not isinstance(mixture, Mixture):
         raise TypeError(f"crps: expected a Mixture, got {type(mixture).__name__}.")
-    flat = class_marginal(mixture).marginals()
+    flat = flatten_mixture(mixture).marginals()
     if not flat.components.absolute_moments:
         return _by_levels(flat, y, NUM_LEVELS)
     weights, distance = numerics.upcast(
@@ -174,7 +174,7 @@ def _cuts(mixture: Density, reached: Float[Array, "... D"]) -> Float[Array, "S .
     """Ascending levels from 0 to 1: ``F(y)``, and those at which the quantiles may jump."""
     cuts = [jnp.zeros_like(reached), jnp.ones_like(reached), reached]
     if isinstance(mixture, Mixture):
-        flat = class_marginal(mixture)
+        flat = flatten_mixture(mixture)
         half = jnp.full((flat.num_components, flat.event_dim), 0.5, reached.dtype)
         medians, weights = numerics.upcast(
             flat.components.quantile(half), flat.weights()[..., None]

@@ -26,7 +26,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.sampling import sample
+from jaxmdn.mixture.sampling import sample
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 BLOCK = 8

@@ -1,19 +1,5 @@
-"""Training with Optax: pure steps for your own loop, and ``fit`` for the common case."""
+"""Training with Optax: pure steps for your own loop, ``fit`` for the common case, checkpoints."""
 
-from jaxmdn.train.fit import FitResult, NonFiniteLossError, fit
-from jaxmdn.train.report import ComponentReport, ComponentWarning
-from jaxmdn.train.standardize import Standardizer
-from jaxmdn.train.state import StepMetrics, TrainState, make_eval_step, make_train_step
+import lazy_loader
 
-__all__ = [
-    "ComponentReport",
-    "ComponentWarning",
-    "FitResult",
-    "NonFiniteLossError",
-    "Standardizer",
-    "StepMetrics",
-    "TrainState",
-    "fit",
-    "make_eval_step",
-    "make_train_step",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from jaxmdn import checks
 from jaxmdn.components.base import Density
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead
-from jaxmdn.structure import Labeled
+from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program
 from jaxmdn.train.report import ComponentReport

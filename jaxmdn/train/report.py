@@ -14,7 +14,7 @@ from jaxmdn.components import FullNormal
 from jaxmdn.components.base import Density
 from jaxmdn.heads import ClassConditionalHead, Head, NormalHead
 from jaxmdn.mixture import Mixture
-from jaxmdn.structure import class_marginal
+from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array
 
 
@@ -80,7 +80,7 @@ def mean_weights(density: Density, rows: Array) -> Array | None:
     """
     if not isinstance(density, Mixture):
         return None
-    weights, rows = numerics.upcast(class_marginal(density).weights(), rows)
+    weights, rows = numerics.upcast(flatten_mixture(density).weights(), rows)
     return jnp.sum(rows[:, None] * weights, axis=0) / jnp.sum(rows)
 
 

@@ -1,0 +1,232 @@
+"""Training steps: what a step costs beyond its arithmetic, and what ten networks cost together.
+
+All contenders take the same steps: the same parameters, the same batch, Adam. Every call ends in
+the loss of the last step it took; the first one timed comes after ``STEPS`` steps, and that loss is
+compared with float64's, so that a wrong update does not go unseen.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxmdn
+from benchmarks.cases import FEATURES, MEMBERS, Case
+from benchmarks.densities import PlainJax
+from benchmarks.timing import Runner, compile_jax
+from jaxmdn.nn import MDN
+from jaxmdn.train import TrainState, make_train_step
+from jaxmdn.train.state import train_step
+
+STEPS = 50
+LEARNING_RATE = 1e-3
+Prepared = tuple[str, str, Callable[[], Runner]]
+
+
+def contenders(case: Case) -> list[Prepared]:
+    """Name, kind and preparation of everyone who takes part."""
+    if case.operation == "ensemble_step":
+        return [
+            ("jaxmdn", "jaxmdn", lambda: _together(case)),
+            ("one after another", "baseline", lambda: _in_turn(case, MEMBERS)),
+            ("one network", "floor", lambda: _in_turn(case, 1)),
+        ]
+    return [
+        ("jaxmdn", "jaxmdn", lambda: _in_turn(case, 1)),
+        ("jaxmdn, in a scan", "implementation", lambda: _scan(case)),
+        ("plain JAX", "baseline", lambda: _plain(case)),
+        ("flax.nnx.jit", "baseline", lambda: _nnx(case)),
+        ("the arithmetic alone", "floor", lambda: _arithmetic(case)),
+    ]
+
+
+@functools.lru_cache(maxsize=4)
+def expected(case: Case) -> np.ndarray:
+    """The loss of step ``STEPS`` in float64: a scalar, or one per network."""
+    with jax.enable_x64(True):
+        step = functools.partial(_bare_step, _plain_loss(case), _float64(_batch(case)))
+        train = jax.jit(functools.partial(_scanned, step))
+        losses = []
+        for seed in range(MEMBERS if case.operation == "ensemble_step" else 1):
+            params = _float64(_params(case, seed))
+            carry = (params, optax.adam(LEARNING_RATE).init(params))
+            losses.append(np.asarray(train(carry)[1]))
+    return np.stack(losses) if len(losses) > 1 else losses[0]
+
+
+def _float64(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(np.float64)), tree)
+
+
+def _batch(case: Case) -> tuple[Any, Any]:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((case.rows, FEATURES), np.float32)
+    return jnp.asarray(x), jnp.asarray(rng.standard_normal((case.rows, case.dim), np.float32))
+
+
+def _model(case: Case, seed: int) -> MDN:
+    return MDN(FEATURES, case.head, hidden_features=(case.hidden,) * 2, rngs=nnx.Rngs(seed))
+
+
+@functools.lru_cache(maxsize=2 * MEMBERS)
+def _params(case: Case, seed: int = 0) -> list[tuple[Any, Any]]:
+    """Kernels and biases of a jaxmdn network, layer by layer."""
+    model = _model(case, seed)
+    layers = [*model.trunk.layers, model.output.linear]
+    return [(layer.kernel[...], layer.bias[...]) for layer in layers]
+
+
+def _hidden(params: Any, x: Any) -> Any:
+    for kernel, bias in params[:-1]:
+        x = jax.nn.silu(x @ kernel + bias)
+    return x
+
+
+def _loss(case: Case) -> Callable[..., Any]:
+    """jaxmdn's loss, the output layer inside, as ``fit`` takes it."""
+
+    def loss(params: Any, batch: Any, key: Any = None) -> Any:
+        return jaxmdn.linear_nll(case.head, _hidden(params, batch[0]), *params[-1], batch[1])
+
+    return loss
+
+
+def _plain_loss(case: Case) -> Callable[..., Any]:
+    density = PlainJax()
+
+    def loss(params: Any, batch: Any) -> Any:
+        kernel, bias = params[-1]
+        raw = _hidden(params, batch[0]) @ kernel + bias
+        return -jnp.mean(density.log_prob(case, raw, batch[1]))
+
+    return loss
+
+
+def _bare_step(loss: Callable[..., Any], batch: Any, carry: Any) -> tuple[Any, Any]:
+    """Value, gradient and update, and nothing else."""
+    params, state = carry
+    value, gradient = jax.value_and_grad(loss)(params, batch)
+    updates, state = optax.adam(LEARNING_RATE).update(gradient, state)
+    return (optax.apply_updates(params, updates), state), value
+
+
+def _scanned(step: Callable[[Any], tuple[Any, Any]], carry: Any) -> tuple[Any, Any]:
+    """Take ``STEPS`` steps; return the carry and the last loss."""
+    carry, losses = jax.lax.scan(lambda carry, _: step(carry), carry, length=STEPS)
+    return carry, losses[-1]
+
+
+def _stateful(
+    step: Callable[..., tuple[Any, Any]], carry: Any, *arguments: Any, steps: int = 1
+) -> Runner:
+    """Compile a step that donates its carry; it has taken almost ``STEPS`` when this returns."""
+    compiled, seconds, temporary = compile_jax(step, carry, *arguments, donate=(0,))
+    held = [jax.tree.map(jnp.copy, carry)]
+
+    def launch() -> Any:
+        held[0], loss = compiled(held[0], *arguments)
+        return loss
+
+    runner = Runner(launch, seconds, temporary, steps)
+    for _ in range(STEPS // steps - 1):
+        runner.call()
+    return runner
+
+
+def _state(case: Case, seed: int = 0) -> TrainState:
+    return TrainState.create(_params(case, seed), optax.adam(LEARNING_RATE), jax.random.key(seed))
+
+
+def _step(case: Case) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        state, metrics = train_step(_loss(case), optax.adam(LEARNING_RATE), state, batch)
+        return state, metrics.loss
+
+    return step
+
+
+def _scan(case: Case) -> Runner:
+    step = _step(case)
+
+    def steps(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        return _scanned(lambda state: step(state, batch), state)
+
+    return _stateful(steps, _state(case), _batch(case), steps=STEPS)
+
+
+def _plain(case: Case) -> Runner:
+    params = _params(case)
+    carry = (params, optax.adam(LEARNING_RATE).init(params))
+
+    def step(carry: Any, batch: Any) -> tuple[Any, Any]:
+        return _bare_step(_plain_loss(case), batch, carry)
+
+    return _stateful(step, carry, _batch(case))
+
+
+def _arithmetic(case: Case) -> Runner:
+    """Loss, gradient and update in a compiled loop: no call, no key, no metrics."""
+    params = _params(case)
+    carry = (params, optax.adam(LEARNING_RATE).init(params))
+
+    def steps(carry: Any, batch: Any) -> tuple[Any, Any]:
+        return _scanned(functools.partial(_bare_step, _loss(case), batch), carry)
+
+    return _stateful(steps, carry, _batch(case), steps=STEPS)
+
+
+def _nnx(case: Case) -> Runner:
+    """The loop of Flax's tutorials: a module and an optimizer through ``nnx.jit``."""
+    model = _model(case, 0)
+    optimizer = nnx.Optimizer(model, optax.adam(LEARNING_RATE), wrt=nnx.Param)
+    x, y = _batch(case)
+
+    @nnx.jit
+    def step(model: MDN, optimizer: nnx.Optimizer) -> Any:
+        loss, gradient = nnx.value_and_grad(lambda model: model.nll(x, y))(model)
+        optimizer.update(model, gradient)
+        return loss
+
+    return _advanced(lambda: step(model, optimizer))
+
+
+def _in_turn(case: Case, members: int) -> Runner:
+    """``make_train_step`` once for every network, through its own ``jax.jit``, as a user does."""
+    step = make_train_step(_loss(case), optax.adam(LEARNING_RATE))
+    batch = _batch(case)
+    states = [_state(case, seed) for seed in range(members)]
+
+    def launch() -> Any:
+        losses = []
+        for i, state in enumerate(states):
+            states[i], metrics = step(state, batch)
+            losses.append(metrics.loss)
+        return losses if members > 1 else losses[0]
+
+    return _advanced(launch)
+
+
+def _advanced(launch: Callable[[], Any]) -> Runner:
+    """Take almost ``STEPS`` steps; the first one compiles."""
+    runner = Runner(launch)
+    start = time.perf_counter()
+    runner.call()
+    seconds = time.perf_counter() - start
+    for _ in range(STEPS - 2):
+        runner.call()
+    return runner._replace(compile_seconds=seconds)
+
+
+def _together(case: Case) -> Runner:
+    """One step of all members: the states stacked, the step vectorised over them."""
+    states = [_state(case, seed) for seed in range(MEMBERS)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return _stateful(jax.vmap(_step(case), in_axes=(0, None)), stacked, _batch(case))

@@ -1,0 +1,264 @@
+"""NLL and gradient from raw outputs, a block of rows at a time.
+
+The loop writes each block of the gradient straight to its place in the result. On a CPU a block
+and all that is computed from it stay in cache; anywhere, temporaries do not grow with the rows.
+
+Both public functions are ``custom_jvp``: ``weighted_nll`` gives ``sum_i c_i nll_i`` and computes
+``c_i d nll_i / d raw_i`` in the forward pass; ``rows_nll`` gives ``nll_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxmdn import numerics
+from jaxmdn.heads import Head
+from jaxmdn.losses.kernels.dispatch import rows_of
+from jaxmdn.losses.kernels.rows import real_leaves
+from jaxmdn.losses.reductions import silence
+from jaxmdn.typing import Array, Bool, Float
+
+# Measured on CPU: a block of about a megabyte, but not fewer rows than fill the vector units.
+BLOCK_ENTRIES = 2**17
+MIN_ROWS, MAX_ROWS = 256, 2048
+# The value alone is a single pass; blocks gain nothing below this width.
+WIDE = 256
+# Elsewhere a block must be worth its launches: a gigabyte of float32.
+LARGE_ENTRIES = 2**28
+
+
+class Blocks(NamedTuple):
+    """Static options of a loop over blocks.
+
+    Attributes:
+      value, gradient: rows per block, when the value alone is wanted and when its gradient is too.
+      implementation: of a block, as in :func:`jaxmdn.losses.kernels.dispatch.rows_of`.
+    """
+
+    value: int
+    gradient: int
+    implementation: str = "xla_chunked"
+
+
+def choose_blocks(
+    head: Head, num_rows: int, chunk_size: int | None, implementation: str = "xla_chunked"
+) -> Blocks:
+    """Return the rows per block: ``chunk_size``, or what suits head and device if that is None."""
+    if chunk_size is not None:
+        return Blocks(chunk_size, chunk_size, implementation)
+    if jax.default_backend() != "cpu":
+        fitting = LARGE_ENTRIES // head.num_outputs
+        if implementation == "pallas_triton":  # sets nothing aside
+            fitting = num_rows
+        size = max(min(fitting, num_rows), 1)
+        return Blocks(size, size, implementation)
+    fitting = 2 ** round(BLOCK_ENTRIES / head.num_outputs).bit_length()
+    size = min(max(fitting, MIN_ROWS), MAX_ROWS)
+    wide = head.num_outputs >= WIDE or getattr(head, "covariance", None) == "full"
+    return Blocks(size if wide else max(num_rows, 1), size, implementation)
+
+
+class Batch(NamedTuple):
+    """What comes with the rows.
+
+    Attributes:
+      y: targets ``[N, ...]`` (a pytree).
+      coefficient: ``[N]`` or ``[1]``: what each row's NLL is multiplied by.
+      kept: ``[N]`` boolean, or None; a row that is False is replaced by zeros, whatever it holds.
+    """
+
+    y: Any
+    coefficient: Float[Array, "#N"]
+    kept: Bool[Array, "N"] | None = None
+
+
+def take(array: Array, start: Array | int, size: int) -> Array:
+    """Rows ``start .. start + size - 1``; an array with one row is shared by all."""
+    return array if array.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(array, start, size)
+
+
+def take_batch(batch: Batch, start: Array | int, size: int) -> tuple[Any, Array, Array | None]:
+    """Return the block's targets (silenced where not kept), coefficients and ``kept``."""
+    y, coefficient, kept = jax.tree.map(lambda leaf: take(leaf, start, size), batch)
+    return silence(y, kept), coefficient, kept
+
+
+def block_dtype(dtype: Any) -> Any:
+    """Return the dtype in which blocks are written one by one.
+
+    On CPU, XLA has no bf16 of its own and would convert a whole buffer at every block (20 times
+    slower); there the buffer is float32, and is converted once.
+    """
+    narrow = jnp.finfo(dtype).bits < 32
+    return jnp.float32 if narrow and jax.default_backend() == "cpu" else dtype
+
+
+def put(buffer: Array, block: Array, start: Array | int, column: int = 0) -> Array:
+    """Write a block into a buffer at a row and a column, in the buffer's dtype."""
+    index = (start, column, *(0,) * buffer.ndim)[: buffer.ndim]
+    return jax.lax.dynamic_update_slice(buffer, block.astype(buffer.dtype), index)
+
+
+def fold(
+    step: Callable[[Any, Array | int, Array | int, int], Any],
+    carry: Any,
+    num_rows: int,
+    chunk_size: int,
+    inputs: Any,
+) -> Any:
+    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains.
+
+    ``inputs`` is what the steps read; inside ``shard_map`` the carry varies over the same axes.
+    """
+    carry = _vary_alike(carry, inputs)
+    full, rest = divmod(num_rows, chunk_size)
+    if full > 1:
+        carry = jax.lax.fori_loop(
+            0, full, lambda i, carry: step(carry, i, i * chunk_size, chunk_size), carry
+        )
+    elif full == 1:
+        carry = step(carry, 0, 0, chunk_size)
+    return step(carry, full, full * chunk_size, rest) if rest else carry
+
+
+def _vary_alike(carry: Any, inputs: Any) -> Any:
+    """Inside ``shard_map``, mark the carry as varying over the axes over which the inputs vary.
+
+    The type of that mark is named differently from one JAX version to the next; adding a zero that
+    comes from the inputs is the same in all of them.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return carry
+    never = jnp.zeros((), jnp.bool_)
+    for leaf in jax.tree.leaves(inputs):
+        first = leaf.reshape(-1)[:1]
+        never = never | jnp.any((first != first) & (first == first))
+    return jax.tree.map(lambda leaf: leaf + never.astype(leaf.dtype), carry)
+
+
+def num_blocks(num_rows: int, chunk_size: int) -> int:
+    """How many blocks :func:`fold` visits."""
+    return -(-num_rows // chunk_size)
+
+
+def weighted_sum(nll: Float[Array, "n"], coefficient: Float[Array, "#n"]) -> Float[Array, ""]:
+    """Return ``sum(coefficient * nll)`` where a coefficient of zero silences even ``inf``."""
+    return numerics.weighted_sum(coefficient.astype(nll.dtype), nll, -1)
+
+
+def is_zero(tangent: Any) -> bool:
+    """Whether a tangent tree is zero by construction."""
+    return all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(tangent))
+
+
+def contract(gradient: Array, tangent: Any, dtype: Any, *, keep_rows: bool = False) -> Array:
+    """Return ``sum(gradient * tangent)``, over all axes or all but the first."""
+    if isinstance(tangent, SymbolicZero):
+        return jnp.zeros(gradient.shape[:1] if keep_rows else (), dtype)
+    product = gradient.astype(dtype) * tangent.astype(dtype)
+    return jnp.sum(product, axis=tuple(range(int(keep_rows), product.ndim)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def weighted_nll(
+    head: Head, blocks: Blocks, raw: Float[Array, "N P"], batch: Batch
+) -> Float[Array, ""]:
+    """Return ``sum_i coefficient_i nll_i``."""
+
+    def total(start: Array | int, size: int) -> Array:
+        y, coefficient, kept = take_batch(batch, start, size)
+        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
+        return weighted_sum(nll, coefficient)
+
+    def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
+        return put(sums, total(start, size)[None], block)
+
+    num_rows = raw.shape[0]
+    if num_blocks(num_rows, blocks.value) == 1:  # nothing to collect, which costs GPUs two launches
+        return total(0, num_rows)
+    sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
+    return jnp.sum(fold(step, sums, num_rows, blocks.value, (raw, batch)))
+
+
+@partial(weighted_nll.defjvp, symbolic_zeros=True)
+def _weighted_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
+    (raw, batch), (draw, dbatch) = primals, tangents
+    with_y = not is_zero(dbatch.y)
+    with_rows = not is_zero(dbatch.coefficient)
+    nll, sums, raw_gradient, y_gradient = _gradient(
+        head, blocks, raw, batch, with_y=with_y, with_rows=with_rows
+    )
+    total = jnp.sum(sums)
+    tangent = contract(raw_gradient, draw, total.dtype)
+    for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)
+        tangent = tangent + contract(gradient, dy, total.dtype)
+    if nll is not None:
+        tangent = tangent + contract(silence(nll, batch.kept), dbatch.coefficient, nll.dtype)
+    return total, tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def rows_nll(
+    head: Head, blocks: Blocks, raw: Float[Array, "N P"], batch: Batch
+) -> Float[Array, "N"]:
+    """Return ``nll_i`` of every row; the batch's coefficient is not used."""
+
+    def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
+        y, _, kept = take_batch(batch, start, size)
+        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
+        return put(out, nll, start)
+
+    out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
+    return fold(step, out, raw.shape[0], blocks.value, (raw, batch))
+
+
+@partial(rows_nll.defjvp, symbolic_zeros=True)
+def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
+    (raw, batch), (draw, dbatch) = primals, tangents
+    with_y = not is_zero(dbatch.y)
+    nll, _, raw_gradient, y_gradient = _gradient(
+        head, blocks, raw, batch, with_y=with_y, with_rows=True
+    )
+    assert nll is not None
+    tangent = contract(raw_gradient, draw, nll.dtype, keep_rows=True)
+    for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)
+        tangent = tangent + contract(gradient, dy, nll.dtype, keep_rows=True)
+    return nll, tangent
+
+
+def _gradient(
+    head: Head, blocks: Blocks, raw: Array, batch: Batch, *, with_y: bool, with_rows: bool
+) -> tuple[Array | None, Array, Array, Any]:
+    """Return ``nll [N]`` (or None), the blocks' weighted sums, and the gradients of raw and y."""
+
+    def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
+        nll, sums, raw_gradient, y_gradient = carry
+        y, coefficient, kept = take_batch(batch, start, size)
+        part = rows_of(blocks.implementation).gradient(
+            head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
+        )
+        column = 0
+        for gradient in part.raw:
+            raw_gradient = put(raw_gradient, gradient, start, column)
+            column += gradient.shape[1]
+        y_gradient = [
+            put(buffer, gradient, start)
+            for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
+        ]
+        if nll is not None:
+            nll = put(nll, part.nll, start)
+        sums = put(sums, weighted_sum(part.nll, coefficient)[None], block)
+        return nll, sums, raw_gradient, y_gradient
+
+    num_rows, dtype, stored = raw.shape[0], numerics.compute_dtype(raw), block_dtype(raw.dtype)
+    nll = jnp.zeros((num_rows,), dtype) if with_rows else None
+    y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
+    sums = jnp.zeros(num_blocks(num_rows, blocks.gradient), dtype)
+    carry = (nll, sums, jnp.zeros(raw.shape, stored), y_gradient)
+    return fold(step, carry, num_rows, blocks.gradient, (raw, batch))

@@ -1,0 +1,129 @@
+"""A block of rows: raw outputs ``[n, P]`` and targets to the NLL and its gradient.
+
+:class:`NormalHead` has hand-derived gradients. Any other head is differentiated automatically, row
+block by row block: no faster than autodiff over everything at once, but in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeGuard
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import numerics
+from jaxmdn.heads import Head, NormalHead
+from jaxmdn.losses.kernels.full_normal import full_normal
+from jaxmdn.losses.kernels.low_rank_normal import low_rank_normal
+from jaxmdn.losses.kernels.mixing import mix
+from jaxmdn.losses.kernels.normal import normal
+from jaxmdn.losses.reductions import silence
+from jaxmdn.typing import Array, Bool, Float
+
+
+class Gradient(NamedTuple):
+    """The NLL of a block of rows and the gradient of ``sum(coefficient * nll)``.
+
+    Attributes:
+      nll: ``[n]``, not multiplied by the coefficient.
+      raw: gradient of the raw outputs in adjoining column blocks, ``[n, P_b]`` with
+        ``sum(P_b) = P``: a caller writes each to its place, which spares a concatenation.
+      y: gradients of the targets' :func:`real_leaves`; empty where they were not asked for.
+    """
+
+    nll: Float[Array, "n"]
+    raw: tuple[Float[Array, "n P_b"], ...]
+    y: tuple[Float[Array, "..."], ...]
+
+
+def real_leaves(y: Any) -> list[Any]:
+    """Return the leaves of a target that can be differentiated: not class indices."""
+    return [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def has_closed_form(head: Head) -> TypeGuard[NormalHead]:
+    """Whether the gradient is hand-derived for this head."""
+    return type(head) is NormalHead
+
+
+def value(
+    head: Head, raw: Float[Array, "n P"], y: Any, kept: Bool[Array, "n"] | None = None
+) -> Float[Array, "n"]:
+    """Return the NLL of each row, nats; of one that is not ``kept``, that of zeros."""
+    (raw,) = numerics.upcast(silence(raw, kept))
+    if not has_closed_form(head) or head.event_dim == 1:
+        return -head.log_prob(raw, y)  # for one dimension the plain form is the faster one
+    log_prob = _components(head, raw, y)[1]
+    return mix(_logits(head, raw), log_prob, jnp.ones(1, raw.dtype), head.min_weight).nll
+
+
+def gradient(
+    head: Head,
+    raw: Float[Array, "n P"],
+    y: Any,
+    coefficient: Float[Array, "#n"],
+    kept: Bool[Array, "n"] | None = None,
+    *,
+    dtype: Any,
+    with_y: bool = False,
+) -> Gradient:
+    """Return the NLL of each row and the gradient of ``sum(coefficient * nll)``.
+
+    ``dtype`` is that of the raw outputs' gradient, computed in float32 at least.
+    """
+    (raw,) = numerics.upcast(silence(raw, kept))
+    if not has_closed_form(head):
+        found = _autodiff(head, raw, y, coefficient, with_y=with_y)
+        return found._replace(raw=(found.raw[0].astype(dtype),))
+    slope, log_prob, pullback = _components(head, raw, y)
+    mixed = mix(_logits(head, raw), log_prob, coefficient.astype(raw.dtype), head.min_weight)
+    loc, scale, *shape = pullback(mixed.responsibilities)
+    parts = (mixed.logits_gradient, loc, scale * slope, *shape)
+    blocks = tuple(part.reshape(raw.shape[0], -1).astype(dtype) for part in parts)
+    return Gradient(mixed.nll, blocks, (-jnp.sum(loc, axis=1),) if with_y else ())
+
+
+def _logits(head: NormalHead, raw: Float[Array, "n P"]) -> Float[Array, "n K"]:
+    return raw[:, : head.num_components]
+
+
+def _components(
+    head: NormalHead, raw: Float[Array, "n P"], y: Float[Array, "n D"]
+) -> tuple[Array, Array, Callable[[Array], tuple[Array, ...]]]:
+    """Return the link's slope, the components' log-densities and their pullback."""
+    _, loc, raw_scale, *shape = head.split(raw)
+    scale, slope = head.link.value_and_slope(raw_scale)
+    scale = scale + head.min_scale
+    y = y.astype(raw.dtype)
+    log_prob: Array
+    pullback: Callable[[Array], tuple[Array, ...]]
+    if head.covariance == "full":
+        log_prob, whole = full_normal(loc, scale, head.spread_edges(shape[0]), y)
+
+        def pullback(r: Array) -> tuple[Array, ...]:
+            *rest, packed = whole(r)
+            return *rest, packed if head.graph is None else packed[..., head.edges]
+
+    elif head.covariance == "low_rank":
+        log_prob, pullback = low_rank_normal(loc, scale, shape[0], y)
+    else:
+        log_prob, pullback = normal(loc, scale, y)
+    return slope, log_prob, pullback
+
+
+def _autodiff(
+    head: Head, raw: Float[Array, "n P"], y: Any, coefficient: Array, *, with_y: bool
+) -> Gradient:
+    leaves, structure = jax.tree.flatten(y)
+    chosen = {i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+
+    def nll(raw: Array, *real: Array) -> Array:
+        remaining = iter(real)
+        whole = [next(remaining) if real and i in chosen else x for i, x in enumerate(leaves)]
+        return -head.log_prob(raw, jax.tree.unflatten(structure, whole))
+
+    values, pullback = jax.vjp(nll, raw, *(real_leaves(y) if with_y else ()))
+    cotangent = jnp.broadcast_to(coefficient, values.shape).astype(values.dtype)
+    raw_gradient, *y_gradient = pullback(cotangent)
+    return Gradient(values, (raw_gradient,), tuple(y_gradient))

@@ -1,0 +1,309 @@
+"""Mixing: everything that follows from ``p(y) = sum_k w_k p_k(y)``, for any component family.
+
+``Mixture(logits, components)`` is a density itself, so mixtures nest. The functions below are the
+public, checked and jit-compiled surface; inside an outer ``jit``, ``vmap`` or ``grad`` they inline
+at no cost. They take any density where that makes sense, not mixtures alone.
+
+    mixture = Mixture(logits=logits, components=Normal(loc=loc, scale=scale))
+    log_prob(mixture, y)      # [...], nats
+
+Shapes: ``logits [..., K]``, component parameters ``[..., K, ...]``, targets ``y [..., D]``
+(a scalar target has ``D = 1``). Leading axes broadcast; ``K`` and ``D`` never do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import checks, numerics
+from jaxmdn.components.base import Density
+from jaxmdn.components.categorical import draw_index
+from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture(Density):
+    """A mixture density ``p(y) = sum_k softmax(logits)_k p_k(y)``.
+
+    Attributes:
+      logits: unnormalised log-weights, ``[..., K]``; ``-inf`` is a weight of exactly zero.
+      components: a density of batch shape ``[..., K]``.
+
+    References:
+      Bishop (1994), Mixture Density Networks, eq. 22 and 25.
+    """
+
+    logits: Parameter
+    components: Density
+
+    event_ranks: ClassVar = {"logits": 1}
+
+    def map_parameters(self, function: Callable[[Array, int], Array]) -> Mixture:
+        return Mixture(
+            logits=function(self.logits, 1),
+            components=self.components.map_parameters(lambda leaf, rank: function(leaf, rank + 1)),
+        )
+
+    @property
+    def discrete(self) -> bool:
+        return self.components.discrete
+
+    @property
+    def num_components(self) -> int:
+        """K, the number of components."""
+        self._check_count()
+        return self.logits.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        self._check_count()
+        return np.broadcast_shapes(self.logits.shape, self.components.batch_shape)[:-1]
+
+    def _check_count(self) -> None:
+        # One logit broadcast over K components would give a density that integrates to K.
+        count, shape = self.logits.shape[-1], self.components.batch_shape
+        if shape[-1:] != (count,):
+            raise ValueError(
+                f"Mixture: expected components of batch shape [..., {count}] (one per entry of "
+                f"logits {list(self.logits.shape)}), got {list(shape)}; write out one logit and "
+                f"one set of parameters per component."
+            )
+
+    @property
+    def event_dim(self) -> int:
+        return self.components.event_dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.components.dtype
+
+    def log_weights(self) -> Float[Array, "..."]:
+        """Normalised log mixing coefficients, ``[..., K]``, in the compute dtype."""
+        self._check_count()
+        return numerics.log_normalize(numerics.upcast(self.logits)[0])
+
+    def weights(self) -> Float[Array, "..."]:
+        """Mixing coefficients, ``[..., K]``; they sum to one."""
+        return jnp.exp(self.log_weights())
+
+    def joint_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """``log(w_k p_k(y))``, ``[..., K]``."""
+        log_weights, components = numerics.upcast(
+            self.log_weights(), self.components.log_prob(y[..., None, :])
+        )
+        return log_weights + components
+
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return numerics.logsumexp(self.joint_log_prob(y))
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
+        return self.sample_with_index(key, shape)[0]
+
+    def sample_with_index(
+        self, key: Key[Array, ""], shape: tuple[int, ...] = ()
+    ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
+        """Draw values ``shape + [..., D]`` and the components they came from."""
+        key_component, key_value = jax.random.split(key)
+        index = draw_index(key_component, self.logits, (*shape, *self.batch_shape))
+        return self.components.take(index).sample(key_value), index
+
+    def mean(self) -> Float[Array, "..."]:
+        weights, means = numerics.upcast(self.weights(), self.components.mean())
+        return numerics.weighted_sum(weights[..., None], means, -2).astype(self.dtype)
+
+    def variance(self) -> Float[Array, "..."]:
+        # Law of total variance about the mixture's own mean: E[y^2] - E[y]^2 would cancel.
+        weights, means, variances = numerics.upcast(
+            self.weights(),
+            self.components.mean(),
+            self.components.variance(),
+        )
+        weights = weights[..., None]
+        deviation = means - numerics.weighted_sum(weights, means, -2)[..., None, :]
+        return numerics.weighted_sum(weights, variances + deviation**2, -2).astype(self.dtype)
+
+    def covariance(self) -> Float[Array, "..."]:
+        weights, means, covariances = numerics.upcast(
+            self.weights(),
+            self.components.mean(),
+            self.components.covariance(),
+        )
+        deviation = means - numerics.weighted_sum(weights[..., None], means, -2)[..., None, :]
+        outer = deviation[..., :, None] * deviation[..., None, :]  # [..., K, D, D]
+        total = numerics.weighted_sum(weights[..., None, None], covariances + outer, -3)
+        return total.astype(self.dtype)
+
+    def marginals(self) -> Mixture:
+        return dataclasses.replace(self, components=self.components.marginals())
+
+    def _average(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Weighted mean over the components of per-dimension values ``[..., K, D]``."""
+        weights, values = numerics.upcast(self.weights(), values)
+        # Divided by their own sum, the weights add up to exactly one: F(inf) = 1, never above.
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        return jnp.sum(weights[..., None] * values, axis=-2) / total
+
+    def _log_average(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        log_weights, values = numerics.upcast(self.log_weights(), values)
+        return numerics.logsumexp(log_weights[..., None] + values, axis=-2)
+
+    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.cdf(y[..., None, :]))
+
+    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.survival(y[..., None, :]))
+
+    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        return self._average(self.components.tail(y[..., None, :], upper[..., None, :]))
+
+    @property
+    def jumps(self) -> tuple[bool, ...]:
+        return self.components.jumps
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        below, at = self.components.jump(y[..., None, :])
+        return self._average(below), self._average(at)
+
+    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.log_cdf(y[..., None, :]))
+
+    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.log_survival(y[..., None, :]))
+
+    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self._log_average(self.components.marginal_log_prob(y[..., None, :]))
+
+    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
+        return jnp.any(self.components.in_support(y[..., None, :]), axis=-2)
+
+    @property
+    def closure(self) -> tuple[str, ...]:
+        return self.components.closure
+
+    def marginal(self, dims: tuple[int, ...]) -> Mixture:
+        return dataclasses.replace(self, components=self.components.marginal(dims))
+
+    def condition(
+        self, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Mixture]:
+        # p(rest | given) = sum_k [w_k p_k(given) / p(given)] p_k(rest | given)
+        evidence, components = self.components.condition(dims, values[..., None, :])
+        log_weights, evidence = numerics.upcast(self.log_weights(), evidence)
+        joint = log_weights + evidence
+        return numerics.logsumexp(joint), Mixture(logits=joint, components=components)
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Mixture:
+        return dataclasses.replace(self, components=self.components.affine(shift, scale))
+
+
+def check_target(function: str, density: Density, y: Any) -> None:
+    """Check a target's event size and batch shape against a density."""
+    if not isinstance(density, Density):
+        raise TypeError(
+            f"{function}: expected a density, got {type(density).__name__}; a head makes one from "
+            f"raw outputs: mixture = head(raw)."
+        )
+    checks.require_array(function, "y", y)
+    if not density.discrete:
+        checks.require_floating(function, "y", y)
+    checks.require_last_axis(function, "y", y, density.event_dim, "event dimension D")
+    checks.require_broadcastable(function, density=density.batch_shape, y=y.shape[:-1])
+
+
+def require_mixture(function: str, mixture: Any) -> None:
+    """Raise ``TypeError`` unless ``mixture`` is a :class:`Mixture`."""
+    if not isinstance(mixture, Mixture):
+        raise TypeError(
+            f"{function}: expected a Mixture, got {type(mixture).__name__}; "
+            f"a head returns one: mixture = head(raw)."
+        )
+
+
+@jax.jit
+def log_prob(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Log-density of ``y`` under a mixture (or any other density), in nats.
+
+    ``log p(y) = logsumexp_k(log w_k + log p_k(y))``.
+
+    Args:
+      mixture: a density with batch shape ``[...]``.
+      y: targets ``[..., D]``; leading axes broadcast against the mixture's.
+
+    Returns:
+      ``[...]``, in the parameters' dtype but at least float32. A density can exceed one, so a
+      log-density may well be positive.
+
+    Raises:
+      ValueError: if the event size is not ``D`` or the leading axes do not broadcast.
+      TypeError: if ``y`` is not a floating-point array (class indices excepted).
+
+    Limits: components of weight zero contribute nothing to value or gradient; ``-inf`` where every
+    component underflows to it; NaN in gives NaN out.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((2, 1)), scale=jnp.ones((2, 1)))
+    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
+    >>> round(float(jaxmdn.log_prob(mixture, jnp.zeros(1))), 4)
+    -0.9189
+
+    References:
+      Bishop (1994), Mixture Density Networks, eq. 29.
+    """
+    check_target("log_prob", mixture, y)
+    return mixture.log_prob(y)
+
+
+@jax.jit
+def component_log_prob(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Log-density of ``y`` under each component alone (without its weight), ``[..., K]``, nats.
+
+    Args, raises and limits as in :func:`log_prob`.
+    """
+    require_mixture("component_log_prob", mixture)
+    check_target("component_log_prob", mixture, y)
+    return mixture.components.log_prob(y[..., None, :])
+
+
+@jax.jit
+def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Posterior probability that component k produced ``y``: ``w_k p_k(y) / p(y)``, ``[..., K]``.
+
+    They sum to one. Where ``y`` has density zero under every component they are all zero.
+
+    References:
+      Bishop (1994), Mixture Density Networks, eq. 30.
+    """
+    require_mixture("responsibilities", mixture)
+    check_target("responsibilities", mixture, y)
+    return jnp.exp(numerics.log_normalize(mixture.joint_log_prob(y)))
+
+
+@jax.jit
+def mean(mixture: Density) -> Float[Array, "..."]:
+    """Mean ``E[y]``, ``[..., D]``, in the target's unit (Bishop 1994, eq. 45).
+
+    Raises ``TypeError`` for a family without one (categorical); so do the other moments.
+    """
+    return mixture.mean()
+
+
+@jax.jit
+def variance(mixture: Density) -> Float[Array, "..."]:
+    """Per-dimension variance, ``[..., D]``, in the target's unit squared (Bishop 1994, eq. 47).
+
+    Law of total variance, taken about the mean, so that it neither cancels nor turns negative.
+    """
+    return mixture.variance()
+
+
+@jax.jit
+def covariance(mixture: Density) -> Float[Array, "..."]:
+    """Covariance matrix, ``[..., D, D]``, by the law of total covariance about the mean."""
+    return mixture.covariance()

@@ -1,0 +1,242 @@
+"""Student's t distribution with real degrees of freedom: tails, quantile, mean distances.
+
+The incomplete beta function of JAX has no derivative in its parameters and, in float32, no digit
+left for many degrees of freedom. With ``tau = (v / 2) log(1 + z^2 / v)``, which is ``z^2 / 2`` for
+the normal, both halves of the distribution are integrals of smooth functions for all ``v >= 0.1``:
+
+    P(0 < T < z) = c / sqrt(pi) int_0^sqrt(tau) exp(-t^2) E(2 t^2 / v)^(-1/2) dt,
+    P(T > z) = f(z) (1 + z^2 / v) / z int_0^inf exp(-t) (1 + 2 t E(2 t / v) / z^2)^(-1/2) dt,
+
+``E(x) = (1 - exp(-x)) / x``. The first serves ``tau < 1``, the second the rest; a few Gauss nodes
+give both to rounding, and their derivatives in ``v``, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+
+from jaxmdn import numerics
+from jaxmdn.special.elementary import decay_mean, legendre, log1p_excess, log_gamma_ratio
+from jaxmdn.typing import Array, Float
+
+# By the dtype's bytes: Gauss nodes of the two integrals above, and where the second is cut.
+_NODES, _CUT = {4: 16, 8: 32}, {4: 20.0, 8: 42.0}
+#: Newton's steps of the quantile: one more than the worst of v >= 0.1, p >= 1e-30 (1e-300) needs.
+NEWTON_STEPS = 6
+
+
+def bound_df(df: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Degrees of freedom up to where the distribution is the normal to the dtype's last digit.
+
+    The logarithm of a tail differs from the normal's by ``z^4 / df``: far out it takes many.
+    """
+    return jnp.minimum(df, float(jnp.finfo(df.dtype).eps) ** -3)
+
+
+def log_peak(df: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log-density at zero."""
+    return log_gamma_ratio(0.5 * df) - 0.5 * numerics.LOG_2PI
+
+
+@jax.custom_jvp
+def radial(z: Array, df: Array) -> tuple[Array, Array]:
+    """``tau = (df / 2) log(1 + x)`` and ``log(1 + x)`` for ``x = z^2 / df``."""
+    far = _is_far(z, df)
+    near = jnp.where(far, 1, z)
+    largest = float(jnp.finfo(z.dtype).max)
+    x = jnp.minimum(near * near / df, largest)
+    positive = x > 0
+    safe = jnp.where(positive, x, 1)
+    ratio = jnp.where(positive, jnp.log1p(safe) / safe, 1)
+    size = jnp.minimum(jnp.where(far, jnp.abs(z), 1), largest)
+    log_far = 2 * jnp.log(size) - jnp.log(df)
+    tau = jnp.where(far, 0.5 * df * log_far, 0.5 * near * near * ratio)
+    # At infinity tau alone is infinite: it is what the logarithm is subtracted from.
+    tau = jnp.where(jnp.isinf(z), jnp.inf, tau)
+    return tau, jnp.where(far, log_far, jnp.log1p(x))
+
+
+@radial.defjvp
+def _radial_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (z, df), (dz, ddf) = primals, tangents
+    tau, log_ratio = radial(z, df)
+    far = _is_far(z, df)
+    near = jnp.where(far, 1, z)
+    x = near * near / df
+    share = jnp.where(far, 1, x / (1 + x))  # x / (1 + x)
+    slope = jnp.where(far, df / jnp.where(far, z, 1), near / (1 + x))  # d tau / dz
+    excess = jnp.where(far, log_ratio - 1, log1p_excess(x))
+    dtau = slope * dz + 0.5 * excess * ddf
+    return (tau, log_ratio), (dtau, 2 * slope / df * dz - share / df * ddf)
+
+
+def _is_far(z: Array, df: Array) -> Array:
+    """Where ``z^2`` may overflow while ``1 + z^2 / df`` is ``z^2 / df``."""
+    return (jnp.abs(z) > 1e15) & (df < 1e12)
+
+
+def log_density(z: Float[Array, "..."], df: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log-density of the standard distribution."""
+    df = bound_df(df)
+    tau, log_ratio = radial(z, df)
+    return log_peak(df) - tau - 0.5 * log_ratio
+
+
+def _half_mass(tau: Array, df: Array, peak: Array) -> Array:
+    """``P(0 < T < z)`` by the first integral, from ``tau`` and the log-density at zero."""
+    nodes, weights = (jnp.asarray(x, tau.dtype) for x in legendre(_NODES[tau.dtype.itemsize]))
+    squares = tau[..., None] * nodes**2
+    values = jnp.exp(-squares) * jax.lax.rsqrt(decay_mean(2 * squares / df[..., None]))
+    positive = tau > 0
+    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, tau, 1)), 0)
+    return math.sqrt(2.0) * root * jnp.exp(peak) * _dot(values, weights)
+
+
+def central_mass(tau: Array, df: Array) -> Array:
+    """``P(0 < T < z)`` from ``tau``, for all ``z``; to rounding next to one half if ``df > 1``."""
+    return _half_mass(jnp.minimum(tau, _CUT[tau.dtype.itemsize]), df, log_peak(df))
+
+
+def _far_integral(inverse_square: Array, df: Array) -> Array:
+    """The second integral, from ``1 / z^2``."""
+    nodes, weights = _laguerre_like(_NODES[df.dtype.itemsize], _CUT[df.dtype.itemsize])
+    t = jnp.asarray(nodes, df.dtype)
+    growth = 2 * t * decay_mean(2 * t / df[..., None])
+    values = jax.lax.rsqrt(1 + inverse_square[..., None] * growth)
+    return _dot(values, jnp.asarray(weights, df.dtype))
+
+
+def _laguerre_like(count: int, cut: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of ``int_0^inf exp(-t) g(t) dt``: Gauss-Legendre in ``log(1 + t)``."""
+    nodes, weights = legendre(count)
+    end = math.log1p(cut)
+    t = np.expm1(end * nodes)
+    weights = end * weights * (1 + t) * np.exp(-t)
+    return t, weights / np.sum(weights)
+
+
+def _dot(values: Array, weights: Array) -> Array:
+    return jnp.sum(values * weights, axis=-1)  # one fused pass, nothing of this size is stored
+
+
+def _split(z: Array, df: Array) -> tuple[Array, Array, Array, Array]:
+    """Where ``tau < 1``; there ``P(0 < T < |z|)``, elsewhere ``log P(T > |z|)`` and the hazard."""
+    tau, log_ratio = radial(z, df)
+    near, peak = tau < 1, log_peak(df)
+    half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
+    size = jnp.where(near, 1, jnp.abs(z))
+    integral = _far_integral((1 / size) ** 2, df)
+    log_far = peak - tau + 0.5 * log_ratio - jnp.log(size) + jnp.log(integral)
+    hazard = 1 / ((1 / size + size / df) * integral)  # density over tail
+    return near, half, log_far, hazard
+
+
+def _tail(z: Array, df: Array) -> Array:
+    near, half, log_far, _ = _split(z, df)
+    small = jnp.where(near, 0.5 - half, jnp.exp(log_far))
+    return jnp.where(z > 0, small, jnp.where(near, 0.5 + half, 1 - small))
+
+
+@jax.custom_jvp
+def tail(z: Array, df: Array) -> Array:
+    """``P(T > z)``, with relative accuracy for positive ``z``."""
+    return _tail(z, bound_df(df))
+
+
+@tail.defjvp
+def _tail_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (z, df), (dz, ddf) = primals, tangents
+    value, slope = _slope_in_df(_tail, z, df)
+    return value, slope * ddf - jnp.exp(log_density(z, df)) * dz
+
+
+def _log_tail(z: Array, df: Array) -> Array:
+    near, half, log_far, _ = _split(z, df)
+    signed = jnp.where(z > 0, -half, half)
+    centre = jnp.log(0.5 + jnp.where(near, signed, 0))
+    left = z < 0
+    return jnp.where(
+        near, centre, jnp.where(left, jnp.log1p(-jnp.exp(jnp.where(left, log_far, -1))), log_far)
+    )
+
+
+@jax.custom_jvp
+def log_tail(z: Array, df: Array) -> Array:
+    """``log P(T > z)``."""
+    return _log_tail(z, bound_df(df))
+
+
+@log_tail.defjvp
+def _log_tail_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (z, df), (dz, ddf) = primals, tangents
+    value, slope = _slope_in_df(_log_tail, z, df)
+    near, _, _, hazard = _split(z, bound_df(df))
+    direct = near | (z < 0)
+    ratio = jnp.exp(jnp.where(direct, log_density(z, df) - value, 0))
+    return value, slope * ddf - jnp.where(direct, ratio, hazard) * dz
+
+
+def _slope_in_df(
+    function: Callable[[Array, Array], Array], z: Array, df: Array
+) -> tuple[Array, Array]:
+    """A function's value and its derivative in the degrees of freedom."""
+    lead = jnp.broadcast_shapes(z.shape, df.shape)
+    df = jnp.broadcast_to(df, lead)
+    return jax.jvp(lambda df: function(z, bound_df(df)), (df,), (jnp.ones_like(df),))
+
+
+@jax.custom_jvp
+def quantile(p: Array, df: Array) -> Array:
+    """The ``z`` with ``P(T < z) = p``; -inf and inf at 0 and 1, NaN outside."""
+    df = bound_df(df)
+    q = jnp.minimum(p, 1 - p)  # exact
+    inside = (q > 0) & (q < 0.5)
+    q = jnp.where(inside, q, 0.25)
+    log_q, root, peak = jnp.log(q), jnp.sqrt(df), log_peak(df)
+
+    # In s = sqrt(v) asinh(z / sqrt(v)) the density is log-concave, so that Newton's method on the
+    # log-tail converges from everywhere, and nothing overflows before the quantile does.
+    def step(_: Any, s: Array) -> Array:
+        angle = s / root
+        tau, tanh = df * _log_cosh(angle), root * jnp.tanh(angle)
+        near = tau < 1
+        half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
+        integral = _far_integral(jnp.where(near, 0, 1 / (root * jnp.sinh(angle)) ** 2), df)
+        log_far = peak - tau - jnp.log(tanh) + jnp.log(integral)
+        # The difference of the two masses first: their logarithms would cancel at the median.
+        excess = jnp.where(near, ((0.5 - q) - half) / q, 0)
+        gap = jnp.where(near, jnp.log1p(jnp.maximum(excess, -0.999)), log_far - log_q)
+        density = jnp.exp(peak - jnp.where(near, tau, 0))
+        slope = jnp.where(near, density / jnp.where(near, 0.5 - half, 1), tanh / integral)
+        return jnp.maximum(s + gap / slope, 0.5 * s)
+
+    normal = -ndtri(q)
+    tau = 0.5 * (normal * (1 + 3 / (8 * df)) / (1 + 1 / (8 * df))) ** 2 / df
+    start = root * (tau + jnp.log1p(jnp.sqrt(-jnp.expm1(-2 * tau))))  # Wallace (1959)
+    s = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)
+    z = jnp.where(inside, root * jnp.sinh(s / root), jnp.where(p == 0.5, 0, jnp.inf))
+    valid = (p >= 0) & (p <= 1) & (df > 0)
+    return jnp.where(valid, jnp.where(p < 0.5, -z, z), jnp.nan)
+
+
+@quantile.defjvp
+def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (p, df), (dp, ddf) = primals, tangents
+    z = quantile(p, df)
+    slope = _slope_in_df(_tail, jnp.abs(z), df)[1]
+    dcdf = jnp.where(z < 0, slope, -slope) * ddf
+    return z, (dp - dcdf) / jnp.exp(log_density(z, df))
+
+
+def _log_cosh(x: Array) -> Array:
+    small = x < 1
+    low, high = jnp.where(small, x, 0), jnp.where(small, 1, x)
+    near = jnp.log1p(2 * jnp.sinh(0.5 * low) ** 2)
+    return jnp.where(small, near, high - math.log(2.0) + jnp.log1p(jnp.exp(-2 * high)))

@@ -1,0 +1,11 @@
+from . import checkpoint as checkpoint
+from .fit import FitResult as FitResult
+from .fit import NonFiniteLossError as NonFiniteLossError
+from .fit import fit as fit
+from .report import ComponentReport as ComponentReport
+from .report import ComponentWarning as ComponentWarning
+from .standardize import Standardizer as Standardizer
+from .state import StepMetrics as StepMetrics
+from .state import TrainState as TrainState
+from .state import make_eval_step as make_eval_step
+from .state import make_train_step as make_train_step
