@@ -249,7 +249,7 @@ def test_value_and_gradients_against_autodiff(case):
     check(case)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", MORE, ids=str)
 def test_value_and_gradients_of_more_cases(case):
     check(case)
@@ -289,7 +289,7 @@ def random_case(rng):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(60))
 def test_value_and_gradients_of_random_cases(seed):
     check(random_case(np.random.default_rng(seed)), seed=seed)
