@@ -10,6 +10,10 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+import hypothesis
+import jaxtyping
+import pytest
+
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "programs"
 os.environ["JAXMDN_CHECK_TYPES"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,13 +29,9 @@ if not OPTIMIZED:
         flags.append("--xla_cpu_use_fusion_emitters=false")  # which take 60 % of compiling
     os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
 
-import hypothesis
-import jaxtyping
-import pytest
-
 jaxtyping.install_import_hook("jaxmdn", "beartype.beartype")
 
-import jax  # noqa: E402 (the import hook comes first)
+import jax  # noqa: E402 (the environment and the import hook come first)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items):
     Otherwise one process would wait for the other at the end. Notebooks share nothing.
     """
     for item in items:
-        group = item.nodeid if item.path.stem == "test_notebooks" else str(item.path)
+        group = item.nodeid if item.path.stem == "test_notebooks" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
     sizes = {item.path: item.path.stat().st_size for item in items}
     items.sort(key=lambda item: (item.path.stem != "test_notebooks", -sizes[item.path]))

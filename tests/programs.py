@@ -14,7 +14,10 @@ import jax
 import pytest
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
-TRACE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+TRACE = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
 NAME = "compiled programs"
 DEAREST = 10
 
@@ -115,7 +118,8 @@ class Listener:
 
     def pytest_runtest_logreport(self, report):
         if report.when == "teardown":
-            self.report.tests[report.nodeid] = Spent(*dict(report.user_properties)[NAME])
+            name = report.nodeid.partition("@")[0]  # xdist's group comes after it
+            self.report.tests[name] = Spent(*dict(report.user_properties)[NAME])
 
 
 @pytest.hookimpl(trylast=True)

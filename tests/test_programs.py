@@ -1,4 +1,4 @@
-"""The ceiling on compiled programs: it counts per test, in every process, and fails a run above it."""
+"""Compiled programs are counted per test, in every process, and too many fail a run."""
 
 from pathlib import Path
 
