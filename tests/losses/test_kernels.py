@@ -239,6 +239,8 @@ MORE = [
 ]
 
 
+@pytest.mark.version
+@pytest.mark.optimised
 @pytest.mark.parametrize("case", EXACT, ids=str)
 def test_value_and_gradients_against_80_digits(case):
     check(case, exact_rows)
@@ -647,6 +649,7 @@ def test_linear_never_makes_what_was_not_asked_for():
     assert (N, 2) not in computed((0, 1, 2))  # the gradient of y
 
 
+@pytest.mark.version
 @pytest.mark.parametrize(
     ("linear", "reduction"),
     [(False, "mean"), (False, "none"), (True, "mean")],
@@ -675,6 +678,7 @@ def test_shard_map_over_one_device(linear, reduction):
     )
 
 
+@pytest.mark.version
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda a: a.name)
 def test_default_takes_rows_that_carry_a_mesh_of_one_device(axis_type):
     mesh = jax.make_mesh((1,), ("rows",), axis_types=(axis_type,))
@@ -685,6 +689,7 @@ def test_default_takes_rows_that_carry_a_mesh_of_one_device(axis_type):
     close(gradient, np.asarray(slope) / N, jnp.float64)
 
 
+@pytest.mark.version
 @BOTH
 def test_one_trace_per_shape(linear, monkeypatch):
     traces, split = [], NormalHead.split
@@ -837,6 +842,7 @@ def test_default_on_one_cpu():
         assert dispatch.choose("nll", FUSED, head, linear=linear) == FUSED
 
 
+@pytest.mark.version
 def test_several_devices():
     # Elsewhere, since the number of devices is fixed once JAX has started.
     program = """

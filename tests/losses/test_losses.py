@@ -39,6 +39,7 @@ def rows_oracle(head, raw, y):
 ROWS = rows_oracle(HEAD, RAW, Y)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", HEADS)
 def test_nll_against_scipy(name):
     head = HEADS[name]

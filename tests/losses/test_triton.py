@@ -281,6 +281,7 @@ def equal_trees(actual, expected, tolerance=1e-5):
         close(a, b, tolerance, str(i))
 
 
+@pytest.mark.version
 @REDUCTIONS
 def test_nll(pretend, reduction, options):
     def loss(implementation, raw, y):
@@ -412,6 +413,7 @@ LINKS = {
 }
 
 
+@pytest.mark.version
 @pytest.mark.parametrize("link", LINKS)
 def test_nll_lowers_for_cuda(monkeypatch, link):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -427,6 +429,7 @@ def test_nll_lowers_for_cuda(monkeypatch, link):
     assert value.count(CALL) == 1
 
 
+@pytest.mark.version
 @pytest.mark.parametrize(
     ("K", "D", "H", "dtype"), [(5, 3, 100, "float32"), (32, 1, 256, "bfloat16")]
 )

@@ -99,6 +99,7 @@ def numpy_log_prob(model, x, y, params=None):
 # Masks
 
 
+@pytest.mark.version
 @pytest.mark.parametrize(("hidden", "seed"), [((), 0), ((8, 24, 9), 3)])
 def test_raw_outputs_depend_on_parents_and_on_nothing_else(hidden, seed):
     rng = np.random.default_rng(seed)
@@ -174,6 +175,7 @@ DAGS = {
 }
 
 
+@pytest.mark.version
 @pytest.mark.parametrize("name", ["another order", "fork"])
 def test_log_prob_is_the_product_of_hand_built_conditionals(name):
     model = build(DAGS[name])
