@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.declare import family, positive
 from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -17,8 +16,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _SMALL_RATE, _TERMS = 10.0, 60
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Poisson(CountDensity):
     """A product of Poisson distributions, ``P(Y_d = y) = rate_d^y exp(-rate_d) / y!``.
 
@@ -33,9 +31,7 @@ class Poisson(CountDensity):
       transformed rejection method for generating Poisson random variables.
     """
 
-    rate: Parameter
-
-    event_ranks: ClassVar = {"rate": 1}
+    rate: Parameter = positive()
 
     @classmethod
     def from_moments(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from functools import partial
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.gamma import CUT, integrate
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
@@ -22,8 +21,7 @@ _NODES = {4: 12, 8: 24}
 _TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class TruncatedNormal(BoundedDensity):
     """A product of normal densities restricted to ``lower <= y_d <= upper``.
 
@@ -39,12 +37,11 @@ class TruncatedNormal(BoundedDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, section 13.10.1.
     """
 
-    loc: Parameter
-    scale: Parameter
-    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
-    upper: float = dataclasses.field(default=math.inf, metadata={"static": True})
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    lower: float = constant(0.0)
+    upper: float = constant(math.inf)
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
     closed: ClassVar[bool] = True
 
     # Everything is counted from the mode, the point of the interval next to loc:
