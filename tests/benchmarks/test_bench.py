@@ -140,7 +140,7 @@ def test_a_case_too_large_for_the_memory_is_left_out(monkeypatch):
 OPERATIONS = (
     *("log_prob", "nll", "linear_nll_gradient", "sample", "quantile"),
     *(
-        pytest.param(operation, marks=pytest.mark.slow)
+        pytest.param(operation, marks=pytest.mark.nightly)
         for operation in ("linear_nll", "training_step", "ensemble_step")
     ),
 )

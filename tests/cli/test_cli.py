@@ -287,7 +287,7 @@ def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, capsys):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_demo_whole(tmp_path):
     assert run("demo", "--out", tmp_path / "demo", "--quiet") == 0
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())

@@ -17,6 +17,8 @@ from jaxmdn.components import Categorical, FullNormal, Normal
 from jaxmdn.components.base import LocationDensity
 from jaxmdn.heads import Family
 
+pytestmark = pytest.mark.version
+
 D = 2
 RNG = np.random.default_rng(0)
 Y = jnp.asarray(RNG.normal(size=(5, D)))

@@ -28,6 +28,7 @@ import jaxmdn
 # ------------------------------------------------------------------------------------- values
 
 
+@pytest.mark.version
 @every_case
 def test_log_prob_is_the_oracles_for_random_shapes(case):
     rng = case.rng()
@@ -57,6 +58,7 @@ def test_log_prob_of_parameters_that_no_head_built(covariance, tied):
     np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.optimised
 @every_case
 def test_log_prob_in_float32(case):
     head, raw, y = rows(case, np.float32)
@@ -98,6 +100,7 @@ def test_probabilities_add_to_one(case):
     np.testing.assert_allclose(total, np.ones(ROWS), rtol=1e-12)
 
 
+@pytest.mark.version
 @every_density
 def test_moments_and_cdf_are_the_oracles(case):
     head, raw, y = rows(case)
@@ -113,6 +116,7 @@ def test_moments_and_cdf_are_the_oracles(case):
 # ---------------------------------------------------------------------------------- gradients
 
 
+@pytest.mark.version
 @every_untied_case
 def test_derivatives_of_both_orders_and_modes(case):
     # One compilation holds what check_grads would compile one by one, and the reference is the
@@ -144,6 +148,7 @@ def test_derivatives_of_both_orders_and_modes(case):
     np.testing.assert_allclose(second, [-curvature] * 2, rtol=1e-9)
 
 
+@pytest.mark.optimised
 @every_case
 def test_float32_gradients_are_the_float64_ones(case):
     head, raw, y = rows(case, np.float32)

@@ -50,6 +50,7 @@ def _exact(case):
     return head, raw, y, np.array(value), *map(np.array, zip(*slopes, strict=True))
 
 
+@pytest.mark.optimised
 @every_density
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_value_and_gradient_at_the_edges(case, dtype):

@@ -31,6 +31,7 @@ def _draws(case):
     return case.oracle(head, raw), mixture.num_components, np.asarray(samples), np.asarray(index)
 
 
+@pytest.mark.optimised
 @every_density
 def test_samples_follow_the_cdf_of_their_own_row(case):
     dense, _, samples, _ = _draws(case)
