@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
 from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 

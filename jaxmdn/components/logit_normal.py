@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
 from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # Step of the trapezoidal rules for the moments, and where they end.

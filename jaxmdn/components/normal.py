@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf, log_ndtr, ndtr, ndtri
+from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
 from jaxmdn.components.location_scale import LocationScale
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 

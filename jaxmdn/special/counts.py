@@ -24,19 +24,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.special.elementary import legendre
-from jaxmdn.special.gamma import exp_excess, log_excess, stirling_rest, stirling_slope
+from jaxmdn.special.elementary import centred_cumulant, legendre
+from jaxmdn.special.elementary import log_gap as _gap
+from jaxmdn.special.gamma import stirling_rest, stirling_slope
 from jaxmdn.typing import Array, Float
 
 # By the dtype's bytes: Gauss nodes, where an integrand exp(-g) is cut, terms summed before it.
 _NODES, _CUT, _SHIFTS = {4: 14, 8: 32}, {4: 18.0, 8: 40.0}, {4: 4, 8: 12}
 #: By the dtype's bytes: the concentration that stands for infinity.
 _LIMIT = {4: 1e15, 8: 1e30}
-
-
-def _gap(a: Array, b: Array, rise: Array) -> Array:
-    """``d(t)`` of ``1 + t = b / a``; ``rise`` is ``b - a`` without its cancellation."""
-    return log_excess(b / a, rise / a)
 
 
 def poisson_limit(mean: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -120,7 +116,9 @@ def _smaller_tail(y: Array, mean: Array, concentration: Array) -> tuple[Array, A
     sign_, p_, q_ = (v[..., None] for v in (sign, p, q))
     s = width[..., None] * nodes
     swap = q_ > p_
-    power = (a + b)[..., None] * _cumulant(jnp.where(swap, -sign_, sign_) * s, jnp.minimum(p_, q_))
+    power = (a + b)[..., None] * centred_cumulant(
+        jnp.minimum(p_, q_), jnp.where(swap, -sign_, sign_) * s
+    )
     values = weights * jnp.exp(-power - tilt[..., None] * s)
     # dg/dr = log(1 + X) - X / (1 + X) + gap / (r + m) X / (1 + X), X = q (exp(s) - 1)
     rise = q_ * jnp.expm1(sign_ * s)
@@ -131,12 +129,6 @@ def _smaller_tail(y: Array, mean: Array, concentration: Array) -> tuple[Array, A
     none = jnp.zeros_like(head)
     head, slope_head = (jnp.where(bent, v, none) for v in (head, slope_head))
     return upper, head + tail, slope_head + slope_tail
-
-
-def _cumulant(s: Array, q: Array) -> Array:
-    """``log(1 + q (exp(s) - 1)) - q s`` for ``q <= 1/2``."""
-    rise = q * jnp.expm1(s)
-    return q * exp_excess(s) - log_excess(1 + rise, rise)
 
 
 def _width(tilt: Array, a: Array, n: Array, x: Array, w: Array) -> Array:
@@ -153,7 +145,7 @@ def _width(tilt: Array, a: Array, n: Array, x: Array, w: Array) -> Array:
     swap = w > x
     sign, small = jnp.where(swap, -1, 1).astype(n.dtype), jnp.minimum(w, x)
     for _ in range(3):  # Newton's method on log g: exact for exponentials, one digit is enough
-        grown = n * _cumulant(sign * s, small) + tilt * s
+        grown = n * centred_cumulant(small, sign * s) + tilt * s
         rise = jnp.expm1(sign * s)
         slope = sign * bend * rise / (1 + small * rise) + tilt
         s = jnp.maximum(s - grown * jnp.log(grown / cut) / slope, 0.3 * s)

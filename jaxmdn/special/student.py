@@ -23,7 +23,8 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jaxmdn import numerics
-from jaxmdn.special.elementary import decay_mean, legendre, log1p_excess, log_gamma_ratio
+from jaxmdn.special.elementary import decay_mean, legendre, log_excess
+from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.typing import Array, Float
 
 # By the dtype's bytes: Gauss nodes of the two integrals above, and where the second is cut.
@@ -72,7 +73,7 @@ def _radial_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     x = near * near / df
     share = jnp.where(far, 1, x / (1 + x))  # x / (1 + x)
     slope = jnp.where(far, df / jnp.where(far, z, 1), near / (1 + x))  # d tau / dz
-    excess = jnp.where(far, log_ratio - 1, log1p_excess(x))
+    excess = jnp.where(far, log_ratio - 1, log_excess(1 / (1 + x), -x / (1 + x)))
     dtau = slope * dz + 0.5 * excess * ddf
     return (tau, log_ratio), (dtau, 2 * slope / df * dz - share / df * ddf)
 
