@@ -16,6 +16,7 @@ which is the cumulant generating function of a centred Bernoulli variable at ``v
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,14 +48,20 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     n = a + b
     fit = a * log_gap(a, x * n, gap) + b * log_gap(b, y * n, -gap)
     rests = stirling_rest(n) - stirling_rest(a) - stirling_rest(b)
-    return 0.5 * (jnp.log(a) - jnp.log(n) + jnp.log(b) - numerics.LOG_2PI) + rests - fit
+    return 0.5 * (_log_harmonic(a, b) - numerics.LOG_2PI) + rests - fit
+
+
+def _log_harmonic(a: Array, b: Array) -> Array:
+    """``log(a b / (a + b))``."""
+    less, more = jnp.minimum(a, b), jnp.maximum(a, b)
+    return jnp.log(less) - jnp.log1p(less / more)
 
 
 def log_beta(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log B(a, b)`` for ``a, b > 0``."""
     n = a + b
     rests = stirling_rest(a) + stirling_rest(b) - stirling_rest(n)
-    halves = 0.5 * (numerics.LOG_2PI + jnp.log(n) - jnp.log(a) - jnp.log(b))
+    halves = 0.5 * (numerics.LOG_2PI - _log_harmonic(a, b))
     return rests + halves - a * jnp.log1p(b / a) - b * jnp.log1p(a / b)
 
 
@@ -72,26 +79,33 @@ def side(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
     a_own, b_own = jnp.where(lower, a, b), jnp.where(lower, b, a)
     n = a + b
     slope = (a_own + 1) * other - b_own * own  # (a + 1) - (n + 1) x
-    integral = _integral(own, other, slope, n + 1)
+    integral = tilted_integral(own, other, slope, n + 1)
     inner = (1 + n * own * integral) / a_own
     sign = jnp.where(lower, 1, -1).astype(x.dtype)
     return log_kernel(x, y, a, b) + jnp.log(inner), sign / inner, x * y
 
 
-def _integral(x: Array, y: Array, slope: Array, n: Array) -> Array:
-    """``int_0^inf exp(-slope v - n g(v)) dv``; crowds the nodes at zero where ``x < y``."""
+def tilted_integral(
+    x: Array, y: Array, slope: Array, n: Array, extra: Callable[[Array], Array] | None = None
+) -> Any:
+    """``int_0^inf exp(-slope v - n g(v)) dv``, and with a factor ``extra(v)`` if there is one.
+
+    Crowds the nodes at zero where ``x < y``, for the long tail that the integrand has there.
+    """
     left = x < y
     m, sign = jnp.where(left, x, y), jnp.where(left, -1, 1).astype(x.dtype)
     width = jax.lax.stop_gradient(_width(slope, n, m, sign, y))
     stretched = jnp.log1p(jnp.where(left, width, 0))
 
-    def integrand(node: Array) -> Array:
+    def integrand(node: Array) -> Any:
         inner = stretched * node
         v = jnp.where(left, jnp.expm1(inner), width * node)
         stretch = jnp.where(left, stretched * jnp.exp(inner), width)
-        return stretch * jnp.exp(-(slope * v + n * centred_cumulant(m, sign * v)))
+        value = stretch * jnp.exp(-(slope * v + n * centred_cumulant(m, sign * v)))
+        return value if extra is None else (value, value * extra(v))
 
-    return integrate(integrand, NODES[x.dtype.itemsize], width)
+    like = width if extra is None else (width, width)
+    return integrate(integrand, NODES[x.dtype.itemsize], like)
 
 
 def _width(slope: Array, n: Array, m: Array, sign: Array, y: Array) -> Array:
@@ -173,4 +187,12 @@ def _unit(logit: Array) -> tuple[Array, Array]:
     return jnp.where(logit < 0, small, large), jnp.where(logit < 0, large, small)
 
 
-__all__ = ["kernel_of_gap", "log_beta", "log_kernel", "log_tails", "quantile", "tails"]
+__all__ = [
+    "kernel_of_gap",
+    "log_beta",
+    "log_kernel",
+    "log_tails",
+    "quantile",
+    "tails",
+    "tilted_integral",
+]
