@@ -61,7 +61,7 @@ class NegativeBinomial(CountDensity):
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         mean, concentration = jax.lax.stop_gradient(self._parameters())
         key_rate, key_count = jax.random.split(key)
-        r = jnp.minimum(concentration, count_functions.poisson_limit(concentration))
+        r = jnp.minimum(concentration, count_functions.limit(concentration))
         # The logarithm, because a gamma variable of small shape underflows.
         log_gamma = jax.random.loggamma(key_rate, r, shape, r.dtype)
         return draw_poisson(key_count, mean * jnp.exp(log_gamma - jnp.log(r)))

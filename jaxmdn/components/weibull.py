@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
-from jaxmdn.special.gamma import log_gamma, polynomial
+from jaxmdn.special.elementary import polynomial
+from jaxmdn.special.gamma import log_gamma
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # By the dtype's bytes: from which exponent on exp is continued by its tangent.
