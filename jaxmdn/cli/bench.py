@@ -41,8 +41,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--components", type=positive_int, default=5, help="K (default: 5)")
     parser.add_argument("--dim", type=positive_int, default=1, help="D, outputs (default: 1)")
     parser.add_argument(
-        "--family", default="normal", choices=heads.FAMILIES, metavar="FAMILY",
-        help="of every output (default: normal, with --covariance); " + ", ".join(heads.FAMILIES),
+        "--family", default="normal", choices=heads.family_names(), metavar="FAMILY",
+        help="of every output (default: normal, with --covariance); "
+        + ", ".join(heads.family_names()),
     )  # fmt: skip
     parser.add_argument(
         "--covariance", choices=heads.COVARIANCES, help="of normals (default: diagonal)"
