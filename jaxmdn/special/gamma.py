@@ -67,7 +67,8 @@ def _stirling_coefficients(count: int) -> tuple[np.ndarray, np.ndarray]:
             total += c * (2 * n + 1) ** which * inverse ** (2 * n + 1 + which)
         return 12 * a ** (1 + which) * total
 
-    return tuple(chebyshev_fit(functools.partial(scaled, which=i), count) for i in (0, 1))
+    first, second = (chebyshev_fit(functools.partial(scaled, which=i), count) for i in (0, 1))
+    return first, second
 
 
 def _stirling_series(inverse: Array, which: int) -> Array:
