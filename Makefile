@@ -31,7 +31,7 @@ test-nightly:
 
 # ARGS=--quick takes a minute, the whole suite far longer, on a machine that does nothing else.
 bench: $(VENV)/.installed-bench
-	$(BIN)/jaxmdn bench $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,20 +1,17 @@
-"""Benchmarks: jaxmdn beside its peers, in one process, every number checked before it is timed.
+"""jaxmdn beside its peers, in one process, every number checked before it is timed.
 
-``jaxmdn bench`` runs the suite on whatever device JAX sees.
+``python -m benchmarks`` runs the suite from the repository's root, on whatever device JAX sees.
 
 | module | what it holds |
 |---|---|
 | ``cases`` | what is measured: operations and shapes |
+| ``densities`` | the textbook formula, distrax, TFP, numpyro, torch: as their users write it |
 | ``problem`` | a case's arrays and, in float64, what must come out |
-| ``densities`` | the textbook formula, distrax, TFP, numpyro: as their users write it |
-| ``torch_peers`` | the same in torch: ``torch.distributions``, and ``torch.compile`` |
-| ``contenders`` | who takes part in which case |
-| ``training`` | training steps, alone, in a scan, and of an ensemble |
 | ``checks`` | is it the right number? |
-| ``timing`` | compile, warm up, run in alternation |
-| ``environment`` | the device, its measured roofs, the versions |
-| ``suite`` | the loop that brings these together; a failure is a record, not a crash |
-| ``records``, ``report``, ``pictures``, ``files`` | Markdown, plots, JSON |
+| ``contenders``, ``training`` | who takes part in which case; training steps |
+| ``environment`` | the roofs the device was measured to have, the versions |
+| ``suite``, ``families`` | the loops; a failure is a record, not a crash |
+| ``report``, ``pictures`` | JSON, Markdown, plots |
 
-Loaded on demand only: nothing else in the library imports it.
+How a time is taken stands in ``jaxmdn.cli.timing``.
 """

@@ -37,8 +37,8 @@ class Case:
       operation: a key of ``OPERATIONS``.
       rows, components, dim: N, K, D.
       covariance: ``"diagonal"`` or ``"full"``.
-      link: of the scales: ``"exp"`` without a floor, which every peer can write in a line, or
-        ``"softplus"`` with jaxmdn's own floor.
+      link: of the scales: ``"softplus"`` with jaxmdn's own floor, the default head's, or ``"exp"``
+        without a floor, as many write it.
       dtype: of the raw outputs, or of the features and the kernel.
       hidden: features of the last hidden layer, for the linear operations and the networks.
       draws: samples from each row's density.
@@ -51,7 +51,7 @@ class Case:
     components: int
     dim: int
     covariance: str = "diagonal"
-    link: str = "exp"
+    link: str = "softplus"
     dtype: str = "float32"
     hidden: int = 0
     draws: int = 0
@@ -60,14 +60,9 @@ class Case:
 
     @property
     def head(self) -> NormalHead:
-        """The head that all contenders stand for."""
-        return NormalHead(
-            self.components,
-            self.dim,
-            covariance=self.covariance,
-            scale_link=self.link,
-            min_scale=1e-3 if self.link == "softplus" else 0.0,
-        )
+        """The head that all contenders stand for: the default one, but for ``link="exp"``."""
+        own = {} if self.link == "softplus" else {"scale_link": "exp", "min_scale": 0.0}
+        return NormalHead(self.components, self.dim, covariance=self.covariance, **own)
 
     @property
     def label(self) -> str:
@@ -75,7 +70,7 @@ class Case:
         parts = [f"{self.rows}, {self.components}, {self.dim} {self.covariance}"]
         parts += [f"H = {self.hidden}"] * bool(self.hidden)
         parts += [f"{self.draws} draws"] * bool(self.draws)
-        parts += [self.link] * (self.link != "exp") + [self.dtype] * (self.dtype != "float32")
+        parts += [self.link] * (self.link != "softplus") + [self.dtype] * (self.dtype != "float32")
         return ", ".join(parts)
 
     @property
@@ -88,35 +83,35 @@ class Case:
         """Whether networks are trained."""
         return self.operation.endswith("step")
 
+    @property
+    def gradient(self) -> bool:
+        """Whether a gradient is part of the result."""
+        return self.operation.endswith("gradient")
 
-# N, K, D, covariance
+
+# N, K, D, covariance: what tables show, and what keeps an accelerator busy.
+SMALL = ((65536, 5, 1, "diagonal"), (256, 5, 2, "diagonal"))
 FIGURES = (
     (65536, 32, 1, "diagonal"),
     (16384, 16, 16, "diagonal"),
     (4096, 64, 32, "diagonal"),
-    (65536, 5, 1, "diagonal"),
     (2048, 8, 16, "full"),
-    (256, 5, 2, "diagonal"),
+    *SMALL,
 )
-# What keeps an accelerator busy, and two of the above.
 LARGE_FIGURES = (
     (2**20, 32, 1, "diagonal"),
     (2**18, 16, 16, "diagonal"),
     (2**14, 8, 32, "full"),
-    (65536, 5, 1, "diagonal"),
-    (256, 5, 2, "diagonal"),
+    *SMALL,
 )
-# N, K, D, covariance and H
+# With H.
 LAYERS = (
     ((16384, 16, 16, "diagonal"), 256),
     ((65536, 5, 1, "diagonal"), 64),
     ((2048, 8, 16, "full"), 256),
 )
-LARGE_LAYERS = (
-    ((2**20, 32, 1, "diagonal"), 256),
-    ((2**18, 16, 16, "diagonal"), 256),
-    ((2**14, 8, 32, "full"), 256),
-)
+LARGE_LAYERS = tuple((shape, 256) for shape in LARGE_FIGURES[:3])
+SAMPLED = ((4096, 16, 16, "diagonal"), (4096, 32, 1, "diagonal"), (1024, 8, 8, "full"))
 QUICK_FIGURES = ((8192, 8, 1, "diagonal"), (1024, 16, 8, "diagonal"), (256, 4, 8, "full"))
 
 
@@ -127,69 +122,67 @@ def suite(*, quick: bool = False, large: bool = False) -> tuple[Case, ...]:
       quick: few and small ones, for a minute's look.
       large: for an accelerator. The sweeps are jaxmdn's and plain JAX's alone.
     """
-    return _quick() if quick else _whole(large)
+    steps = [
+        _case(operation, (256, 5, 2, "diagonal"), hidden=64)
+        for operation in ("training_step", "ensemble_step")
+    ]
+    if quick:
+        return (*_quick(), *steps, *_sweeps(_QUICK_SWEEPS, peers_up_to=0))
+    sweeps = _sweeps(_WHOLE_SWEEPS, peers_up_to=0 if large else 10**6)
+    return (*_whole(large), *steps, *sweeps)
 
 
-def _whole(large: bool) -> tuple[Case, ...]:
+def _whole(large: bool) -> list[Case]:
     cases = []
     for shape in LARGE_FIGURES if large else FIGURES:
         cases += [_case(operation, shape) for operation in ("nll_gradient", "nll", "log_prob")]
-        for options in ({"link": "softplus"}, {"dtype": "bfloat16"}):
-            for operation in ("nll_gradient", "nll"):
-                cases.append(_case(operation, shape, peers=False, **options))
+        for options in ({"link": "exp"}, {"dtype": "bfloat16", "peers": False}):
+            cases += [_case(operation, shape, **options) for operation in ("nll_gradient", "nll")]
     for shape, hidden in LARGE_LAYERS if large else LAYERS:
         for dtype in ("float32", "bfloat16"):
             for operation in ("linear_nll_gradient", "linear_nll"):
                 cases.append(_case(operation, shape, hidden=hidden, dtype=dtype, peers=False))
-    for shape in (
-        (4096, 16, 16, "diagonal"),
-        (4096, 32, 1, "diagonal"),
-        (1024, 8, 8, "full"),
-    ):
-        cases.append(_case("sample", shape, draws=100))
+    cases += [_case("sample", shape, draws=100) for shape in SAMPLED]
     for shape in ((65536, 8, 1, "diagonal"), (4096, 16, 16, "diagonal")):
         cases.append(_case("quantile", shape, peers=False))
-    for operation in ("training_step", "ensemble_step"):
-        cases.append(_case(operation, (256, 5, 2, "diagonal"), hidden=64, link="softplus"))
-    sweeps = {
-        "rows": [(10**power, 5, 1, "diagonal") for power in range(3, 8)],
-        "components": [(8192, 2**power, 2, "diagonal") for power in range(2, 9)],
-        "dimensions": [(4096, 8, 2**power, "diagonal") for power in range(7)],
-        "dimensions, full": [(1024, 4, 2**power, "full") for power in range(1, 7)],
-    }
-    return (*cases, *_sweeps(sweeps, peers_up_to=0 if large else 10**6))
+    return cases
 
 
-def _quick() -> tuple[Case, ...]:
-    cases = [_case("nll_gradient", shape) for shape in QUICK_FIGURES]
-    cases.append(_case("nll", QUICK_FIGURES[0], peers=False))
-    cases.append(_case("log_prob", QUICK_FIGURES[1]))
-    cases.append(_case("nll_gradient", QUICK_FIGURES[0], dtype="bfloat16", peers=False))
-    cases.append(_case("linear_nll_gradient", (4096, 8, 8, "diagonal"), hidden=64, peers=False))
-    cases.append(_case("sample", (512, 16, 8, "diagonal"), draws=20))
-    cases.append(_case("quantile", (4096, 8, 1, "diagonal"), peers=False))
-    for operation in ("training_step", "ensemble_step"):
-        cases.append(_case(operation, (256, 5, 2, "diagonal"), hidden=64, link="softplus"))
-    sweeps = {
-        "rows": [(rows, 5, 1, "diagonal") for rows in (2048, 16384, 131072)],
-        "components": [(4096, components, 2, "diagonal") for components in (8, 64)],
-        "dimensions": [(2048, 8, dim, "diagonal") for dim in (4, 16)],
-        "dimensions, full": [(512, 4, dim, "full") for dim in (4, 8)],
-    }
-    return (*cases, *_sweeps(sweeps, peers_up_to=0))
+def _quick() -> list[Case]:
+    first, second, _ = QUICK_FIGURES
+    return [
+        *(_case("nll_gradient", shape) for shape in QUICK_FIGURES),
+        _case("nll", first, peers=False),
+        _case("log_prob", second),
+        _case("nll_gradient", first, dtype="bfloat16", peers=False),
+        _case("linear_nll_gradient", (4096, 8, 8, "diagonal"), hidden=64, peers=False),
+        _case("sample", (512, 16, 8, "diagonal"), draws=20),
+        _case("quantile", (4096, 8, 1, "diagonal"), peers=False),
+    ]
+
+
+_WHOLE_SWEEPS = {
+    "rows": [(10**power, 5, 1, "diagonal") for power in range(3, 8)],
+    "components": [(8192, 2**power, 2, "diagonal") for power in range(2, 9)],
+    "dimensions": [(4096, 8, 2**power, "diagonal") for power in range(7)],
+    "dimensions, full": [(1024, 4, 2**power, "full") for power in range(1, 7)],
+}
+_QUICK_SWEEPS = {
+    "rows": [(rows, 5, 1, "diagonal") for rows in (2048, 16384, 131072)],
+    "components": [(4096, components, 2, "diagonal") for components in (8, 64)],
+    "dimensions": [(2048, 8, dim, "diagonal") for dim in (4, 16)],
+    "dimensions, full": [(512, 4, dim, "full") for dim in (4, 8)],
+}
 
 
 def _case(operation: str, shape: tuple[int, int, int, str], **options: object) -> Case:
-    rows, components, dim, covariance = shape
-    sizes = {"rows": rows, "components": components, "dim": dim, "covariance": covariance}
-    return Case(operation=operation, **sizes, **options)  # type: ignore[arg-type]
+    sizes = dict(zip(("rows", "components", "dim", "covariance"), shape, strict=True))
+    return Case(operation=operation, **sizes, **options)
 
 
-def _sweeps(
-    sweeps: dict[str, list[tuple[int, int, int, str]]], *, peers_up_to: int
-) -> tuple[Case, ...]:
-    return tuple(
+def _sweeps(sweeps: dict[str, list[tuple]], *, peers_up_to: int) -> list[Case]:
+    return [
         _case("nll_gradient", shape, sweep=sweep, peers=shape[0] <= peers_up_to)
         for sweep, shapes in sweeps.items()
         for shape in shapes
-    )
+    ]

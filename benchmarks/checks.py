@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxmdn
 from benchmarks import training
 from benchmarks.cases import Case
-from benchmarks.problem import Problem
+from benchmarks.problem import Problem, float64
 
 # Beyond these a number is wrong, whatever the rounding: what is recorded is the error itself.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -29,19 +30,22 @@ def errors(problem: Problem, parameterization: str, output: Any) -> dict[str, fl
     if case.operation == "sample":
         return {"moments": _sampling_error(problem, output)}
     if case.operation == "quantile":
-        return {"value": _quantile_error(problem, output)}
+        with jax.enable_x64(True):
+            mixture = case.head(float64(problem.raw["whitening"]))
+            reached = np.asarray(jaxmdn.cdf(mixture, jnp.asarray(_array(output))))
+        return {"value": float(np.abs(reached - _array(problem.probability)).max())}
     if case.is_step:
         return {"value": _relative(_array(output), training.expected(case))}
-    expected = problem.expected[parameterization]
+    expected = problem.expected(parameterization)
     if case.operation == "log_prob":
         return {"value": _relative(_array(output)[: len(expected.rows)], expected.rows)}
-    if not case.operation.endswith("gradient"):
-        return {"value": _relative(_array(output), np.asarray(expected.value))}
-    value, gradients = output
-    found = {"value": _relative(_array(value), np.asarray(expected.value)), "gradient": 0.0}
-    for gradient, exact in zip(gradients, expected.gradients, strict=True):
-        difference = np.abs(_array(gradient[: len(exact)]) - exact).max()
-        found["gradient"] = _worst(found["gradient"], difference / np.abs(exact).max())
+    value, gradients = output if case.gradient else (output, ())
+    found = {"value": _relative(_array(value), np.asarray(expected.value))}
+    if case.gradient:
+        pairs = zip(gradients, expected.gradients, strict=True)
+        found["gradient"] = float(
+            np.max([np.abs(_array(g[: len(e)]) - e).max() / np.abs(e).max() for g, e in pairs])
+        )  # NaN stays
     return found
 
 
@@ -72,10 +76,6 @@ def _relative(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.abs(found - exact).max() / max(1.0, np.abs(exact).max()))
 
 
-def _worst(a: float, b: float) -> float:
-    return float(np.maximum(a, b))  # NaN stays
-
-
 def _sampling_error(problem: Problem, output: Any) -> float:
     """First and second moment of all samples about their rows' means, in exact deviations.
 
@@ -83,21 +83,10 @@ def _sampling_error(problem: Problem, output: Any) -> float:
     """
     mean, variance = problem.moments
     case = problem.case
-    samples = _array(output).reshape(case.draws, case.rows, case.dim)
-    z = (samples - mean) / np.sqrt(variance)
-    chance = 6 / np.sqrt(case.draws * case.rows)
+    z = _array(output).reshape(case.draws, case.rows, case.dim) - mean
+    z /= np.sqrt(variance)
     # A sampler that ignores the weights or mixes up rows is far off in the rows' own means.
     row_means = np.mean(np.mean(z, axis=0) ** 2) * case.draws - 1
-    spread = np.mean(z**2) - 1
-    size = np.sqrt(2 / case.rows)
-    return float(
-        max(abs(row_means) - 6 * size, abs(np.mean(z)) - chance, abs(spread) - 6 * size, 0)
-    )
-
-
-def _quantile_error(problem: Problem, output: Any) -> float:
-    with jax.enable_x64(True):
-        raw = problem.raw["whitening"]
-        mixture = problem.case.head(jax.numpy.asarray(_array(raw)))
-        reached = jaxmdn.cdf(mixture, jax.numpy.asarray(_array(output)))
-    return float(np.abs(np.asarray(reached) - _array(problem.probability)).max())
+    bound = 6 * np.sqrt(2 / case.rows)
+    mean_error = abs(np.mean(z)) - 6 / np.sqrt(case.draws * case.rows)
+    return float(np.max([abs(row_means) - bound, mean_error, abs(np.mean(z**2) - 1) - bound, 0]))

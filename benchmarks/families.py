@@ -6,22 +6,17 @@ The target of every family is a sample of its own density, so that no branch is 
 from __future__ import annotations
 
 import datetime
-import functools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jaxmdn
-from benchmarks import environment, timing
-from benchmarks.files import replace_file, write_text
+from benchmarks import environment
+from jaxmdn.cli import timing
 from jaxmdn.heads import FAMILIES, FactorizedHead, Family, NormalHead
 
-#: The shape and how many times as long as the normal a family may take.
-ROWS, COMPONENTS, AIM = 16384, 32, 3.0
 #: What the ratios are to; and the same density by the fused form, for comparison.
 REFERENCE, FUSED = "normal", "normal, fused (NormalHead)"
 OTHERS = (
@@ -44,8 +39,8 @@ def label(family: str | Family) -> str:
 def run(
     families: Sequence[str | Family] = (*FAMILIES, *OTHERS),
     *,
-    rows: int = ROWS,
-    components: int = COMPONENTS,
+    rows: int = 16384,
+    components: int = 32,
     repeats: int = 21,
     budget: float = 5.0,
 ) -> dict[str, Any]:
@@ -58,29 +53,23 @@ def run(
     """
     heads: dict[str, Any] = {FUSED: NormalHead(components, 1)}
     heads |= {label(family): FactorizedHead(family, components) for family in families}
-    runners = {name: _runner(head, rows) for name, head in heads.items()}
-    times = timing.alternate(list(runners.values()), repeats, budget)
-    reference = dict(zip(runners, map(timing.summary, times), strict=True))[REFERENCE]["median"]
-    measurements = []
-    for (name, runner), seconds in zip(runners.items(), times, strict=True):
-        summary = timing.summary(seconds)
-        measurements.append(
-            {
-                "family": name,
-                "seconds": summary,
-                "ratio": summary["median"] / reference,
-                "compile_seconds": runner.compile_seconds,
-            }
-        )
+    runners = [_runner(head, rows) for head in heads.values()]
+    times = dict(zip(heads, timing.alternate(runners, repeats, budget), strict=True))
     return {
-        "device": environment.device(),
-        "versions": environment.versions(()),
-        "variables": environment.variables(),
+        **environment.describe(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": rows,
         "components": components,
         "dtype": "float32",
-        "measurements": measurements,
+        "measurements": [
+            {
+                "family": name,
+                "seconds": seconds,
+                "ratio": seconds["median"] / times[REFERENCE]["median"],
+                "compile_seconds": runner.compile_seconds,
+            }
+            for (name, seconds), runner in zip(times.items(), runners, strict=True)
+        ],
     }
 
 
@@ -89,36 +78,3 @@ def _runner(head: Any, rows: int) -> timing.Runner:
     raw = 0.5 * jax.random.normal(key_raw, (rows, head.num_outputs))
     y = jnp.asarray(jaxmdn.sample(key_target, head(raw)), jnp.float32)
     return timing.jax_runner(jax.value_and_grad(lambda raw, y: jaxmdn.nll(head, raw, y)), raw, y)
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a table."""
-    lines = [
-        "# Families: value and gradient of the mean NLL with respect to raw outputs",
-        "",
-        f"{environment.title(report['device'])}, {report['dtype']}, {report['rows']} rows, "
-        f"{report['components']} components, D = 1, {report['date']}, "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-        + f". Aim: at most {AIM:g} times the normal. Median of each family's samples.",
-        "",
-        "| family | ms | times the normal | aim | compile, s |",
-        "|---|---|---|---|---|",
-    ]
-    for record in report["measurements"]:
-        met = "met" if record["ratio"] <= AIM else "**missed**"
-        lines.append(
-            f"| {record['family']} | {1e3 * record['seconds']['median']:.2f} | "
-            f"{record['ratio']:.2f} | {met} | {record['compile_seconds']:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def write(report: dict[str, Any], folder: Path, suffix: str = "") -> list[Path]:
-    """Write JSON and Markdown named after the device; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{environment.slug(report['device'])}-families{suffix}"
-    paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
-    texts = (json.dumps(report, indent=1, allow_nan=False) + "\n", markdown(report))
-    for path, text in zip(paths, texts, strict=True):
-        replace_file(path, functools.partial(write_text, text=text))
-    return paths

@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from benchmarks import environment
 from benchmarks.cases import OPERATIONS, SWEEPS
-from benchmarks.records import by_case, curves, exponent, milliseconds
+from benchmarks.report import by_case, curves, exponent, is_of_families, rivals
+from jaxmdn.cli.timing import device_title
 
 STYLES = {  # contender -> colour, marker
     "jaxmdn": ("#0072B2", "o"),
@@ -43,13 +43,13 @@ LABELS = {
 
 def draw(report: dict[str, Any]) -> dict[str, Figure]:
     """Return figures by name; those that have nothing to show are left out."""
+    if is_of_families(report):
+        return {}
     records = report["measurements"]
-    title = f"{environment.title(report['device'])}, {report['date']}"
-    sweeps = [sweep for sweep in SWEEPS if curves(records, sweep)]
+    title = f"{device_title(report['device'])}, {report['date']}"
     figures = {}
-    if sweeps:
-        figures["throughput"] = throughput(records, sweeps, title)
-        figures["scaling"] = scaling(records, sweeps, title)
+    if any(curves(records, sweep) for sweep in SWEEPS):
+        figures = {"throughput": throughput(records, title), "scaling": scaling(records, title)}
     if _compared(records):
         figures["ratios"] = ratios(records, title)
     return figures
@@ -61,67 +61,57 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def throughput(records: list[dict[str, Any]], sweeps: list[str], title: str) -> Figure:
+def throughput(records: list[dict[str, Any]], title: str) -> Figure:
     """Rows per second along every sweep."""
-    figure, axes = _panels(len(sweeps))
-    for ax, sweep in zip(axes, sweeps, strict=True):
-        for name, (sizes, seconds) in curves(records, sweep).items():
-            rows = _rows(records, sweep, name)
-            ax.plot(sizes, np.divide(rows, seconds), label=name, **_style(name))
+    figure, panels = _panels(records, "rows per second", f"throughput. {title}")
+    entries: dict[str, Any] = {}  # one legend for all panels, each contender once
+    for sweep, ax in panels.items():
+        found = curves(records, sweep)
+        for name, (sizes, seconds) in found.items():
+            rows = [r["rows"] for r in records if (r["sweep"], r["contender"]) == (sweep, name)
+                    and "seconds" in r]  # fmt: skip
+            (line,) = ax.plot(sizes, np.divide(rows, seconds), **_style(name))
+            entries.setdefault(name, line)
         _loglog(ax, sweep, records)
-    axes[0].set_ylabel("rows per second")
-    figure.suptitle(f"Value and gradient of the NLL, float32: throughput. {title}", fontsize=10)
-    _legend(figure, axes)
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=min(5, len(entries)),
+        frameon=False, fontsize=8,
+    )  # fmt: skip
     return figure
 
 
-def scaling(records: list[dict[str, Any]], sweeps: list[str], title: str) -> Figure:
+def scaling(records: list[dict[str, Any]], title: str) -> Figure:
     """Time along every sweep, with the growth of the arithmetic as a guide."""
-    figure, axes = _panels(len(sweeps))
-    for ax, sweep in zip(axes, sweeps, strict=True):
-        power = SWEEPS[sweep][1]
-        found = curves(records, sweep)
+    figure, panels = _panels(records, "time per call, ms", f"growth. {title}")
+    for sweep, ax in panels.items():
+        power, found = SWEEPS[sweep][1], curves(records, sweep)
         for name in filter(found.__contains__, list(STYLES)[:4]):
             sizes, seconds = found[name]
-            label = name
-            if len(sizes) > 1:
-                label += f": exponent {exponent(sizes, seconds):.2f}"
-            ax.plot(sizes, 1e3 * np.asarray(seconds), label=label, **_style(name))
+            slope = f": exponent {exponent(sizes, seconds):.2f}" if len(sizes) > 1 else ""
+            ax.plot(sizes, 1e3 * np.asarray(seconds), label=name + slope, **_style(name))
         if "jaxmdn" in found:
             sizes, seconds = found["jaxmdn"]
             guide = 0.4e3 * seconds[-1] * (np.asarray(sizes) / sizes[-1]) ** power
-            word = {1: "linear", 2: "quadratic"}[power]
-            ax.plot(sizes, guide, ":", color="#7F7F7F", lw=1.4, label=word)
+            ax.plot(sizes, guide, ":", c=OTHER[0], lw=1.4, label=("linear", "quadratic")[power - 1])
         _loglog(ax, sweep, records)
         ax.legend(frameon=False, fontsize=7.5, loc="upper left")
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * (high / low) ** 0.25)  # room for the legend
-    axes[0].set_ylabel("time per call, ms")
-    figure.suptitle(f"Value and gradient of the NLL, float32: growth. {title}", fontsize=10)
     return figure
 
 
 def ratios(records: list[dict[str, Any]], title: str) -> Figure:
     """How much longer than jaxmdn the others take, at the shapes of the tables."""
     groups = _compared(records)
-    height = 1.3 + 0.3 * len(groups)
-    figure, ax = plt.subplots(figsize=(9.5, height), layout="constrained")
-    seen = set()
-    labels = []
-    for row, (label, group) in enumerate(groups):
-        own = group["jaxmdn"]
-        labels.append(f"{_short(own['operation'])}: {label}")
-        for name, record in group.items():
-            if name == "jaxmdn" or record["kind"] not in ("peer", "baseline"):
-                continue
-            style = _style(name) | {"ls": "", "ms": 7}
-            time = milliseconds(record)
-            if time is None:
-                continue
-            ratio = time / milliseconds(own)  # type: ignore[operator]
-            ax.plot([ratio], [row], label=None if name in seen else name, **style)
-            seen.add(name)
+    figure, ax = plt.subplots(figsize=(9.5, 1.3 + 0.3 * len(groups)), layout="constrained")
     ax.axvline(1.0, color=STYLES["jaxmdn"][0], lw=1.4, label="jaxmdn")
+    labels, seen = [], set()
+    for row, (label, group) in enumerate(groups):
+        labels.append(f"{group['jaxmdn']['operation'].replace('_', ' ')}: {label}")
+        for name, times in rivals(group).items():
+            style = _style(name) | {"ls": "", "ms": 7}
+            ax.plot([times], [row], label=None if name in seen else name, **style)
+            seen.add(name)
     ax.set_yticks(range(len(labels)), labels, fontsize=8)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xscale("log")
@@ -137,48 +127,35 @@ def ratios(records: list[dict[str, Any]], title: str) -> Figure:
 
 
 def _compared(records: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Cases of the tables where a peer or a baseline ran beside jaxmdn."""
-    tables = [
-        record
-        for record in records
-        if record["sweep"] == "figures" and record["dtype"] == "float32"
-        if record["link"] == "exp" or record["operation"].endswith("step")
-    ]
-    chosen = []
+    """Cases of the tables with a peer or a baseline; of two links, the one with more peers."""
+    tables = [r for r in records if r["sweep"] == "figures" and r["dtype"] == "float32"]
+    chosen: dict[tuple, tuple[str, dict[str, Any]]] = {}
     for label, group in by_case(tables):
-        if milliseconds(group.get("jaxmdn", {})) is None:
-            continue
-        if any(r.get("kind") in ("peer", "baseline") and "seconds" in r for r in group.values()):
-            chosen.append((label, group))
-    return sorted(chosen, key=lambda item: list(OPERATIONS).index(item[1]["jaxmdn"]["operation"]))
-
-
-def _short(operation: str) -> str:
-    return operation.replace("_", " ")
+        own = group.get("jaxmdn", {})
+        key = tuple(own.get(name) for name in ("operation", "rows", "components", "dim"))
+        if len(rivals(group)) > len(rivals(chosen.get(key, ("", {}))[1])):
+            chosen[key] = label, group
+    return sorted(
+        chosen.values(), key=lambda item: list(OPERATIONS).index(item[1]["jaxmdn"]["operation"])
+    )
 
 
 def _style(name: str) -> dict[str, Any]:
     color, marker = STYLES.get(name, OTHER)
-    strong = name == "jaxmdn"
+    own = name == "jaxmdn"
     return {
-        "color": color, "marker": marker, "ms": 5, "lw": 2.2 if strong else 1.2,
-        "zorder": 3 if strong else 2,
+        "color": color, "marker": marker, "ms": 5, "lw": 2.2 if own else 1.2, "zorder": 2 + own
     }  # fmt: skip
 
 
-def _rows(records: list[dict[str, Any]], sweep: str, name: str) -> list[float]:
-    return [
-        float(record["rows"])
-        for record in records
-        if record["sweep"] == sweep and record["contender"] == name and "seconds" in record
-    ]
-
-
-def _panels(count: int) -> tuple[Figure, list[Any]]:
-    figure, axes = plt.subplots(
-        1, count, figsize=(1.2 + 3.2 * count, 4.0), layout="constrained", squeeze=False
-    )
-    return figure, list(axes[0])
+def _panels(records: list[dict[str, Any]], ylabel: str, title: str) -> tuple[Figure, dict]:
+    """A figure with a panel for each sweep that was measured."""
+    sweeps = [sweep for sweep in SWEEPS if curves(records, sweep)]
+    size = (1.2 + 3.2 * len(sweeps), 4.0)
+    figure, axes = plt.subplots(1, len(sweeps), figsize=size, layout="constrained", squeeze=False)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.suptitle(f"Value and gradient of the NLL, float32: {title}", fontsize=10)
+    return figure, dict(zip(sweeps, axes[0], strict=True))
 
 
 def _loglog(ax: Any, sweep: str, records: list[dict[str, Any]]) -> None:
@@ -211,15 +188,3 @@ def _tick(value: int | float) -> str:
     if abs(digit - round(digit)) > 1e-6:
         return f"{value:g}"
     return f"$10^{power}$" if round(digit) == 1 else f"${digit:.0f}\\cdot 10^{power}$"
-
-
-def _legend(figure: Figure, axes: list[Any]) -> None:
-    """One legend for all panels, each contender once."""
-    entries: dict[str, Any] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=min(5, len(entries)),
-        frameon=False, fontsize=8,
-    )  # fmt: skip

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.densities import split
-from jaxmdn import losses, numerics
+from benchmarks.densities import JAX, scale_of, split, textbook
+from jaxmdn import numerics
 
 BLOCK_ENTRIES = 2**22  # of raw outputs, in one float64 pass
 CHECKED_ROWS = 2**16  # whose gradient is compared; the value is compared over all rows
@@ -45,7 +45,7 @@ class Problem:
 
     Attributes:
       case: the case.
-      raw: raw outputs by parameterization, ``[N, P]``.
+      raw: raw outputs by parameterization, ``[N, P]``; empty if linear.
       y: targets ``[N, D]``, float32.
       layer: features ``[N, H]``, kernel ``[H, P]`` and bias ``[P]``; empty if not linear.
       key: for sampling.
@@ -59,17 +59,26 @@ class Problem:
     key: Any
     probability: Any
 
-    @property
-    def expected(self) -> dict[str, Expected]:
-        """By parameterization: what float64 autodiff of the plain composition gives."""
-        return _expectations(_shared(self.case))
+    def arguments(self, parameterization: str) -> tuple[Any, ...]:
+        """What a loss takes: raw outputs or the layer, and the targets."""
+        return (*(self.layer or (self.raw[parameterization],)), self.y)
+
+    def expected(self, parameterization: str) -> Expected:
+        """What float64 autodiff of the textbook's formula gives."""
+        own = self.case.covariance == "full" and not self.layer
+        return _expected(_shared(self.case), parameterization if own else "whitening")
 
     @functools.cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of every row's density, ``[N, D]``, in float64."""
         with jax.enable_x64(True):
-            mixture = self.case.head(_float64(self.raw["whitening"]))
+            mixture = self.case.head(float64(self.raw["whitening"]))
             return np.asarray(mixture.mean()), np.asarray(mixture.variance())
+
+
+def float64(tree: Any) -> Any:
+    """All arrays in float64, whatever they were."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(np.float64)), tree)
 
 
 def create(case: Case) -> Problem:
@@ -84,37 +93,23 @@ def _shared(case: Case) -> Case:
 
 
 @functools.lru_cache(maxsize=1)
-def _expectations(case: Case) -> dict[str, Expected]:
-    problem = _draw(case)
-    with jax.enable_x64(True):
-        expected = {"whitening": _expected(problem, "whitening")}
-        expected["scale_tril"] = expected["whitening"]
-        if case.covariance == "full" and not problem.layer and case.peers:
-            expected["scale_tril"] = _expected(problem, "scale_tril")
-    return expected
-
-
-@functools.lru_cache(maxsize=1)
 def _draw(case: Case) -> Problem:
     rng, dtype = np.random.default_rng(0), jnp.dtype(case.dtype)
     width, event = case.head.num_outputs, (case.rows, case.dim)
-    layer: tuple[Any, ...] = ()
+    # Standard deviations of the raw outputs: small for scales and correlations.
+    spreads = (1.0, 1.0, 0.3, 0.5 / math.sqrt(case.dim))
+    sizes = [math.prod(block) for block in case.head.blocks]
+    spread = np.repeat(np.asarray(spreads[: len(sizes)], np.float32), sizes)  # [P]
+    layer, raw = (), {}
     if case.linear:
         # raw = hidden @ kernel, so that the raw outputs are about as large as in the other cases.
         hidden = rng.standard_normal((case.rows, case.hidden), np.float32)
         kernel = rng.standard_normal((case.hidden, width), np.float32)
-        kernel *= _spread(case) / np.float32(math.sqrt(case.hidden))
-        layer = tuple(
-            jnp.asarray(array.astype(dtype))
-            for array in (hidden, kernel, np.zeros(width, np.float32))
-        )
-        raw = {}
+        kernel *= spread / np.float32(math.sqrt(case.hidden))
+        layer = tuple(jnp.asarray(a, dtype) for a in (hidden, kernel, np.zeros(width, np.float32)))
     else:
-        numbers = rng.standard_normal((case.rows, width), np.float32)
-        numbers *= _spread(case)
-        whitening = numbers.astype(dtype)
-        raw = {"whitening": jnp.asarray(whitening)}
-        raw["scale_tril"] = raw["whitening"]
+        whitening = (rng.standard_normal((case.rows, width), np.float32) * spread).astype(dtype)
+        raw = dict.fromkeys(("whitening", "scale_tril"), jnp.asarray(whitening))
         if case.covariance == "full" and case.peers:
             raw["scale_tril"] = jnp.asarray(_to_scale_tril(case, whitening))
     return Problem(
@@ -127,76 +122,54 @@ def _draw(case: Case) -> Problem:
     )
 
 
-def _spread(case: Case) -> np.ndarray:
-    """Standard deviation of every raw output, ``[P]``: small for scales and correlations."""
-    spreads = (1.0, 1.0, 0.3, 0.5 / math.sqrt(case.dim))
-    parts = [
-        np.full(math.prod(block), spread, np.float32)
-        for block, spread in zip(case.head.blocks, spreads, strict=False)
-    ]
-    return np.concatenate(parts)
-
-
 def _to_scale_tril(case: Case, raw: np.ndarray) -> np.ndarray:
     """Raw numbers of the same densities for a head that takes the covariance's factor.
 
     ``W = diag(1 / scale) U`` has the inverse ``U^-1 diag(scale)``, whose diagonal is the scale
     again: only the numbers below it change.
     """
-    logits, loc, raw_scale, lower = split(case, raw.astype(np.float64))
-    rows, columns = np.tril_indices(case.dim, -1)
-    unit = np.zeros((*loc.shape, case.dim)) + np.eye(case.dim)
-    unit[..., rows, columns] = lower
-    factor = np.linalg.inv(unit) * np.exp(raw_scale)[..., None, :]
-    parts = (logits, loc, raw_scale, factor[..., rows, columns])
-    flat = [part.reshape(case.rows, -1) for part in parts]
+    with jax.enable_x64(True):
+        logits, loc, raw_scale, lower = split(case, float64(raw))
+        unit = np.asarray(JAX.fill(lower, jnp.ones_like(raw_scale)))
+        scale = np.asarray(scale_of(JAX, case, raw_scale))
+    factor = np.linalg.inv(unit) * scale[..., None, :]
+    parts = (logits, loc, raw_scale, factor[(..., *np.tril_indices(case.dim, -1))])
+    flat = [np.asarray(part).reshape(case.rows, -1) for part in parts]
     return np.concatenate(flat, axis=-1).astype(raw.dtype)
 
 
-def _float64(array: Any) -> Any:
-    return jnp.asarray(np.asarray(array).astype(np.float64))
-
-
-def _expected(problem: Problem, parameterization: str) -> Expected:
+@functools.lru_cache(maxsize=2)
+def _expected(case: Case, parameterization: str) -> Expected:
     """Accumulate value and gradients over blocks of rows."""
-    case = problem.case
-    head, count = case.head, case.rows
-    block = max(1, min(count, BLOCK_ENTRIES // head.num_outputs))
-    shared = tuple(map(_float64, problem.layer[1:]))
+    problem = _draw(case)
+    leading, *shared, targets = map(np.asarray, problem.arguments(parameterization))
+    log_prob = textbook if parameterization == "whitening" else scale_tril_log_prob
 
-    def total(leading: Any, shared: tuple[Any, ...], y: Any) -> tuple[Any, Any]:
+    def total(leading: Any, shared: Any, y: Any) -> tuple[Any, Any]:
         raw = leading @ shared[0] + shared[1] if shared else leading
-        if parameterization == "whitening":
-            rows = losses.nll(head, raw, y, reduction="none", implementation="xla")
-        else:
-            rows = -scale_tril_log_prob(head, raw, y)
-        return jnp.sum(rows) / count, -rows
+        rows = log_prob(JAX, case, raw, y)
+        return -jnp.sum(rows) / case.rows, rows
 
-    differentiate = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
-    leading = np.asarray(problem.layer[0] if problem.layer else problem.raw[parameterization])
-    targets = np.asarray(problem.y)
-    value, rows, gradients, shared_gradients = 0.0, [], [], None
-    for start in range(0, count, block):
-        part, y = _float64(leading[start : start + block]), _float64(targets[start : start + block])
-        (share, log_prob), (gradient, rest) = differentiate(part, shared, y)
-        value += float(share)
-        shared_gradients = (
-            rest if shared_gradients is None else jax.tree.map(jnp.add, shared_gradients, rest)
-        )
-        if start < CHECKED_ROWS:
-            rows.append(np.asarray(log_prob))
-            gradients.append(np.asarray(gradient))
-    whole = (np.concatenate(gradients), *map(np.asarray, shared_gradients or ()))
-    return Expected(value, np.concatenate(rows), whole)
+    value, rows, gradients, of_shared = 0.0, [], [], []
+    block = max(1, min(case.rows, BLOCK_ENTRIES // case.head.num_outputs))
+    with jax.enable_x64(True):
+        differentiate = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+        for start in range(0, case.rows, block):
+            part, y = float64((leading[start : start + block], targets[start : start + block]))
+            (share, log_probs), (gradient, rest) = differentiate(part, float64(shared), y)
+            value += float(share)
+            of_shared.append(jax.tree.map(np.asarray, rest))
+            if start < CHECKED_ROWS:
+                rows.append(np.asarray(log_probs))
+                gradients.append(np.asarray(gradient))
+    sums = (sum(parts) for parts in zip(*of_shared, strict=True))
+    return Expected(value, np.concatenate(rows), (np.concatenate(gradients), *sums))
 
 
-def scale_tril_log_prob(head: Any, raw: Any, y: Any) -> Any:
+def scale_tril_log_prob(xp: Any, case: Case, raw: Any, y: Any) -> Any:
     """The density that :func:`_to_scale_tril` preserves, by a triangular solve."""
-    logits, loc, raw_scale, lower = head.split(raw)
-    scale = head.min_scale + head.link(raw_scale)
-    factor = numerics.unpack_unit_tril(lower, head.event_dim)
-    diagonal = jnp.eye(head.event_dim, dtype=raw.dtype) * (scale - 1)[..., None]
-    z = numerics.solve_tril(factor + diagonal, y[:, None, :] - loc)
-    constant = 0.5 * numerics.LOG_2PI * head.event_dim
-    component = -0.5 * jnp.sum(z * z, axis=-1) - jnp.sum(jnp.log(scale), axis=-1) - constant
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits) + component, axis=-1)
+    logits, loc, raw_scale, lower = split(case, raw)
+    scale = scale_of(xp, case, raw_scale)
+    z = numerics.solve_tril(xp.fill(lower, scale), y[:, None, :] - loc)
+    normal = -0.5 * (z**2 + math.log(2 * math.pi)) - jnp.log(scale)
+    return xp.logsumexp(xp.log_softmax(logits) + normal.sum(-1), -1)

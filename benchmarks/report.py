@@ -1,71 +1,160 @@
-"""The report as Markdown, for people."""
+"""The report as files, each whole or not there: JSON, Markdown for people, pictures."""
 
 from __future__ import annotations
 
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from benchmarks import environment
+import numpy as np
+
 from benchmarks.cases import OPERATIONS, SWEEPS
 from benchmarks.checks import GRADIENT_PROMISES
-from benchmarks.records import Record, by_case, curves, exponent, milliseconds
+from jaxmdn.cli.timing import device_title
+
+AIM = 3.0  # how many times as long as the normal a family may take
+Record = dict[str, Any]
+Groups = list[tuple[str, dict[str, Record]]]
 
 
-def markdown(report: dict[str, Any], images: list[str] | None = None) -> str:
-    """The report as Markdown."""
-    parts = [_head(report), *_operations(report["measurements"])]
-    parts += [f"![{name}]({name})" for name in images or []]
-    for section in (_defaults, _gradient_errors, _scaling, _not_measured, _details):
-        text = section(report["measurements"])
-        if text:
-            parts.append(text)
-    return "\n\n".join(parts) + "\n"
+def write(report: dict[str, Any], stem: Path, *, keep_json: bool = False) -> list[Path]:
+    """Write ``stem``.json (unless it is kept), ``stem``.md and pictures; return their paths."""
+    from benchmarks import pictures
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figures = {f"{stem.name}-{name}.png": figure for name, figure in pictures.draw(report).items()}
+    contents: dict[str, Callable[[Path], Any]] = {}
+    if not keep_json:
+        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        contents[f"{stem.name}.json"] = functools.partial(_write_text, text)
+    contents[f"{stem.name}.md"] = functools.partial(_write_text, markdown(report, list(figures)))
+    contents |= {name: functools.partial(pictures.save, figure) for name, figure in figures.items()}
+    for name, content in contents.items():
+        replace_file(stem.parent / name, content)
+    return [stem.parent / name for name in contents]
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside ``path`` and rename: whoever looks finds the old file or the whole new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def milliseconds(record: Record | None) -> float | None:
+    """Median time of a record, or None if it did not run."""
+    return 1e3 * record["seconds"]["median"] if record and "seconds" in record else None
+
+
+def by_case(records: list[Record]) -> Iterator[tuple[str, dict[str, Record]]]:
+    """Group records by operation and case: ``(label, {contender: record})``."""
+    groups: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in records:
+        key = (record["operation"], record["case"])
+        groups.setdefault(key, {})[record["contender"]] = record
+    for (_, label), group in groups.items():
+        yield label, group
+
+
+def ratio(record: Record | None, own: Record | None) -> float | None:
+    """A record's time divided by another's, if both ran."""
+    time, base = milliseconds(record), milliseconds(own)
+    return time / base if time and base else None
+
+
+def rivals(group: dict[str, Record]) -> dict[str, float]:
+    """How many times as long as jaxmdn baselines and peers took."""
+    found = {
+        name: ratio(record, group.get("jaxmdn"))
+        for name, record in group.items()
+        if record.get("kind") in ("peer", "baseline")
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """Slope of log time over log size, over the last three sizes."""
+    return float(np.polyfit(np.log(sizes[-3:]), np.log(seconds[-3:]), 1)[0])
+
+
+def curves(records: list[Record], sweep: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Sizes and median seconds by contender along one sweep."""
+    size = SWEEPS[sweep][0]
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for record in records:
+        if record["sweep"] == sweep and "seconds" in record:
+            sizes, seconds = found.setdefault(record["contender"], ([], []))
+            sizes.append(float(record[size]))
+            seconds.append(record["seconds"]["median"])
+    return found
+
+
+def is_of_families(report: dict[str, Any]) -> bool:
+    """Whether a report comes from ``--families``."""
+    return any("family" in record for record in report["measurements"])
 
 
 def summary(report: dict[str, Any]) -> str:
     """A few lines for the terminal: jaxmdn's times and the fastest and slowest rival's ratio."""
+    records = report["measurements"]
+    if is_of_families(report):
+        return markdown(report)
     rows = []
-    for label, group in by_case(report["measurements"]):
+    for label, group in by_case(records):
         own = group.get("jaxmdn", {})
         if own.get("sweep") != "figures" or "seconds" not in own:
             continue
-        rivals = {
-            name: record["seconds"]["median"] / own["seconds"]["median"]
-            for name, record in group.items()
-            if record.get("kind") in ("peer", "baseline") and "seconds" in record
-        }
         text = f"{own['operation']}  {label}: {_number(milliseconds(own))} ms"
-        if rivals:
-            ordered = sorted(rivals.items(), key=lambda item: item[1])
-            shown = dict((ordered[0], ordered[-1]))
-            text += "; " + ", ".join(f"{name} {ratio:.2g} x" for name, ratio in shown.items())
-        rows.append(text)
-    odd = [r for r in report["measurements"] if r["status"] not in ("ok", "not served")]
+        ordered = sorted(rivals(group).items(), key=lambda item: item[1])
+        shown = dict(ordered[:1] + ordered[-1:])
+        rows.append("; ".join([text, *(f"{name} {value:.2g} x" for name, value in shown.items())]))
+    odd = [r for r in records if r["status"] not in ("ok", "not served")]
     rows += [f"{r['status']}: {r['contender']}, {r['operation']} {r['case']}" for r in odd]
     return "\n".join(rows)
 
 
+def markdown(report: dict[str, Any], images: list[str] | None = None) -> str:
+    """The report as Markdown."""
+    records = report["measurements"]
+    if is_of_families(report):
+        return _families(report)
+    parts = [_head(report), *_operations(records), *(f"![{name}]({name})" for name in images or [])]
+    groups = list(by_case(records))
+    parts += [_defaults(groups), _gradient_errors(groups), _scaling(records)]
+    parts += [_not_measured(records), _details(records)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _head(report: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    roofs, device = report["roofs"], report["device"]
-    rates = ", ".join(
-        f"{dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in roofs["matmul"].items()
+    roofs, precision = report["roofs"], report["precision"]
+    rates = ", ".join(f"{dtype} {r / 1e9:.0f} GFLOP/s" for dtype, r in roofs["matmul"].items())
+    minutes = report.get("minutes")
+    options = " --quick" * report["quick"] + (f" --minutes {minutes:g}" if minutes else "")
+    variables = ", ".join(f"{name}={value}" for name, value in report["variables"].items())
+    missing = "; ".join(
+        f"{name} ({peer['missing']})" for name, peer in report["peers"].items() if "missing" in peer
     )
-    variables = [f"{name}={value}" for name, value in report["variables"].items()]
-    missing = [
-        f"{name} ({entry['missing']})"
-        for name, entry in report["peers"].items()
-        if "missing" in entry
-    ]
-    options = " --quick" * report["quick"]
-    if report.get("minutes"):
-        options += f" --minutes {report['minutes']:g}"
     lines = [
-        f"# Benchmarks: {environment.title(device)}",
+        f"# Benchmarks: {device_title(report['device'])}",
         "",
-        f"- {report['date']}, `jaxmdn bench{options}`, {report['seconds']:.0f} s.",
-        f"- {versions}.",
-        f"- Precision: {report['precision']['dtype']}; matrix products at JAX's precision "
-        f'"{report["precision"]["matmul"]}".',
+        f"- {report['date']}, `python -m benchmarks{options}`, {report['seconds']:.0f} s.",
+        f"- {_versions(report)}.",
+        f"- Precision: {precision['dtype']}; matrix products at JAX's precision "
+        f'"{precision["matmul"]}".',
         f"- Measured roofs: copying {roofs['copy'] / 1e9:.1f} GB/s in place, "
         f"{roofs['fresh_copy'] / 1e9:.1f} GB/s into a new array (read and written); "
         f"matrix products {rates}.",
@@ -73,28 +162,25 @@ def _head(report: dict[str, Any]) -> str:
         "brackets: a contender's time divided by jaxmdn's. Every result was compared with float64 "
         "before it was timed.",
     ]
-    if variables:
-        lines.append(f"- Environment: {', '.join(variables)}.")
-    if missing:
-        lines.append(f"- Not installed: {'; '.join(missing)}.")
+    lines += [f"- Environment: {variables}."] * bool(variables)
+    lines += [f"- Not installed: {missing}."] * bool(missing)
     return "\n".join(lines)
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _versions(report: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in report["versions"].items())
 
 
-def _cell(record: Record | None, own: Record | None) -> str:
-    if record is None:
-        return ""
-    time = milliseconds(record)
-    if time is None:
-        return record["status"]
-    text = _number(time)
-    if own is not None and record is not own and milliseconds(own):
-        text += f" ({_number(time / milliseconds(own))})"  # type: ignore[operator]
-    return text + ("" if record["status"] == "ok" else f", **{record['status']}**")
+def _table(header: str | list[str], rows: list[list[Any]]) -> str:
+    names = header.split("; ") if isinstance(header, str) else header
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _section(title: str, note: str, header: str, rows: list[list[Any]]) -> str:
+    """A heading, a line and a table; nothing without rows."""
+    note += "\n\n" * bool(note)
+    return f"## {title}\n\n{note}{_table(header, rows)}" if rows else ""
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -105,179 +191,169 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.0f}" if 1 <= abs(value) < 1e7 else f"{value:.1e}"
 
 
+def _error(errors: dict[str, float | None], name: str) -> str:
+    error = errors.get(name)
+    return "" if name not in errors else "not finite" if error is None else f"{error:.1e}"
+
+
+def _cell(record: Record | None, own: Record | None) -> str:
+    if record is None or milliseconds(record) is None:
+        return record["status"] if record else ""
+    text, times = _number(milliseconds(record)), ratio(record, own)
+    text += f" ({_number(times)})" if times and record is not own else ""
+    return text + ("" if record["status"] == "ok" else f", **{record['status']}**")
+
+
 def _operations(records: list[Record]) -> list[str]:
     """One table per operation: shapes down, contenders across."""
     parts = []
     for operation, title in OPERATIONS.items():
-        own = [r for r in records if r["operation"] == operation and r["sweep"] == "figures"]
-        if not own:
+        served = [
+            r for r in records
+            if (r["operation"], r["sweep"]) == (operation, "figures")
+            and r["status"] != "not served"
+        ]  # fmt: skip
+        if not served:
             continue
-        served = [record for record in own if record["status"] != "not served"]
         names = list(dict.fromkeys(record["contender"] for record in served))
+        groups = list(by_case(served))
         rows = [
             [label, *(_cell(group.get(name), group.get("jaxmdn")) for name in names)]
-            for label, group in by_case(served)
+            for label, group in groups
         ]
         table = _table(["N, K, D", *(f"{name}, ms" for name in names)], rows)
-        note = _notes(operation, list(by_case(served)))
-        parts.append(f"## {title}\n\n{table}" + (f"\n\n{note}" if note else ""))
+        notes = "\n".join(note for group in groups for note in _notes(operation, *group))
+        parts.append(f"## {title}\n\n{table}" + (f"\n\n{notes}" if notes else ""))
     return parts
 
 
-def _notes(operation: str, groups: list[tuple[str, dict[str, Record]]]) -> str:
+def _notes(operation: str, label: str, group: dict[str, Record]) -> Iterator[str]:
     """What a table does not show by itself."""
-    lines = []
-    for label, group in groups:
-        times = {name: milliseconds(record) for name, record in group.items()}
-        own = times.get("jaxmdn")
-        if operation == "training_step":
-            floor = times.get("the arithmetic alone")
-            for name in ("jaxmdn", "jaxmdn, in a scan", "plain JAX", "flax.nnx.jit"):
-                if floor and times.get(name):
-                    share = max(0.0, 1 - floor / times[name])  # type: ignore[operator]
-                    lines.append(f"- {name}: {share:.0%} of a step's time is not arithmetic.")
-        elif operation == "ensemble_step" and own and times.get("one network"):
-            ratio = own / times["one network"]  # type: ignore[operator]
-            lines.append(f"- Ten networks cost {ratio:.1f} times one network's step.")
-        elif operation.startswith("linear"):
-            plain = group.get("plain JAX", {}).get("temporary_bytes")
-            temporary = group.get("jaxmdn", {}).get("temporary_bytes")
-            if plain and temporary is not None:
-                lines.append(
-                    f"- {label}: temporaries {temporary / 2**20:.2f} MiB, "
-                    f"{temporary / plain:.1%} of plain JAX's {plain / 2**20:.1f} MiB."
-                )
-    return "\n".join(lines)
+    if operation == "training_step":
+        for name in ("jaxmdn", "jaxmdn, in a scan", "plain JAX", "flax.nnx.jit"):
+            share = ratio(group.get("the arithmetic alone"), group.get(name))
+            if share:
+                yield f"- {name}: {max(0.0, 1 - share):.0%} of a step's time is not arithmetic."
+    elif operation == "ensemble_step":
+        times = ratio(group.get("jaxmdn"), group.get("one network"))
+        if times:
+            yield f"- Ten networks cost {times:.1f} times one network's step."
+    elif operation.startswith("linear"):
+        plain, temporary = (
+            group.get(name, {}).get("temporary_bytes") for name in ("plain JAX", "jaxmdn")
+        )
+        if plain and temporary is not None:
+            yield (
+                f"- {label}: temporaries {temporary / 2**20:.2f} MiB, "
+                f"{temporary / plain:.1%} of plain JAX's {plain / 2**20:.1f} MiB."
+            )
 
 
-def _defaults(records: list[Record]) -> str:
+def _defaults(groups: Groups) -> str:
     """Is anything chosen by default slower than the plain composition?"""
     rows = []
-    for label, group in by_case(records):
+    for label, group in groups:
         own, plain = group.get("jaxmdn"), group.get("jaxmdn, xla")
-        if own is None or plain is None or "seconds" not in own or "seconds" not in plain:
-            continue
-        a, b = own["seconds"], plain["seconds"]
-        slower = a["lower_quartile"] > b["upper_quartile"]
-        rows.append(
-            [
-                own["operation"], label, str(own["implementation"]), _cell(own, None),
-                _cell(plain, None), _number(b["median"] / a["median"]),
-                "**slower**" if slower else "no slower",
-            ]
-        )  # fmt: skip
-    if not rows:
-        return ""
-    header = [
-        "operation",
-        "N, K, D",
-        "chosen",
-        "default, ms",
-        "xla, ms",
-        "xla / default",
-        "verdict",
-    ]
-    return (
-        '## Defaults beside `implementation="xla"`\n\n"Slower" means that the quartiles of the two '
-        "times do not overlap.\n\n" + _table(header, rows)
+        times = ratio(plain, own)
+        if own and plain and times:
+            slower = own["seconds"]["lower_quartile"] > plain["seconds"]["upper_quartile"]
+            rows.append(
+                [own["operation"], label, own["implementation"], _cell(own, None),
+                 _cell(plain, None), _number(times), "**slower**" if slower else "no slower"]
+            )  # fmt: skip
+    return _section(
+        'Defaults beside `implementation="xla"`',
+        '"Slower" means that the quartiles of the two times do not overlap.',
+        "operation; N, K, D; chosen; default, ms; xla, ms; xla / default; verdict",
+        rows,
     )
 
 
-def _gradient_errors(records: list[Record]) -> str:
+def _gradient_errors(groups: Groups) -> str:
     rows = []
-    for label, group in by_case(records):
-        for record in group.values():
-            if record.get("kind") not in ("jaxmdn", "implementation"):
-                continue
-            if "gradient" not in record.get("errors", {}):
-                continue
-            error, limit = record["errors"]["gradient"], GRADIENT_PROMISES[record["dtype"]]
-            kept = error is not None and error <= limit
-            shown = "not finite" if error is None else f"{error:.1e}"
-            rows.append(
-                [record["operation"], label, record["contender"], str(record["implementation"]),
-                 shown, f"{limit:g}", "yes" if kept else "**no**"]
-            )  # fmt: skip
-    if not rows:
-        return ""
-    header = ["operation", "N, K, D", "contender", "implementation", "error", "limit", "within"]
-    return (
-        "## Gradient against float64 autodiff\n\nThe largest, over arrays, of "
-        "`max |g - g64| / max |g64|`.\n\n" + _table(header, rows)
+    for label, group in groups:
+        for r in group.values():
+            own = r.get("kind") in ("jaxmdn", "implementation")
+            if own and "gradient" in r.get("errors", {}):
+                error, limit = r["errors"]["gradient"], GRADIENT_PROMISES[r["dtype"]]
+                kept = "yes" if error is not None and error <= limit else "**no**"
+                shown = _error(r["errors"], "gradient")
+                rows.append(
+                    [r["operation"], label, r["contender"], r["implementation"], shown,
+                     f"{limit:g}", kept]
+                )  # fmt: skip
+    return _section(
+        "Gradient against float64 autodiff",
+        "The largest, over arrays, of `max |g - g64| / max |g64|`.",
+        "operation; N, K, D; contender; implementation; error; limit; within",
+        rows,
     )
 
 
 def _scaling(records: list[Record]) -> str:
-    rows = []
-    for sweep, (size, power) in SWEEPS.items():
-        for name, (sizes, seconds) in curves(records, sweep).items():
-            if len(sizes) >= 2:
-                span = f"{sizes[0]:.0f} to {sizes[-1]:.0f}"
-                rows.append(
-                    [sweep, size, name, span, f"{exponent(sizes, seconds):.2f}", f"{power}"]
-                )
-    if not rows:
-        return ""
-    header = ["sweep", "size", "contender", "from, to", "exponent", "of the arithmetic"]
-    return (
-        "## How the cost grows\n\nValue and gradient; the slope of log time over log size at the "
-        "three largest sizes.\n\n" + _table(header, rows)
+    rows = [
+        [sweep, size, name, f"{sizes[0]:.0f} to {sizes[-1]:.0f}",
+         f"{exponent(sizes, seconds):.2f}", power]
+        for sweep, (size, power) in SWEEPS.items()
+        for name, (sizes, seconds) in curves(records, sweep).items()
+        if len(sizes) >= 2
+    ]  # fmt: skip
+    return _section(
+        "How the cost grows",
+        "Value and gradient; the slope of log time over log size at the three largest sizes.",
+        "sweep; size; contender; from, to; exponent; of the arithmetic",
+        rows,
     )
 
 
 def _not_measured(records: list[Record]) -> str:
     rows = [
-        [record["operation"], record["case"], record["contender"], record["status"],
-         record["reason"].replace("|", "\\|")]
-        for record in records
-        if record["status"] not in ("ok", "not served")
-    ]  # fmt: skip
-    if not rows:
-        return ""
-    header = ["operation", "N, K, D", "contender", "what", "reason"]
-    return "## Wrong, failed or left out\n\n" + _table(header, rows)
+        [r["operation"], r["case"], r["contender"], r["status"], r["reason"].replace("|", "\\|")]
+        for r in records
+        if r["status"] not in ("ok", "not served")
+    ]
+    header = "operation; N, K, D; contender; what; reason"
+    return _section("Wrong, failed or left out", "", header, rows)
 
 
 def _details(records: list[Record]) -> str:
-    header = [
-        "operation", "N, K, D", "contender", "ms", "quartiles, ms", "samples", "compile, s",
-        "rows/s", "GB/s", "of copy", "of matmul", "temporaries, MiB", "value error",
-        "gradient error",
-    ]  # fmt: skip
     rows = []
-    for record in records:
-        if "seconds" not in record:
+    for r in records:
+        if "seconds" not in r:
             continue
-        seconds, errors = record["seconds"], record["errors"]
-        quartiles = (1e3 * seconds["lower_quartile"], 1e3 * seconds["upper_quartile"])
-        temporary = record["temporary_bytes"]
-        gigabytes = record.get("bytes_per_second")
+        seconds, temporary, rate = r["seconds"], r["temporary_bytes"], r.get("bytes_per_second")
+        quartiles = (1e3 * seconds[f"{name}_quartile"] for name in ("lower", "upper"))
+        shares = (r.get(f"share_of_{name}") for name in ("copy", "matmul"))
         rows.append(
-            [
-                record["operation"], record["case"], record["contender"],
-                _number(1e3 * seconds["median"]), " to ".join(map(_number, quartiles)),
-                str(seconds["repeats"]), _number(record["compile_seconds"], 2),
-                f"{record['rows_per_second']:.2e}",
-                "" if gigabytes is None else _number(gigabytes / 1e9),
-                _percent(record.get("share_of_copy")), _percent(record.get("share_of_matmul")),
-                "" if temporary is None else _number(temporary / 2**20),
-                _error(errors, "value"), _error(errors, "gradient"),
-            ]
+            [r["operation"], r["case"], r["contender"], _number(milliseconds(r)),
+             " to ".join(map(_number, quartiles)), seconds["repeats"],
+             _number(r["compile_seconds"], 2), f"{r['rows_per_second']:.2e}",
+             _number(rate and rate / 1e9), *("" if s is None else f"{s:.0%}" for s in shares),
+             _number(temporary and temporary / 2**20),
+             *(_error(r["errors"], name) for name in ("value", "gradient"))]
         )  # fmt: skip
-    return (
-        "## All measurements\n\nGB/s: arguments and results, each counted once, over the time; "
-        "shapes that fit into a cache may exceed the copy's.\n\n" + _table(header, rows)
-        if rows
-        else ""
+    return _section(
+        "All measurements",
+        "GB/s: arguments and results, each counted once, over the time; "
+        "shapes that fit into a cache may exceed the copy's.",
+        "operation; N, K, D; contender; ms; quartiles, ms; samples; compile, s; rows/s; GB/s; "
+        "of copy; of matmul; temporaries, MiB; value error; gradient error",
+        rows,
     )
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
-
-
-def _error(errors: dict[str, float | None], name: str) -> str:
-    if name not in errors:
-        return ""
-    error = errors[name]
-    return "not finite" if error is None else f"{error:.1e}"
+def _families(report: dict[str, Any]) -> str:
+    """The report of ``--families``."""
+    rows = [
+        [r["family"], f"{1e3 * r['seconds']['median']:.2f}", f"{r['ratio']:.2f}",
+         "met" if r["ratio"] <= AIM else "**missed**", f"{r['compile_seconds']:.1f}"]
+        for r in report["measurements"]
+    ]  # fmt: skip
+    return (
+        "# Families: value and gradient of the mean NLL with respect to raw outputs\n\n"
+        f"{device_title(report['device'])}, {report['dtype']}, {report['rows']} rows, "
+        f"{report['components']} components, D = 1, {report['date']}, {_versions(report)}. "
+        f"Aim: at most {AIM:g} times the normal. Median of each family's samples.\n\n"
+        + _table("family; ms; times the normal; aim; compile, s", rows)
+        + "\n"
+    )

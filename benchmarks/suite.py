@@ -11,10 +11,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from benchmarks import cases, checks, contenders, environment, problem, timing
+from benchmarks import cases, checks, contenders, densities, environment, problem
 from benchmarks.cases import Case
-from benchmarks.contenders import Contender, Peer
-from benchmarks.timing import Runner
+from benchmarks.contenders import Contender
+from benchmarks.densities import Library
+from jaxmdn.cli import timing
 
 SCHEMA = 1
 # Bytes a case may need, as a multiple of its raw outputs: autodiff keeps several copies of them.
@@ -24,7 +25,7 @@ COPIES = 12
 def run(
     selected: Sequence[Case],
     *,
-    peers: Sequence[Peer] | None = None,
+    peers: Sequence[Library] = densities.PEERS,
     repeats: int = 21,
     budget: float = 5.0,
     quick: bool = False,
@@ -35,15 +36,15 @@ def run(
 
     Args:
       selected: what to measure.
-      peers: libraries that take part if they can be imported; all known ones if absent.
+      peers: libraries that take part if they can be imported.
       repeats: samples of every time.
       budget: seconds after which a slow contender stops repeating.
-      quick: coarser roofs, no peer whose compiler takes long; recorded.
+      quick: coarser roofs; recorded.
       progress: whether to show a progress bar on stderr.
       minutes: after which no case is begun; those left out are named in the report.
     """
     start = time.perf_counter()
-    present, described = _load(contenders.all_peers(quick=quick) if peers is None else peers)
+    present, described = _load(peers)
     roofs = environment.roofs(quick=quick)
     measurements: list[dict[str, Any]] = []
     bar = tqdm(selected, desc="bench", file=sys.stderr, disable=not progress, leave=False)
@@ -53,16 +54,13 @@ def run(
             measurements.append(_left_out(case, f"the time was up ({minutes:g} minutes)"))
             continue
         measurements += measure(case, present, repeats=repeats, budget=budget, roofs=roofs)
-    packages = tuple(dict.fromkeys(peer.package for peer in present))
     return {
         "schema": SCHEMA,
-        "device": environment.device(),
-        "versions": environment.versions(packages),
-        "variables": environment.variables(),
+        **environment.describe(tuple(dict.fromkeys(peer.package for peer in present))),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "precision": {
             "dtype": "float32 unless a case says otherwise",
-            "matmul": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
+            "matmul": str(jax.config.jax_default_matmul_precision or "default"),
         },
         "quick": quick,
         "minutes": None if minutes == float("inf") else minutes,
@@ -74,7 +72,7 @@ def run(
     }
 
 
-def _load(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]:
+def _load(peers: Sequence[Library]) -> tuple[list[Library], dict[str, dict[str, str]]]:
     """Import the peers; say of each its version, or why it is left out."""
     present, described = [], {}
     for peer in peers:
@@ -89,19 +87,13 @@ def _load(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]
 
 
 def measure(
-    case: Case,
-    peers: Sequence[Peer],
-    *,
-    repeats: int,
-    budget: float,
-    roofs: dict[str, Any],
+    case: Case, peers: Sequence[Library], *, repeats: int, budget: float, roofs: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Measure all contenders of one case; one record each."""
     needed = COPIES * 4 * case.rows * case.head.num_outputs
     free = environment.free_bytes()
     if free is not None and needed > free:
-        reason = f"needs about {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free"
-        return [_left_out(case, reason)]
+        return [_left_out(case, f"needs about {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free")]
     arrays = problem.create(case)
     records, runners = [], []
     for contender in contenders.of_case(case, arrays, peers):
@@ -115,9 +107,9 @@ def measure(
         if runner is not None:
             runners.append((runner, record))
     times = timing.alternate([runner for runner, _ in runners], repeats, budget)
-    for (runner, record), seconds in zip(runners, times, strict=True):
-        record["seconds"] = timing.summary(seconds / runner.steps)
-        record |= _throughput(case, record, roofs)
+    for (_, record), seconds in zip(runners, times, strict=True):
+        record["seconds"] = seconds
+        record |= _throughput(case, record["contender"], seconds["median"], roofs)
     return records
 
 
@@ -131,7 +123,9 @@ def _left_out(case: Case, reason: str) -> dict[str, Any]:
     return _describe(case) | {"contender": "jaxmdn", "status": "left out", "reason": reason}
 
 
-def _prepare(contender: Contender, arrays: problem.Problem, record: dict) -> Runner | None:
+def _prepare(
+    contender: Contender, arrays: problem.Problem, record: dict[str, Any]
+) -> timing.Runner | None:
     """Compile, run once and compare with float64; None if that failed."""
     try:
         runner = contender.prepare()
@@ -140,29 +134,26 @@ def _prepare(contender: Contender, arrays: problem.Problem, record: dict) -> Run
         if contender.kind != "floor" or arrays.case.operation == "training_step":
             found = checks.errors(arrays, contender.parameterization, output)
             limit = checks.tolerance(arrays.case)
-            record["errors"] = {name: _finite(error) for name, error in found.items()}
+            # JSON knows neither NaN nor infinity.
+            record["errors"] = {k: e if abs(e) < float("inf") else None for k, e in found.items()}
             if checks.is_wrong(found, limit):
                 worst = ", ".join(f"{name} {error:.1e}" for name, error in found.items())
                 record["status"] = "wrong"
                 record["reason"] = f"error against float64: {worst}; the limit is {limit:g}"
-    except NotImplementedError as error:
-        record["status"], record["reason"] = "not served", _reason(error)
-        return None
     except Exception as error:  # whatever a library raises is its result
-        record["status"], record["reason"] = "failed", _reason(error)
+        served = not isinstance(error, NotImplementedError)
+        record["status"], record["reason"] = "failed" if served else "not served", _reason(error)
         return None
     record["compile_seconds"] = runner.compile_seconds
     record["temporary_bytes"] = runner.temporary_bytes
     return runner
 
 
-def _throughput(case: Case, record: dict[str, Any], roofs: dict[str, Any]) -> dict[str, Any]:
+def _throughput(case: Case, name: str, seconds: float, roofs: dict[str, Any]) -> dict[str, Any]:
     """Rates, and the share of the device's roofs they reach."""
-    seconds = record["seconds"]["median"]
-    members = cases.MEMBERS if case.operation == "ensemble_step" else 1
-    items = case.rows * max(1, case.draws) * members
-    if record["contender"] == "one network":
-        items = case.rows
+    items = case.rows * max(1, case.draws)
+    if case.operation == "ensemble_step" and name != "one network":
+        items *= cases.MEMBERS
     moved, operations = necessary_bytes(case), necessary_operations(case)
     rates: dict[str, Any] = {"rows_per_second": items / seconds}
     if moved:
@@ -178,30 +169,21 @@ def necessary_bytes(case: Case) -> int:
     """What must be read and written at least: arguments and results, once; 0 for steps."""
     size = 2 if case.dtype == "bfloat16" else 4
     targets = 4 * case.rows * case.dim
-    raw = size * case.rows * case.head.num_outputs
-    hidden = size * (case.rows * case.hidden + case.hidden * case.head.num_outputs)
+    inputs = size * case.rows * case.head.num_outputs
+    if case.linear:
+        inputs = size * (case.rows * case.hidden + case.hidden * case.head.num_outputs)
     if case.is_step:
         return 0
-    return {
-        "nll_gradient": 2 * raw + targets,
-        "nll": raw + targets,
-        "log_prob": raw + targets + 4 * case.rows,
-        "linear_nll_gradient": 2 * hidden + targets,
-        "linear_nll": hidden + targets,
-        "sample": raw + targets * case.draws,
-        "quantile": raw + 2 * targets,
-    }[case.operation]
+    results = {
+        "log_prob": 4 * case.rows, "sample": targets * (case.draws - 1), "quantile": targets
+    }.get(case.operation, inputs if case.gradient else 0)  # fmt: skip
+    return inputs + targets + results
 
 
 def necessary_operations(case: Case) -> int:
     """Floating-point operations of the matrix products; 0 where there are none."""
     product = 2 * case.rows * case.hidden * case.head.num_outputs
-    return {"linear_nll_gradient": 3 * product, "linear_nll": product}.get(case.operation, 0)
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
-    return value if abs(value) < float("inf") else None
+    return product * (3 if case.gradient else 1) * case.linear
 
 
 def _reason(error: BaseException) -> str:

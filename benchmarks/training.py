@@ -20,14 +20,15 @@ from flax import nnx
 
 import jaxmdn
 from benchmarks.cases import FEATURES, MEMBERS, Case
-from benchmarks.densities import PlainJax
-from benchmarks.timing import Runner, compile_jax
+from benchmarks.densities import PLAIN
+from benchmarks.problem import float64
+from jaxmdn.cli.timing import Runner, compile_jax
 from jaxmdn.nn import MDN
 from jaxmdn.train import TrainState, make_train_step
 from jaxmdn.train.state import train_step
 
 STEPS = 50
-LEARNING_RATE = 1e-3
+ADAM = optax.adam(1e-3)
 Prepared = tuple[str, str, Callable[[], Runner]]
 
 
@@ -39,31 +40,27 @@ def contenders(case: Case) -> list[Prepared]:
             ("one after another", "baseline", lambda: _in_turn(case, MEMBERS)),
             ("one network", "floor", lambda: _in_turn(case, 1)),
         ]
+    step, plain = _step(case), functools.partial(_bare_step, _plain_loss(case))
+    bare = functools.partial(_bare_step, _loss(case))  # no call, no key, no metrics
     return [
         ("jaxmdn", "jaxmdn", lambda: _in_turn(case, 1)),
-        ("jaxmdn, in a scan", "implementation", lambda: _scan(case)),
-        ("plain JAX", "baseline", lambda: _plain(case)),
+        ("jaxmdn, in a scan", "implementation", lambda: _stateful(case, step, _state(case), STEPS)),
+        ("plain JAX", "baseline", lambda: _stateful(case, plain, _carry(_params(case)))),
         ("flax.nnx.jit", "baseline", lambda: _nnx(case)),
-        ("the arithmetic alone", "floor", lambda: _arithmetic(case)),
-    ]
+        ("the arithmetic alone", "floor",
+         lambda: _stateful(case, bare, _carry(_params(case)), STEPS)),
+    ]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)
 def expected(case: Case) -> np.ndarray:
     """The loss of step ``STEPS`` in float64: a scalar, or one per network."""
+    members = MEMBERS if case.operation == "ensemble_step" else 1
     with jax.enable_x64(True):
-        step = functools.partial(_bare_step, _plain_loss(case), _float64(_batch(case)))
-        train = jax.jit(functools.partial(_scanned, step))
-        losses = []
-        for seed in range(MEMBERS if case.operation == "ensemble_step" else 1):
-            params = _float64(_params(case, seed))
-            carry = (params, optax.adam(LEARNING_RATE).init(params))
-            losses.append(np.asarray(train(carry)[1]))
-    return np.stack(losses) if len(losses) > 1 else losses[0]
-
-
-def _float64(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(np.float64)), tree)
+        train = jax.jit(_scanned(functools.partial(_bare_step, _plain_loss(case))))
+        batch = float64(_batch(case))
+        carries = [_carry(float64(_params(case, seed))) for seed in range(members)]
+        return np.squeeze([np.asarray(train(carry, batch)[1]) for carry in carries])
 
 
 def _batch(case: Case) -> tuple[Any, Any]:
@@ -100,93 +97,81 @@ def _loss(case: Case) -> Callable[..., Any]:
 
 
 def _plain_loss(case: Case) -> Callable[..., Any]:
-    density = PlainJax()
-
     def loss(params: Any, batch: Any) -> Any:
         kernel, bias = params[-1]
         raw = _hidden(params, batch[0]) @ kernel + bias
-        return -jnp.mean(density.log_prob(case, raw, batch[1]))
+        return -jnp.mean(PLAIN.log_prob(case, raw, batch[1]))
 
     return loss
 
 
-def _bare_step(loss: Callable[..., Any], batch: Any, carry: Any) -> tuple[Any, Any]:
+def _carry(params: Any) -> tuple[Any, Any]:
+    return params, ADAM.init(params)
+
+
+def _bare_step(loss: Callable[..., Any], carry: Any, batch: Any) -> tuple[Any, Any]:
     """Value, gradient and update, and nothing else."""
     params, state = carry
     value, gradient = jax.value_and_grad(loss)(params, batch)
-    updates, state = optax.adam(LEARNING_RATE).update(gradient, state)
+    updates, state = ADAM.update(gradient, state)
     return (optax.apply_updates(params, updates), state), value
 
 
-def _scanned(step: Callable[[Any], tuple[Any, Any]], carry: Any) -> tuple[Any, Any]:
-    """Take ``STEPS`` steps; return the carry and the last loss."""
-    carry, losses = jax.lax.scan(lambda carry, _: step(carry), carry, length=STEPS)
-    return carry, losses[-1]
-
-
-def _stateful(
-    step: Callable[..., tuple[Any, Any]], carry: Any, *arguments: Any, steps: int = 1
-) -> Runner:
-    """Compile a step that donates its carry; it has taken almost ``STEPS`` when this returns."""
-    compiled, seconds, temporary = compile_jax(step, carry, *arguments, donate=(0,))
-    held = [jax.tree.map(jnp.copy, carry)]
-
-    def launch() -> Any:
-        held[0], loss = compiled(held[0], *arguments)
-        return loss
-
-    runner = Runner(launch, seconds, temporary, steps)
-    for _ in range(STEPS // steps - 1):
-        runner.call()
-    return runner
-
-
 def _state(case: Case, seed: int = 0) -> TrainState:
-    return TrainState.create(_params(case, seed), optax.adam(LEARNING_RATE), jax.random.key(seed))
+    return TrainState.create(_params(case, seed), ADAM, jax.random.key(seed))
 
 
 def _step(case: Case) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        state, metrics = train_step(_loss(case), optax.adam(LEARNING_RATE), state, batch)
+        state, metrics = train_step(_loss(case), ADAM, state, batch)
         return state, metrics.loss
 
     return step
 
 
-def _scan(case: Case) -> Runner:
-    step = _step(case)
-
-    def steps(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        return _scanned(lambda state: step(state, batch), state)
-
-    return _stateful(steps, _state(case), _batch(case), steps=STEPS)
-
-
-def _plain(case: Case) -> Runner:
-    params = _params(case)
-    carry = (params, optax.adam(LEARNING_RATE).init(params))
-
-    def step(carry: Any, batch: Any) -> tuple[Any, Any]:
-        return _bare_step(_plain_loss(case), batch, carry)
-
-    return _stateful(step, carry, _batch(case))
-
-
-def _arithmetic(case: Case) -> Runner:
-    """Loss, gradient and update in a compiled loop: no call, no key, no metrics."""
-    params = _params(case)
-    carry = (params, optax.adam(LEARNING_RATE).init(params))
+def _scanned(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """``STEPS`` steps, which return the carry and the last loss."""
 
     def steps(carry: Any, batch: Any) -> tuple[Any, Any]:
-        return _scanned(functools.partial(_bare_step, _loss(case), batch), carry)
+        carry, losses = jax.lax.scan(lambda carry, _: step(carry, batch), carry, length=STEPS)
+        return carry, losses[-1]
 
-    return _stateful(steps, carry, _batch(case), steps=STEPS)
+    return steps
+
+
+def _stateful(case: Case, step: Callable[..., Any], carry: Any, steps: int = 1) -> Runner:
+    """Compile a step, or ``STEPS`` in a scan, that donates its carry."""
+    batch = _batch(case)
+    step = step if steps == 1 else _scanned(step)
+    compiled, seconds, temporary = compile_jax(step, carry, batch, donate=(0,))
+    held = [jax.tree.map(jnp.copy, carry)]
+
+    def launch() -> Any:
+        held[0], loss = compiled(held[0], batch)
+        return loss
+
+    return _advanced(Runner(launch, seconds, temporary, steps), STEPS // steps - 1)
+
+
+def _advanced(runner: Runner, calls: int) -> Runner:
+    """Call it: almost ``STEPS`` steps have been taken when this returns."""
+    for _ in range(calls):
+        runner.call()
+    return runner
+
+
+def _advanced_compiling(launch: Callable[[], Any]) -> Runner:
+    """The same for something whose first call compiles."""
+    start = time.perf_counter()
+    runner = _advanced(Runner(launch), 1)
+    seconds = time.perf_counter() - start
+    return _advanced(runner, STEPS - 2)._replace(compile_seconds=seconds)
 
 
 def _nnx(case: Case) -> Runner:
     """The loop of Flax's tutorials: a module and an optimizer through ``nnx.jit``."""
     model = _model(case, 0)
-    optimizer = nnx.Optimizer(model, optax.adam(LEARNING_RATE), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, ADAM, wrt=nnx.Param)
     x, y = _batch(case)
 
     @nnx.jit
@@ -195,13 +180,12 @@ def _nnx(case: Case) -> Runner:
         optimizer.update(model, gradient)
         return loss
 
-    return _advanced(lambda: step(model, optimizer))
+    return _advanced_compiling(lambda: step(model, optimizer))
 
 
 def _in_turn(case: Case, members: int) -> Runner:
     """``make_train_step`` once for every network, through its own ``jax.jit``, as a user does."""
-    step = make_train_step(_loss(case), optax.adam(LEARNING_RATE))
-    batch = _batch(case)
+    step, batch = make_train_step(_loss(case), ADAM), _batch(case)
     states = [_state(case, seed) for seed in range(members)]
 
     def launch() -> Any:
@@ -211,22 +195,11 @@ def _in_turn(case: Case, members: int) -> Runner:
             losses.append(metrics.loss)
         return losses if members > 1 else losses[0]
 
-    return _advanced(launch)
-
-
-def _advanced(launch: Callable[[], Any]) -> Runner:
-    """Take almost ``STEPS`` steps; the first one compiles."""
-    runner = Runner(launch)
-    start = time.perf_counter()
-    runner.call()
-    seconds = time.perf_counter() - start
-    for _ in range(STEPS - 2):
-        runner.call()
-    return runner._replace(compile_seconds=seconds)
+    return _advanced_compiling(launch)
 
 
 def _together(case: Case) -> Runner:
     """One step of all members: the states stacked, the step vectorised over them."""
     states = [_state(case, seed) for seed in range(MEMBERS)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return _stateful(jax.vmap(_step(case), in_axes=(0, None)), stacked, _batch(case))
+    return _stateful(case, jax.vmap(_step(case), in_axes=(0, None)), stacked)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.components.declare import REGISTRY
+from jaxmdn.components.support import Support
 from jaxmdn.heads import links
 from jaxmdn.heads.families import Family
 from jaxmdn.mixture import check_target
@@ -55,14 +57,18 @@ class Head(abc.ABC):
         return not self.density_shape.discrete
 
     @property
+    def support(self) -> tuple[Support, ...]:
+        """Where each output may lie, and how it may be standardised."""
+        return self.density_shape.support
+
+    @property
     def closure(self) -> tuple[str, ...]:
-        """How each output may be standardised: ``"affine"``, ``"scale"`` (no shift), ``"none"``."""
+        """The maps of each output that stay in its family (``Support.closed_under``)."""
         return self.density_shape.closure
 
     def in_support(self, y: Num[ArrayLike, "... D"]) -> Bool[Array, "... D"]:
         """Whether each output's density may be positive at ``y``; False for NaN."""
-        density = self.build(jnp.zeros(self.num_outputs, jnp.float32))
-        return density.in_support(jnp.asarray(y))
+        return self.density_shape.in_support(jnp.asarray(y))
 
     @abc.abstractmethod
     def build(self, raw: Float[Array, "... P"]) -> Density:
@@ -130,7 +136,10 @@ def _encode(value: Any) -> Any:
     if isinstance(value, links.Link):
         return {"link": links.to_config(value)}
     if isinstance(value, Family):
-        return {"family": value.name, "constants": [list(map(_encode, c)) for c in value.constants]}
+        module = value.component.__module__
+        own = {} if module.startswith("jaxmdn.") else {"module": module}
+        constants = [list(map(_encode, pair)) for pair in value.constants]
+        return {"family": value.name, "constants": constants, **own}
     return list(map(_encode, value)) if isinstance(value, tuple) else value
 
 
@@ -140,5 +149,10 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "family" in value:
+        if "module" in value and value["family"] not in REGISTRY:
+            raise ValueError(
+                f"heads.from_config: the family {value['family']!r} is not known here; it was "
+                f"defined in {value['module']!r}: import that module first."
+            )
         return Family(value["family"], **dict(map(_decode, value["constants"])))
     return from_config(value["head"]) if "head" in value else links.from_config(value["link"])

@@ -86,7 +86,7 @@ def component_quantiles(
     reflected; in others it ends where ``1 - p`` does.
     """
     family = mixture.components
-    if upper and getattr(family, "closed_under", "none") != "affine":
+    if upper and set(family.closure) != {"affine"}:
         upper, p = False, jnp.minimum(1 - p, 1 - float(jnp.finfo(p.dtype).eps))
     if upper:
         zero = jnp.zeros(1, p.dtype)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
 
-from jaxmdn.special.elementary import legendre
+from jaxmdn.special.elementary import chebyshev, chebyshev_fit, legendre
 from jaxmdn.typing import Array, Float
 
 # By the dtype's bytes: Gauss nodes, where integrands exp(-g) are cut, steps of the quantile.
@@ -29,26 +29,23 @@ _FAR, _TERMS = 8.0, {4: 8, 8: 26}
 @functools.cache
 def _far_coefficients(count: int) -> np.ndarray:
     """``2 k (1 - I1(k) / I0(k))`` as a Chebyshev series in ``16 / k - 1``, by quadrature."""
-    nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    k = 2 * _FAR / np.maximum(nodes + 1, 1e-9)
-    t, weights = legendre(80)
-    end = 2 * np.arcsin(np.minimum(1, np.sqrt(20 / k)))[:, None]
-    sine = np.sin(0.5 * end * t) ** 2
-    density = weights * np.exp(-2 * k[:, None] * sine)
-    values = 4 * k * np.sum(density * sine, axis=1) / np.sum(density, axis=1)
-    return np.polynomial.chebyshev.chebfit(nodes, values, count - 1)
+
+    def scaled(nodes: np.ndarray) -> np.ndarray:
+        k = 2 * _FAR / np.maximum(nodes + 1, 1e-9)
+        t, weights = legendre(80)
+        end = 2 * np.arcsin(np.minimum(1, np.sqrt(20 / k)))[:, None]
+        sine = np.sin(0.5 * end * t) ** 2
+        density = weights * np.exp(-2 * k[:, None] * sine)
+        return 4 * k * np.sum(density * sine, axis=1) / np.sum(density, axis=1)
+
+    return chebyshev_fit(scaled, count)
 
 
 def resultant_gap(k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``1 - I1(k) / I0(k)`` for ``k >= 0``; ``1 / (2 k)`` for large ``k``, without cancelling."""
     near = k < _FAR
     small, large = jnp.where(near, k, 0), jnp.where(near, _FAR, k)
-    x = 2 * _FAR / large - 1
-    before, total = jnp.zeros_like(x), jnp.zeros_like(x)
-    coefficients = _far_coefficients(_TERMS[x.dtype.itemsize])
-    for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
-        before, total = total, 2 * x * total - before + float(coefficient)
-    series = x * total - before + float(coefficients[0])
+    series = chebyshev(2 * _FAR / large - 1, _far_coefficients(_TERMS[k.dtype.itemsize]))
     return jnp.where(near, 1 - i1e(small) / i0e(small), 0.5 * series / large)
 
 

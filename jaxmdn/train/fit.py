@@ -89,7 +89,7 @@ def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
     if y_map is None:
         return density
     shift, scale = (part.astype(density.dtype) for part in (y_map.shift, y_map.scale))
-    return density.affine(shift, scale)
+    return density if set(density.closure) == {"none"} else density.affine(shift, scale)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -56,7 +56,7 @@ class Standardizer:
             kinds = np.asarray(closure)
             size = np.sqrt(np.average(rows**2, axis=0, weights=share))
             scale = np.where(kinds == "scale", np.where(size > 0, size, 1.0), scale)
-            shift = np.where(kinds == "affine", shift, 0.0)
+            shift = np.where(np.isin(kinds, ("affine", "positive_affine")), shift, 0.0)
             scale = np.where(kinds == "none", 1.0, scale)
         return cls(shift=shift, scale=scale)
 
