@@ -55,6 +55,14 @@ class Support:
         return self.step > 0
 
     @property
+    def inside(self) -> float:
+        """Some value well inside: the middle, or one unit from the only end."""
+        ends = [end for end in (self.lower, self.upper) if math.isfinite(end)]
+        if self.step or self.kind == "circle" or not ends:
+            return self.lower if self.step else 0.0
+        return sum(ends) / len(ends) + float(math.isinf(self.upper)) - float(math.isinf(self.lower))
+
+    @property
     def tolerance(self) -> float:
         """How far from its level, in steps, a value may be: levels that are no integers round."""
         return 1 / 16 if self.kind == "interval" else 0.0

@@ -167,12 +167,8 @@ class Univariate(Density):
 
     def _start(self) -> Float[Array, "..."]:
         """A point of the support: the location, if there is one, else its middle."""
-        lower, upper = self.domain.lower, self.domain.upper
-        if np.isfinite(lower) or np.isfinite(upper):
-            ends = [end for end in (lower, upper) if np.isfinite(end)]
-            beyond = float(np.isinf(upper)) - float(np.isinf(lower))
-            middle = sum(ends) / len(ends) + beyond
-            return jnp.asarray(middle, self.dtype)
+        if np.isfinite(self.domain.lower) or np.isfinite(self.domain.upper):
+            return jnp.asarray(self.domain.inside, self.dtype)
         return getattr(self, "loc", jnp.zeros((), self.dtype))
 
     def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
