@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import jaxtyping
+import numpy
 import pytest
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "programs"
@@ -39,7 +40,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 pytest_plugins = ["programs", "pytester"]
 
 # `make test-nightly` asks for the second; a test that needs more examples says so.
-hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("ci", max_examples=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
 
@@ -79,6 +80,15 @@ def as_users_run():
     """JAX's own defaults: Flax and Optax are not written for strict dtype promotion."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="session")
+def float16():
+    """Skip where XLA itself has no float16: a processor of SSE4.2 alone cannot convert it."""
+    try:
+        jax.jit(lambda x: 2 * x)(numpy.ones(1, numpy.float16))
+    except jax.errors.JaxRuntimeError as error:
+        pytest.skip(f"XLA: {error}")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -130,7 +130,9 @@ def test_nll_takes_any_leading_axes():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_raw_is_computed_in_float32(dtype):
+def test_half_precision_raw_is_computed_in_float32(dtype, request):
+    if dtype == jnp.float16:
+        request.getfixturevalue("float16")
     raw, y = RAW.astype(dtype), Y.astype(jnp.float32)
     rows = jaxmdn.nll(HEAD, raw, y, reduction="none")
     assert rows.dtype == jnp.float32

@@ -275,7 +275,7 @@ def test_dtype_in_is_dtype_out(case, dtype):
 
 
 @every_untied_density
-def test_half_precision_moments(case):
+def test_half_precision_moments(case, float16):
     head, raw, y = numpy_rows(case, jnp.float16)
     mixture = head(raw)
     found, dense = answers(mixture, y), oracles.of_mixture(mixture)
