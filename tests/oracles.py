@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -314,7 +315,7 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
 
     def draw(*event, sampler=rng.normal):
         lead = tuple(size if rng.random() < 0.7 else 1 for size in batch)
-        return jnp.asarray(sampler(size=(*lead, *event)), dtype)
+        return sampler(size=(*lead, *event))
 
     def positive(size):
         return np.exp(0.5 * rng.normal(size=size))
@@ -322,8 +323,8 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
     shared = 1 if tied else K
     logits, loc = draw(K), draw(K, D)
     if covariance == "full":
-        diagonal = draw(shared, D, sampler=positive)[..., None] * jnp.eye(D, dtype=dtype)
-        components = FullNormal(loc=loc, whitening_tril=jnp.tril(draw(shared, D, D), -1) + diagonal)
+        diagonal = draw(shared, D, sampler=positive)[..., None] * np.eye(D)
+        components = FullNormal(loc=loc, whitening_tril=np.tril(draw(shared, D, D), -1) + diagonal)
     elif covariance == "low_rank":
         rank = int(rng.integers(1, D + 1))
         scale = draw(shared, D, sampler=positive)
@@ -331,7 +332,8 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
     else:
         width = 1 if covariance == "isotropic" else D
         components = Normal(loc=loc, scale=draw(shared, width, sampler=positive))
-    return Mixture(logits=logits, components=components)
+    mixture = Mixture(logits=logits, components=components)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), mixture)
 
 
 def head_of(covariance, K, D, **options):
