@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test
 
 # ARGS=--quick takes a minute, the whole suite far longer, on a machine that does nothing else.
 bench: $(VENV)/.installed-bench
-	$(BIN)/jaxmdn bench $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
