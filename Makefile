@@ -51,8 +51,11 @@ $(VENV)/bin/python:
 		{ echo "jaxmdn needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# For tests alone, Python compiles what is imported, when it is.
+NO_COMPILE = $(if $(filter test dev,$*),--no-compile)
+
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(NO_COMPILE) --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-test)
 
 clean:

@@ -1,7 +1,7 @@
 """What the documents show is run: README blocks and tables, doctests."""
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -17,6 +17,7 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jaxmdn.__path__, "jaxmdn.")
     if module.name != "jaxmdn.__main__"
+    and ">>> " in Path(importlib.util.find_spec(module.name).origin).read_text()
 )
 
 

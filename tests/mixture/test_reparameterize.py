@@ -272,8 +272,8 @@ def test_far_components_and_weights_near_zero_in_float32():
 
     exact = exact_velocity(draws.astype(jnp.float64))
     # Rounding of the location, and of the cdf where its density is low: 1e-7 over 1e-3.
-    error = np.abs(np.asarray(velocity, np.float64) - exact)
-    assert np.max(error / (1 + np.abs(exact))) < 1e-4
+    error = np.abs(np.asarray(velocity, np.float64) - np.asarray(exact))
+    assert np.max(error / (1 + np.abs(np.asarray(exact)))) < 1e-4
     # So far apart, a sample moves as its own component's does, but for the change of the weights.
     gradient = jax.jit(
         jax.grad(
