@@ -6,12 +6,12 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.base import register
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.special import circular
+from jaxmdn.special.roots import bisect
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 _TURN = 2 * math.pi
@@ -59,13 +59,10 @@ class VonMises(ProductDensity):
         low, high = jnp.zeros_like(variance), jnp.full_like(variance, math.log(1e8))
         low = low - math.log(1e4)
 
-        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = 0.5 * (low + high)
-            wide = _own_variance(jnp.exp(middle)) > variance
-            return jnp.where(wide, middle, low), jnp.where(wide, high, middle)
+        def narrow(log_k: Array) -> Array:
+            return ~(_own_variance(jnp.exp(log_k)) > variance)
 
-        low, high = jax.lax.fori_loop(0, 40, halve, (low, high))
+        low, high = bisect(narrow, low, high, steps=40)
         return cls(loc=mean, concentration=jnp.exp(0.5 * (low + high)))
 
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
