@@ -44,7 +44,7 @@ def errors(problem: Problem, parameterization: str, output: Any) -> dict[str, fl
     if case.gradient:
         pairs = zip(gradients, expected.gradients, strict=True)
         found["gradient"] = float(
-            np.max([np.abs(_array(g[: len(e)]) - e).max() / np.abs(e).max() for g, e in pairs])
+            np.max([np.abs(_array(g)[: len(e)] - e).max() / np.abs(e).max() for g, e in pairs])
         )  # NaN stays
     return found
 

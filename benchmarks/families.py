@@ -6,15 +6,16 @@ The target of every family is a sample of its own density, so that no branch is 
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import jaxmdn
 from benchmarks import environment
 from jaxmdn.cli import timing
+from jaxmdn.cli.bench import draw
 from jaxmdn.heads import FAMILIES, FactorizedHead, Family, NormalHead
 
 #: What the ratios are to; and the same density by the fused form, for comparison.
@@ -74,7 +75,5 @@ def run(
 
 
 def _runner(head: Any, rows: int) -> timing.Runner:
-    key_raw, key_target = jax.random.split(jax.random.key(0))
-    raw = 0.5 * jax.random.normal(key_raw, (rows, head.num_outputs))
-    y = jnp.asarray(jaxmdn.sample(key_target, head(raw)), jnp.float32)
-    return timing.jax_runner(jax.value_and_grad(lambda raw, y: jaxmdn.nll(head, raw, y)), raw, y)
+    nll = jax.value_and_grad(functools.partial(jaxmdn.nll, head))
+    return timing.jax_runner(nll, *draw(head, rows, "float32"))

@@ -127,7 +127,7 @@ def ratios(records: list[dict[str, Any]], title: str) -> Figure:
 
 
 def _compared(records: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Cases of the tables with a peer or a baseline; of two links, the one with more peers."""
+    """Cases of the tables with a rival: of two links, the one that more took part in."""
     tables = [r for r in records if r["sweep"] == "figures" and r["dtype"] == "float32"]
     chosen: dict[tuple, tuple[str, dict[str, Any]]] = {}
     for label, group in by_case(tables):

@@ -72,8 +72,8 @@ class Problem:
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of every row's density, ``[N, D]``, in float64."""
         with jax.enable_x64(True):
-            mixture = self.case.head(float64(self.raw["whitening"]))
-            return np.asarray(mixture.mean()), np.asarray(mixture.variance())
+            mixture = jax.jit(self.case.head)(float64(self.raw["whitening"]))
+            return jax.tree.map(np.asarray, jax.jit(lambda m: (m.mean(), m.variance()))(mixture))
 
 
 def float64(tree: Any) -> Any:
@@ -111,7 +111,9 @@ def _draw(case: Case) -> Problem:
         whitening = (rng.standard_normal((case.rows, width), np.float32) * spread).astype(dtype)
         raw = dict.fromkeys(("whitening", "scale_tril"), jnp.asarray(whitening))
         if case.covariance == "full" and case.peers:
-            raw["scale_tril"] = jnp.asarray(_to_scale_tril(case, whitening))
+            with jax.enable_x64(True):
+                factors = np.asarray(_to_scale_tril(case, float64(whitening)))
+            raw["scale_tril"] = jnp.asarray(factors.astype(dtype))
     return Problem(
         case=case,
         raw=raw,
@@ -122,20 +124,19 @@ def _draw(case: Case) -> Problem:
     )
 
 
-def _to_scale_tril(case: Case, raw: np.ndarray) -> np.ndarray:
+@functools.partial(jax.jit, static_argnums=0)
+def _to_scale_tril(case: Case, raw: Any) -> Any:
     """Raw numbers of the same densities for a head that takes the covariance's factor.
 
     ``W = diag(1 / scale) U`` has the inverse ``U^-1 diag(scale)``, whose diagonal is the scale
     again: only the numbers below it change.
     """
-    with jax.enable_x64(True):
-        logits, loc, raw_scale, lower = split(case, float64(raw))
-        unit = np.asarray(JAX.fill(lower, jnp.ones_like(raw_scale)))
-        scale = np.asarray(scale_of(JAX, case, raw_scale))
-    factor = np.linalg.inv(unit) * scale[..., None, :]
+    logits, loc, raw_scale, lower = split(case, raw)
+    unit = JAX.fill(lower, jnp.ones_like(raw_scale))
+    diagonal = JAX.fill(jnp.zeros_like(lower), scale_of(JAX, case, raw_scale))
+    factor = jax.lax.linalg.triangular_solve(unit, diagonal, left_side=True, lower=True)
     parts = (logits, loc, raw_scale, factor[(..., *np.tril_indices(case.dim, -1))])
-    flat = [np.asarray(part).reshape(case.rows, -1) for part in parts]
-    return np.concatenate(flat, axis=-1).astype(raw.dtype)
+    return jnp.concatenate([part.reshape(case.rows, -1) for part in parts], axis=-1)
 
 
 @functools.lru_cache(maxsize=2)

@@ -73,7 +73,7 @@ def _model(case: Case, seed: int) -> MDN:
     return MDN(FEATURES, case.head, hidden_features=(case.hidden,) * 2, rngs=nnx.Rngs(seed))
 
 
-@functools.lru_cache(maxsize=2 * MEMBERS)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _params(case: Case, seed: int = 0) -> list[tuple[Any, Any]]:
     """Kernels and biases of a jaxmdn network, layer by layer."""
     model = _model(case, seed)
@@ -105,6 +105,7 @@ def _plain_loss(case: Case) -> Callable[..., Any]:
     return loss
 
 
+@jax.jit
 def _carry(params: Any) -> tuple[Any, Any]:
     return params, ADAM.init(params)
 
@@ -117,6 +118,7 @@ def _bare_step(loss: Callable[..., Any], carry: Any, batch: Any) -> tuple[Any, A
     return (optax.apply_updates(params, updates), state), value
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _state(case: Case, seed: int = 0) -> TrainState:
     return TrainState.create(_params(case, seed), ADAM, jax.random.key(seed))
 
@@ -144,7 +146,7 @@ def _stateful(case: Case, step: Callable[..., Any], carry: Any, steps: int = 1) 
     batch = _batch(case)
     step = step if steps == 1 else _scanned(step)
     compiled, seconds, temporary = compile_jax(step, carry, batch, donate=(0,))
-    held = [jax.tree.map(jnp.copy, carry)]
+    held = [jax.jit(functools.partial(jax.tree.map, jnp.copy))(carry)]
 
     def launch() -> Any:
         held[0], loss = compiled(held[0], batch)

@@ -41,10 +41,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--components", type=positive_int, default=5, help="K (default: 5)")
     parser.add_argument("--dim", type=positive_int, default=1, help="D, outputs (default: 1)")
     parser.add_argument(
-        "--family", default="normal", choices=heads.family_names(), metavar="FAMILY",
-        help="of every output (default: normal, with --covariance); "
-        + ", ".join(heads.family_names()),
-    )  # fmt: skip
+        "--family", default="normal", help="of every output, such as gamma (default: normal)"
+    )
     parser.add_argument(
         "--covariance", choices=heads.COVARIANCES, help="of normals (default: diagonal)"
     )
@@ -89,10 +87,7 @@ def measure(
     head: heads.Head, rows: int, dtype: str, repeats: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Time every implementation that serves a head; return the figures and the copy's rates."""
-    key_raw, key_target = jax.random.split(jax.random.key(0))
-    raw = 0.5 * jax.random.normal(key_raw, (rows, head.num_outputs))
-    y = jnp.asarray(jaxmdn.sample(key_target, head(raw)), jnp.float32)  # no branch is left out
-    raw = raw.astype(dtype)
+    raw, y = draw(head, rows, dtype)
     exact, roofs = float64_nll(head, raw, y), timing.copy_rates()
     default = dispatch.choose("nll", None, head, raw, dtype=numerics.compute_dtype(raw))
     results, runners = [], []
@@ -115,6 +110,15 @@ def measure(
         result["seconds"], result["rows_per_second"] = seconds, rows / seconds["median"]
         result["share_of_copy"] = moved / seconds["median"] / max(roofs.values())
     return results, roofs
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def draw(head: heads.Head, rows: int, dtype: str) -> tuple[Any, Any]:
+    """Raw outputs ``[N, P]`` and a sample of their densities, so that no branch is left out."""
+    key_raw, key_target = jax.random.split(jax.random.key(0))
+    raw = 0.5 * jax.random.normal(key_raw, (rows, head.num_outputs))
+    y = jnp.asarray(jaxmdn.sample(key_target, head(raw)), jnp.float32)
+    return raw.astype(dtype), y
 
 
 def float64_nll(head: heads.Head, raw: Any, y: Any) -> tuple[Any, Any]:
@@ -149,17 +153,17 @@ def error(found: Any, exact: tuple[Any, Any]) -> float | None:
 
 def table(found: dict[str, Any]) -> str:
     """The figures as text, at most 80 columns wide."""
-    head = f"{found['family']}, {found['components']} components, {found['dim']} output(s)"
+    head = f"{found['family']}: {found['components']} components, {found['dim']} output(s)"
     copies = " and ".join(f"{rate / 1e9:.1f}" for rate in found["roofs"].values())
     lines = [
-        f"NLL of a mixture: {head}; {found['rows']} rows, {found['dtype']}",
+        f"{head}, {found['rows']} rows, {found['dtype']}",
         f"{timing.device_title(found['device'])}; copying: {copies} GB/s in place and anew",
         ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     ]
     for quantity in QUANTITIES:
         lines += [
             "",
-            f"{quantity:<20}{'ms':>7}{'quartiles':>17}{'rows/s':>10}{'of copy':>9}{'error':>9}"
+            f"{quantity:<18}{'ms':>7}{'quartiles':>17}{'rows/s':>10}{'of copy':>9}{'error':>9}"
             f"{'compile':>8}",
         ]
         for result in found["results"]:
@@ -172,14 +176,14 @@ def table(found: dict[str, Any]) -> str:
             name = "  " + result["implementation"] + " *" * result["default"]
             wrong = "not finite" if result["error"] is None else f"{result['error']:.1e}"
             lines.append(
-                f"{name:<20}{median:>7}{low + ' to ' + high:>17}{result['rows_per_second']:>10.2e}"
+                f"{name:<18}{median:>7}{low + ' to ' + high:>17}{result['rows_per_second']:>10.2e}"
                 f"{result['share_of_copy']:>9.0%}{wrong:>9}{result['compile_seconds']:>6.2f} s"
             )
     return "\n".join(
         [
             *lines,
             "",
-            "* the default. of copy: the traffic that cannot be avoided (raw outputs, targets,",
-            "gradient, once each) as a share of the faster copy. error: against float64.",
+            "* the default. of copy: the traffic that cannot be avoided (raw outputs,",
+            "targets, gradient, once each) beside the faster copy. error: against float64.",
         ]
     )

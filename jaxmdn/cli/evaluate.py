@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,7 +35,7 @@ def linear_gaussian(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> Mixture:
     freedom = max(1, len(x) - np.linalg.matrix_rank(np.asarray(x, np.float64)) - 1)
     covariance = residuals.T @ residuals / freedom
     loc = jnp.asarray(regression.predict(x_new), jnp.float32)[:, None, :]  # [N, 1, D]
-    covariance = jnp.asarray(covariance, jnp.float32)[None, None]  # [1, 1, D, D]
+    covariance = jnp.broadcast_to(covariance.astype(np.float32), (*loc.shape, loc.shape[-1]))
     return Mixture(
         logits=jnp.zeros(loc.shape[:2]), components=FullNormal.from_covariance(loc, covariance)
     )
@@ -46,44 +47,34 @@ def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dic
     Coverage of the central intervals and of the 90 % highest-density region; the p-value is that of
     the Kolmogorov-Smirnov test of the target's PIT.
     """
-    y = jnp.asarray(y)
-    nll = float(jnp.mean(scoring.log_score(density, y)))
-    crps = np.asarray(jnp.mean(scoring.crps(density, y), axis=0))
-    cover = np.asarray(calibration.coverage(density, y, LEVELS))
-    p_value = np.asarray(calibration.pit_test(calibration.pit(density, y)).p_value)
-    rows = []
-    for d, target in enumerate(targets):
-        single = marginal(density, (d,))
-        densest = calibration.coverage(
-            single, y[:, d : d + 1], (HDR_LEVEL,), region="highest_density"
-        )
-        rows.append(
-            {
-                "model": model,
-                "target": target,
-                ("nll" if len(targets) == 1 else "joint nll"): nll,
-                "crps": float(crps[d]),
-                **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
-                f"hdr_{HDR_LEVEL:.0%}": float(densest[0]),
-                PIT_TEST: float(p_value[d]),
-            }
-        )
-    return rows
+    nll, crps, cover, densest, p_value = jax.tree.map(np.asarray, _scores(density, jnp.asarray(y)))
+    return [
+        {
+            "model": model,
+            "target": target,
+            ("nll" if len(targets) == 1 else "joint nll"): float(nll),
+            "crps": float(crps[d]),
+            **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
+            f"hdr_{HDR_LEVEL:.0%}": float(densest[d]),
+            PIT_TEST: float(p_value[d]),
+        }
+        for d, target in enumerate(targets)
+    ]
 
 
-def mean_scores(rows: Sequence[Sequence[dict[str, Any]]], counts: Sequence[int]) -> list[dict]:
-    """Average score rows over folds, weighted by their numbers of test rows.
-
-    P-values have no average: they are left out, for the caller to test the pooled rows.
-    """
-    averaged = []
-    for parts in zip(*rows, strict=True):
-        merged = {name: value for name, value in parts[0].items() if name != PIT_TEST}
-        for name, value in merged.items():
-            if isinstance(value, float):
-                merged[name] = float(np.average([part[name] for part in parts], weights=counts))
-        averaged.append(merged)
-    return averaged
+@jax.jit
+def _scores(density: Any, y: Any) -> tuple[Any, ...]:
+    """Means over rows and the p-value, as one program."""
+    nll = jnp.mean(scoring.log_score(density, y))
+    crps = jnp.mean(scoring.crps(density, y), axis=0)
+    densest = [
+        calibration.coverage(
+            marginal(density, (d,)), y[:, d : d + 1], (HDR_LEVEL,), region="highest_density"
+        )[0]
+        for d in range(y.shape[-1])
+    ]
+    p_value = calibration.pit_test(calibration.pit(density, y)).p_value
+    return nll, crps, calibration.coverage(density, y, LEVELS), densest, p_value
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

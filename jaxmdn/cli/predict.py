@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     except (KeyError, TypeError):
         raise UsageError(
             f"{arguments.model} was not written by `jaxmdn fit`: it does not say how a table's "
-            f"columns become inputs. Load it in Python with jaxmdn.checkpoint.load."
+            f"columns become inputs. Load it in Python with jaxmdn.train.checkpoint.load."
         ) from None
     if arguments.out is not None:
         out = Path(arguments.out)

@@ -39,6 +39,8 @@ class Density(abc.ABC):
     #: Where each dimension may lie, and how many there are; properties where that depends.
     domain: ClassVar[Support] = dataclasses.replace(REAL, closed_under="none")
     event_size: ClassVar[int] = 1
+    #: Whether the family has the mean distances that make its CRPS exact (``scoring/crps.py``).
+    absolute_moments: ClassVar[bool] = False
 
     @property
     def event_dim(self) -> int:

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jaxmdn import numerics
 from jaxmdn.components.support import COUNTS, Support
 from jaxmdn.components.univariate import Univariate
+from jaxmdn.special.roots import first_whole
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
-#: By the dtype's bytes: bisections of a quantile; enough for counts up to 2^24 and 2^40.
-STEPS = {4: 34, 8: 50}
 #: By how many rounding units a distribution function may be off.
 SLACK = 32
 
@@ -144,30 +143,8 @@ def first_count(
     # Cantelli's inequality, and some room for rounding.
     reach = 1.05 * (mean + jnp.sqrt(variance / above)) + 2
     upper = jnp.ceil(jnp.broadcast_to(reach, jnp.broadcast_shapes(reach.shape, above.shape)))
-    found = bisect(accept, jnp.full_like(upper, -1), upper)
+    found = first_whole(accept, jnp.full_like(upper, -1), upper)
     return jnp.where(jnp.isnan(upper), jnp.nan, found)
-
-
-def bisect(
-    accept: Callable[[Array], Array], lower: Float[Array, "..."], upper: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """The smallest whole number in ``(lower, upper]`` that is accepted, if ``upper`` is.
-
-    All those above an accepted one are taken to be accepted. Whole ends, ``lower >= -1``.
-    """
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        # In the logarithm as long as the ends are far apart.
-        far = high > 8 * (low + 2)
-        root = jnp.sqrt(low + 2) * jnp.sqrt(jnp.where(far, high, 1)) - 1
-        middle = jnp.floor(jnp.where(far, root, low + 0.5 * (high - low)))
-        good = accept(middle)
-        inside = middle > low
-        low = jnp.where(inside & ~good, middle, low)
-        return low, jnp.where(inside & good, middle, high)
-
-    return jax.lax.fori_loop(0, STEPS[upper.dtype.itemsize], halve, (lower, upper))[1]
 
 
 def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
@@ -178,4 +155,4 @@ def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
     )
 
 
-__all__ = ["CountDensity", "bisect", "lattices", "reached", "reaches"]
+__all__ = ["CountDensity", "lattices", "reached", "reaches"]

@@ -130,7 +130,7 @@ class Independent(PerDimension, Density):
         return below, at
 
     @property
-    def absolute_moments(self) -> bool:
+    def absolute_moments(self) -> bool:  # type: ignore[override]
         return all(part.absolute_moments for part in self.parts)
 
     def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:

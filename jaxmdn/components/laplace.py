@@ -1,4 +1,4 @@
-"""The Laplace family: a normal's robust cousin, whose likelihood is the absolute error."""
+"""The Laplace family: heavier tails than the normal's; its likelihood is the absolute error."""
 
 from __future__ import annotations
 

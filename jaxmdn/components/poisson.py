@@ -1,4 +1,4 @@
-"""The Poisson family: counts of events that do not know of each other."""
+"""The Poisson family: counts of independent events."""
 
 from __future__ import annotations
 

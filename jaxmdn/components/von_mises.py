@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.support import CIRCLE, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
+from jaxmdn.special.roots import bisect
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 _TURN = 2 * math.pi
@@ -57,13 +57,10 @@ class VonMises(Univariate):
         low, high = jnp.zeros_like(variance), jnp.full_like(variance, math.log(1e8))
         low = low - math.log(1e4)
 
-        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = 0.5 * (low + high)
-            wide = _own_variance(jnp.exp(middle)) > variance
-            return jnp.where(wide, middle, low), jnp.where(wide, high, middle)
+        def narrow(log_k: Array) -> Array:
+            return ~(_own_variance(jnp.exp(log_k)) > variance)
 
-        low, high = jax.lax.fori_loop(0, 40, halve, (low, high))
+        low, high = bisect(narrow, low, high, steps=40)
         return cls(loc=mean, concentration=jnp.exp(0.5 * (low + high)))
 
     def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,7 +33,6 @@ from jaxmdn.special.elementary import (
     chebyshev_fit,
     exp_excess,
     integrate,
-    log_excess,
     log_gap,
 )
 from jaxmdn.special.sides import complete, log_complete, log_rest, log_side
@@ -42,38 +42,53 @@ from jaxmdn.typing import Array, Float
 # out is 3e-17 beside the sum, 1 / (12 a).
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 # By the dtype's bytes: Chebyshev terms for a >= 1; with one more nothing changes but rounding.
-_STIRLING_TERMS = {4: 9, 8: 25}
+_TERMS = {4: 9, 8: 25}
 #: Newton's steps of the quantile: one more than the worst of shapes from 1e-2 to 1e6 needs.
 NEWTON_STEPS = 6
 
 
-@functools.cache
-def _stirling_coefficients(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``12 a S(a)`` and ``-12 a^2 S'(a)`` of :func:`stirling_rest`, ``a >= 1``, by ``2 / a - 1``.
+def _exact_rest(a: np.ndarray, order: int = 0) -> np.ndarray:
+    """``S(a)`` of :func:`stirling_rest`, or ``-S'(a)``, for ``a >= 1`` in float64.
 
-    Chebyshev series. With ``w = 1 / (2 a + 1)``, ``S(a) - S(a + 1) = artanh(w) / w - 1`` is
-    positive and decreases: added up until the asymptotic series holds, nothing cancels.
+    With ``w = 1 / (2 a + 1)``, ``S(a) - S(a + 1) = artanh(w) / w - 1`` is positive and decreases:
+    added up until the asymptotic series holds, nothing cancels.
     """
+    total = np.zeros_like(a)
+    for step in range(12):
+        w = 1 / (2 * (a + step) + 1)
+        for n in range(1, 20):
+            total += w ** (2 * n + order) * (4 * n) ** order / (2 * n + 1)
+    for n, c in enumerate(_STIRLING):
+        total += c * (2 * n + 1) ** order / (a + 12) ** (2 * n + 1 + order)
+    return total
 
-    def scaled(nodes: np.ndarray, which: int) -> np.ndarray:
+
+def _exact_ratio(a: np.ndarray, order: int = 0) -> np.ndarray:
+    """``-L(a)`` of :func:`log_gamma_ratio`, or ``L'(a)``, for ``a >= 1`` in float64.
+
+    ``-L(a) = S(a) - S(a + 1/2) + a (h - log(1 + h))`` with ``h = 1 / (2 a)``.
+    """
+    h, w = 0.5 / a, 1 / (4 * a + 1)  # w = h / (2 + h); log(1 + h) = 2 artanh(w), h - 2 w = h w
+    excess = w * (h - sum(2 * w ** (2 * n) / (2 * n + 1) for n in range(1, 20)))
+    rest = _exact_rest(a, order) - _exact_rest(a + 0.5, order)
+    return rest + (h * h / (1 + h) - excess if order else a * excess)
+
+
+@functools.cache
+def _coefficients(exact: Callable[..., np.ndarray], order: int, count: int) -> np.ndarray:
+    """Chebyshev series in ``2 / a - 1`` of a function times ``a``, its derivative times ``a^2``."""
+
+    def scaled(nodes: np.ndarray) -> np.ndarray:
         a = 2 / (nodes + 1)
-        total = np.zeros_like(a)
-        for step in range(12):
-            w = 1 / (2 * (a + step) + 1)
-            terms = (w ** (2 * n + which) * (4 * n) ** which / (2 * n + 1) for n in range(1, 20))
-            total += sum(terms)
-        inverse = 1 / (a + 12)
-        for n, c in enumerate(_STIRLING):
-            total += c * (2 * n + 1) ** which * inverse ** (2 * n + 1 + which)
-        return 12 * a ** (1 + which) * total
+        return a ** (1 + order) * exact(a, order)
 
-    first, second = (chebyshev_fit(functools.partial(scaled, which=i), count) for i in (0, 1))
-    return first, second
+    return chebyshev_fit(scaled, count)
 
 
-def _stirling_series(inverse: Array, which: int) -> Array:
-    coefficients = _stirling_coefficients(_STIRLING_TERMS[inverse.dtype.itemsize])[which]
-    return chebyshev(2 * inverse - 1, coefficients) * (inverse / 12)
+def _series(exact: Callable[..., np.ndarray], a: Array, order: int = 0) -> Array:
+    inverse = 1 / a
+    coefficients = _coefficients(exact, order, _TERMS[a.dtype.itemsize])
+    return chebyshev(2 * inverse - 1, coefficients) * inverse ** (1 + order)
 
 
 @jax.custom_jvp
@@ -86,7 +101,7 @@ def stirling_rest(a: Float[Array, "..."]) -> Float[Array, "..."]:
     small = a < 1
     low = jnp.where(small, a, 1)
     back = jnp.where(small, (low + 0.5) * jnp.log1p(1 / low) - 1, 0)
-    return _stirling_series(1 / jnp.where(small, a + 1, a), 0) + back
+    return _series(_exact_rest, jnp.where(small, a + 1, a)) + back
 
 
 @stirling_rest.defjvp
@@ -100,8 +115,7 @@ def stirling_slope(a: Float[Array, "..."]) -> Float[Array, "..."]:
     small = a < 1
     low = jnp.where(small, a, 1)
     back = jnp.where(small, jnp.log1p(1 / low) - (low + 0.5) / (low + 1) / low, 0)
-    inverse = 1 / jnp.where(small, a + 1, a)
-    return back - _stirling_series(inverse, 1) * inverse
+    return back - _series(_exact_rest, jnp.where(small, a + 1, a), 1)
 
 
 def log_gamma(a: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -109,13 +123,26 @@ def log_gamma(a: Float[Array, "..."]) -> Float[Array, "..."]:
     return stirling_rest(a) + (a - 0.5) * jnp.log(a) - a + 0.5 * numerics.LOG_2PI
 
 
+@jax.custom_jvp
 def log_gamma_ratio(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log(Gamma(a + 1/2) / (Gamma(a) sqrt(a)))`` for ``a > 0``; ``-1 / (8 a)`` for large ``a``.
 
-    ``S(a + 1/2) - S(a) - a (h - log(1 + h))`` with ``h = 1 / (2 a)``; NaN for ``a < 0``.
+    A series for ``a >= 1``; below, ``a / (a + 1/2) sqrt(1 + 1 / a)`` of the ratio at ``a + 1``.
+    NaN for ``a < 0``.
     """
-    h = 0.5 / a
-    return stirling_rest(a + 0.5) - stirling_rest(a) - a * log_excess(1 + h, h)
+    small = a < 1
+    low = jnp.where(small, a, 1)
+    back = jnp.where(small, 0.5 * jnp.log1p(1 / low) - jnp.log1p(0.5 / low), 0)
+    return back - _series(_exact_ratio, jnp.where(small, a + 1, a))
+
+
+@log_gamma_ratio.defjvp
+def _log_gamma_ratio_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (a,), (da,) = primals, tangents
+    small = a < 1
+    low = jnp.where(small, a, 1)
+    back = jnp.where(small, 0.25 / (low * (low + 0.5) * (low + 1)), 0)
+    return log_gamma_ratio(a), (back + _series(_exact_ratio, jnp.where(small, a + 1, a), 1)) * da
 
 
 def log_kernel(x: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:

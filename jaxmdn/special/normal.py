@@ -71,35 +71,35 @@ def log_ndtr(z: Float[Array, "..."]) -> Float[Array, "..."]:
 
     The second derivative is accurate too; of the third the absolute error is rounding.
     """
-    x = jnp.abs(z)
-    tail = 0.5 * erfc(x * math.sqrt(0.5))
-    far = -0.5 * (x * x + numerics.LOG_2PI) - jnp.log(x + hazard_excess(x))
-    return jnp.where(z > 0, jnp.log1p(-tail), jnp.where(x < _FAR, jnp.log(tail), far))
+    return _value_and_hazard(z)[0]
 
 
 @log_ndtr.defjvp
 def _log_ndtr_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (z,), (dz,) = primals, tangents
-    return log_ndtr(z), _hazard(z) * dz
+    value, hazard = _value_and_hazard(primals[0])
+    return value, hazard * tangents[0]
 
 
 @jax.custom_jvp
-def _hazard(z: Array) -> Array:
-    """The derivative of :func:`log_ndtr`."""
+def _value_and_hazard(z: Array) -> tuple[Array, Array]:
+    """``log P(Z < z)`` and its derivative ``h``, whose own is ``-h (z + h)``."""
     x = jnp.abs(z)
-    above = jnp.exp(-0.5 * (x * x + numerics.LOG_2PI) - log_ndtr(x))
-    return jnp.where(z < 0, x + hazard_excess(x), above)
+    tail = 0.5 * erfc(x * math.sqrt(0.5))
+    log_density = -0.5 * (x * x + numerics.LOG_2PI)
+    hazard = x + hazard_excess(x)
+    far = log_density - jnp.log(hazard)
+    value = jnp.where(z > 0, jnp.log1p(-tail), jnp.where(x < _FAR, jnp.log(tail), far))
+    return value, jnp.where(z > 0, jnp.exp(log_density) / (1 - tail), hazard)
 
 
-@_hazard.defjvp
-def _hazard_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # h' = -h (z + h)
+@_value_and_hazard.defjvp
+def _value_and_hazard_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (z,), (dz,) = primals, tangents
-    value = _hazard(z)
-    excess = jnp.where(z < 0, hazard_excess(jnp.maximum(-z, 0)), z + value)
-    some = (value > 0) & jnp.isfinite(value)  # at both ends the limits
-    slope = jnp.where(some, value, 0) * jnp.where(some, excess, 0)
-    return value, -jnp.where(z == -jnp.inf, 1, slope) * dz
+    value, hazard = _value_and_hazard(z)
+    excess = jnp.where(z > 0, z + hazard, hazard_excess(jnp.abs(z)))
+    some = (hazard > 0) & (hazard < jnp.inf)  # at both ends the limits, 0 and 1
+    slope = jnp.where(some, hazard, 0) * jnp.where(some, excess, 0)
+    return (value, hazard), (hazard * dz, -jnp.where(z == -jnp.inf, 1, slope) * dz)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -30,7 +30,7 @@ def _log_side_jvp(side: Callable[..., Any], primals: tuple, tangents: tuple) -> 
     (variables, shapes), ((dx, *_), dshapes) = primals, tangents
     moving = [i for i, tangent in enumerate(dshapes) if not isinstance(tangent, SymbolicZero)]
 
-    def of(*moved: Array) -> tuple[Array, ...]:
+    def of(*moved: Array) -> Any:
         at = dict(zip(moving, moved, strict=True))
         return side(*variables, *(at.get(i, shape) for i, shape in enumerate(shapes)))
 

@@ -123,7 +123,7 @@ def central_mass(tau: Array, df: Array) -> Array:
     return _half_mass(_integral(one > 0, tau, one, df), tau, log_peak(df))
 
 
-def _side(z: Array, df: Array) -> tuple[Array, Array, float]:
+def _side(z: Array, df: Array) -> tuple[Array, Array, Any]:
     """``log P(T > z)`` for ``z >= 0``, its derivative in ``z``, and one."""
     df = bound_df(df)
     tau, log_ratio = radial(z, df)

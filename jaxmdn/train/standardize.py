@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks
+from jaxmdn.components.declare import register
 from jaxmdn.typing import Array, Float
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Standardizer:
     """An elementwise affine map, ``standardised = (value - shift) / scale``.

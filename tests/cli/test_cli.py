@@ -3,11 +3,13 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxmdn import cli
+from jaxmdn.cli import _keep_compiled as keep_compiled
 from jaxmdn.cli import demo, evaluate
 from jaxmdn.cli.table import detect, read_table
 
@@ -164,14 +166,14 @@ def test_failure_while_writing_leaves_nothing(folder, monkeypatch, capsys):
         raise OSError("disk full")
 
     monkeypatch.setattr(evaluate, "save_figure", fail)
-    code = run("fit", "table.csv", "--target", "price", "--epochs", 1, "--quiet", "--hidden", 8)
+    code = run("fit", "table.csv", "--target", "price", "--epochs", 1, "--quiet")
     assert code == 2
     assert "disk full" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["table.csv"]
 
 
 def test_force_replaces_only_what_fit_wrote(folder, capsys):
-    options = ["--target", "price", "--epochs", 1, "--quiet", "--hidden", 8]
+    options = ["--target", "price", "--epochs", 1, "--quiet"]
     assert run("fit", "table.csv", *options) == 0
     assert run("fit", "table.csv", *options) == 2
     assert "pass --force" in capsys.readouterr().err
@@ -211,7 +213,7 @@ def test_large_offsets_cost_nothing(folder, capsys):
     for offset in (0.0, 1.7e9):
         frame = table()
         frame["size"] += offset
-        frame.drop(columns=["rent", "note"]).to_csv("big.csv", index=False)
+        frame.to_csv("big.csv", index=False)
         out = f"out{offset:.0f}"
         code = run("fit", "big.csv", "--target", "price", "--epochs", 5, "--quiet", "--out", out)
         assert code == 0
@@ -224,11 +226,39 @@ def test_predict_errors(folder, capsys):
     assert "config.json is missing" in capsys.readouterr().err
 
 
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = cli.cache_folder()
+    assert folder.parent == tmp_path / "cache" / "jaxmdn"
+    assert folder.is_dir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
+    assert cli.cache_folder() == tmp_path / ".cache" / "jaxmdn" / folder.name
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cli.cache_folder() is None
+
+    updated = {}
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "my/own")
+    keep_compiled("demo")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    keep_compiled("demo")  # where no folder can be made
+    assert updated == {}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keep_compiled("demo")
+    assert updated["jax_compilation_cache_dir"] == str(folder)
+    keep_compiled("bench")
+    assert updated["jax_enable_compilation_cache"] is False
+
+
 def test_help_and_usage(capsys):
     with pytest.raises(SystemExit) as info:
         run("--help")
     assert info.value.code == 0
-    assert "demo" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "demo" in printed
+    assert "$XDG_CACHE_HOME/jaxmdn" in printed
     with pytest.raises(SystemExit) as info:
         run("fit", "table.csv")
     assert info.value.code == 2

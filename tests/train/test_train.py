@@ -89,7 +89,7 @@ def test_stateful_step_and_eval_step():
     state, _ = step(state, jnp.float32(3.0))
     assert int(state.model_state) == 1
     assert float(state.params) == 3.0
-    evaluate = train.make_eval_step(lambda params, model_state, batch: params * batch)
+    evaluate = train.make_eval_step(lambda params, batch, key: params * batch)
     assert float(evaluate(state, jnp.float32(2.0))) == 6.0
 
 
