@@ -1,27 +1,37 @@
 # On a machine with python3 (3.11 or newer) and make:
 #   make demo    trains on a synthetic and a real problem, writes a table and pictures into demo/
-#   make test    runs the tests
+#   make test    runs the tests (test-optimised, test-version, test-nightly: more of them)
 #   make bench   times jaxmdn beside its peers; writes into benchmarks/results/
 # All create a virtual environment (.venv) first if there is none.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test bench test-slow lint format notebooks clean
+.PHONY: demo test test-optimised test-version test-nightly bench lint format notebooks clean
 
 demo: $(VENV)/.installed-cli
 	$(BIN)/jaxmdn demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# A few tests of everything, compiled as users compile.
+test-optimised: $(VENV)/.installed-test
+	JAXMDN_TEST_OPTIMIZED=1 $(PYTEST) -m optimised $(ARGS)
+
+# What depends on the version of JAX: .ci/run runs it on the newest.
+test-version: $(VENV)/.installed-test
+	$(PYTEST) -m 'version and not nightly' $(ARGS)
+
+# Hours: every test with many examples, then on older processors' instructions and the newest JAX.
+test-nightly:
+	.ci/run nightly
 
 # ARGS=--quick takes a minute, the whole suite far longer, on a machine that does nothing else.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
-
-test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -41,9 +51,12 @@ $(VENV)/bin/python:
 		{ echo "jaxmdn needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# For tests alone, Python compiles what is imported, when it is.
+NO_COMPILE = $(if $(filter test dev,$*),--no-compile)
+
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
-	@touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(NO_COMPILE) --editable '.[$*]'
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-test)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

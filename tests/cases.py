@@ -69,6 +69,23 @@ def rows(case, dtype=np.float64):
     return head, raw, oracles.random_target(rng, head, (ROWS,), dtype)
 
 
+def numpy_rows(case, dtype=np.float64):
+    """The same in NumPy's arrays: a slice of them is no program."""
+    head, *arrays = rows(case, dtype)
+    return head, *map(np.array, arrays)
+
+
+@jax.jit
+def answers(density, y):
+    """What the contract asks of a density, in one program."""
+    result = {"log_prob": jaxmdn.log_prob(density, y)}
+    if not density.discrete:
+        functions = jaxmdn.mean, jaxmdn.variance, jaxmdn.covariance
+        result |= {function.__name__: function(density) for function in functions}
+        result["cdf"] = jaxmdn.cdf(density, y)
+    return result
+
+
 @partial(jax.jit, static_argnums=0)
 def log_prob_and_gradients(head, raw, y):
     """Each row's log-density with its gradients in ``raw`` and (where it is real) ``y``."""

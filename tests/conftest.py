@@ -1,38 +1,69 @@
 """Every test runs with its shapes checked, under strict dtype promotion and with x64 enabled.
 
 Nearly all the time goes into compiling programs that run once, so that the compiler is told not to
-optimise them; ``JAXMDN_TEST_OPTIMIZED=1`` lets it, as it does for users.
+optimise them (``JAXMDN_TEST_OPTIMIZED=1`` lets it, as it does for users), and keeps them on disk
+for the next run.
 """
 
+import gc
+import importlib.metadata
 import os
+from pathlib import Path
 
-os.environ["JAXMDN_CHECK_TYPES"] = "1"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MPLBACKEND", "agg")
-if not os.environ.get("JAXMDN_TEST_OPTIMIZED"):
-    flags = ("--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", ""))
-    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
-
+import hypothesis
 import jaxtyping
 import pytest
 
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "programs"
+os.environ["JAXMDN_CHECK_TYPES"] = "1"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+OPTIMIZED = bool(os.environ.get("JAXMDN_TEST_OPTIMIZED"))
+if not OPTIMIZED:
+    flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no other way
+        flags.append("--xla_cpu_use_fusion_emitters=false")  # which take 60 % of compiling
+    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+
 jaxtyping.install_import_hook("jaxmdn", "beartype.beartype")
 
-import jax  # noqa: E402 (the import hook comes first)
+import jax  # noqa: E402 (the environment and the import hook come first)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+pytest_plugins = ["programs", "pytester"]
+
+# `make test-nightly` asks for the second; a test that needs more examples says so.
+hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci")
+
+#: Linux gives a process 65,530 memory maps; every compiled program takes some.
+MOST_MAPS = 40_000
+
+
+def pytest_collection_finish():
+    """Python's search for cycles among what tracing leaves behind took a sixth of its time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
 
 def pytest_collection_modifyitems(items):
-    """Files share compiled programs, so that each runs in one process; notebooks do not, and begin.
+    """Files share compiled programs, so that each runs in one process, the long ones first.
 
-    They take longest: at the end one process would wait for them.
+    Otherwise one process would wait for the other at the end. Notebooks share nothing.
     """
     for item in items:
         group = item.nodeid if item.path.stem == "test_notebooks" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+    sizes = {item.path: item.path.stat().st_size for item in items}
+    items.sort(key=lambda item: (item.path.stem != "test_notebooks", -sizes[item.path]))
 
 
 @pytest.fixture
@@ -51,7 +82,9 @@ def as_users_run():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_compiled_programs():
-    """Every program maps memory; Linux allows 65,530 maps, and a whole run needs more."""
+def forget_programs_before_memory_maps_run_out():
+    """Each process keeps what it has compiled, for the files to come, as long as it may."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()

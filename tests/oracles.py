@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -93,13 +94,22 @@ class Classes:
         return np.log(np.take_along_axis(weights, label[..., None], -1)[..., 0])
 
 
-def _float64(array):
-    return np.asarray(jnp.asarray(array).astype(jnp.float64))
+def _wide(array):
+    array = np.asarray(array)
+    return array if np.iscomplexobj(array) else array.astype(np.float64)
+
+
+def _weights(logits):
+    weights = np.exp(logits - np.max(logits.real, axis=-1, keepdims=True))
+    return weights / np.sum(weights, axis=-1, keepdims=True)
 
 
 def of_mixture(mixture):
-    """Read a mixture's own parameters (a class-conditional one is flattened) into ``Dense``."""
-    weights = special.softmax(_float64(mixture.logits), axis=-1)
+    """Read a mixture's own parameters (a class-conditional one is flattened) into ``Dense``.
+
+    Complex parameters are served, too: an imaginary step of 1e-30 is an exact derivative.
+    """
+    weights = _weights(_wide(mixture.logits))
     inner = mixture.components
     if isinstance(inner, Mixture):
         dense = of_mixture(inner)
@@ -110,18 +120,16 @@ def of_mixture(mixture):
             dense.loc.reshape(*flat, D),
             dense.covariances.reshape(*flat, D, D),
         )
-    loc = _float64(inner.loc)
+    loc = _wide(inner.loc)
     D = loc.shape[-1]
     if isinstance(inner, FullNormal):
-        whitening = _float64(inner.whitening_tril)
+        whitening = _wide(inner.whitening_tril)
         covariances = np.linalg.inv(np.swapaxes(whitening, -1, -2) @ whitening)
     else:
-        scale = np.broadcast_to(
-            _float64(inner.scale), (*np.shape(inner.scale)[:-1], D)
-        )  # [..., K, D]
+        scale = np.broadcast_to(_wide(inner.scale), (*np.shape(inner.scale)[:-1], D))  # [..., K, D]
         covariances = scale[..., None] ** 2 * np.eye(D)
         if isinstance(inner, LowRankNormal):
-            factor = _float64(inner.factor)
+            factor = _wide(inner.factor)
             covariances = covariances + factor @ np.swapaxes(factor, -1, -2)
     lead = np.broadcast_shapes(weights.shape, loc.shape[:-1], covariances.shape[:-2])
     return Dense(
@@ -215,7 +223,7 @@ def _dot(a, b):
 
 def parameters(head, raw):
     """``Dense`` (or ``Classes``) of raw outputs ``[..., P]``: the head's map, redone."""
-    raw = _float64(raw)
+    raw = _wide(raw)
     rows = raw.reshape(-1, raw.shape[-1])
     if isinstance(head, CategoricalHead):
         weights = [_softmax(list(map(mp.mpf, row)), head.min_weight) for row in rows]
@@ -307,7 +315,7 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
 
     def draw(*event, sampler=rng.normal):
         lead = tuple(size if rng.random() < 0.7 else 1 for size in batch)
-        return jnp.asarray(sampler(size=(*lead, *event)), dtype)
+        return sampler(size=(*lead, *event))
 
     def positive(size):
         return np.exp(0.5 * rng.normal(size=size))
@@ -315,8 +323,8 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
     shared = 1 if tied else K
     logits, loc = draw(K), draw(K, D)
     if covariance == "full":
-        diagonal = draw(shared, D, sampler=positive)[..., None] * jnp.eye(D, dtype=dtype)
-        components = FullNormal(loc=loc, whitening_tril=jnp.tril(draw(shared, D, D), -1) + diagonal)
+        diagonal = draw(shared, D, sampler=positive)[..., None] * np.eye(D)
+        components = FullNormal(loc=loc, whitening_tril=np.tril(draw(shared, D, D), -1) + diagonal)
     elif covariance == "low_rank":
         rank = int(rng.integers(1, D + 1))
         scale = draw(shared, D, sampler=positive)
@@ -324,7 +332,8 @@ def random_mixture(rng, covariance, K, D, batch=(), *, tied=False, dtype=jnp.flo
     else:
         width = 1 if covariance == "isotropic" else D
         components = Normal(loc=loc, scale=draw(shared, width, sampler=positive))
-    return Mixture(logits=logits, components=components)
+    mixture = Mixture(logits=logits, components=components)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), mixture)
 
 
 def head_of(covariance, K, D, **options):

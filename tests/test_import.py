@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import jaxmdn
+
+pytestmark = pytest.mark.version
 
 OPTIONAL = (
     *("distrax", "flax", "jaxtyping", "matplotlib", "optax", "orbax"),

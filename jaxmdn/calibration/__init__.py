@@ -3,7 +3,6 @@
 | module | questions |
 |---|---|
 | ``uniform`` | targets as numbers that are uniform if the model is right, and a test of it |
-| ``kolmogorov`` | that test's distribution |
 | ``coverage`` | what share of the targets falls where the model said |
 | ``conformal`` | regions that hold what they promise, however wrong the model |
 | ``recalibration`` | a map of the predicted probabilities that makes them come true |

@@ -3,6 +3,13 @@ from .base import Density as Density
 from .bernoulli import Bernoulli as Bernoulli
 from .beta import Beta as Beta
 from .categorical import Categorical as Categorical
+from .declare import constant as constant
+from .declare import family as family
+from .declare import part as part
+from .declare import positive as positive
+from .declare import real as real
+from .declare import simplex as simplex
+from .declare import unit as unit
 from .discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
 from .full_normal import FullNormal as FullNormal
 from .gamma import Gamma as Gamma
@@ -15,9 +22,12 @@ from .logit_normal import LogitNormal as LogitNormal
 from .low_rank_normal import LowRankNormal as LowRankNormal
 from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .normal import Normal as Normal
+from .normal_density import NormalDensity as NormalDensity
 from .poisson import Poisson as Poisson
 from .student_t import StudentT as StudentT
+from .support import Support as Support
 from .truncated_normal import TruncatedNormal as TruncatedNormal
+from .univariate import Univariate as Univariate
 from .von_mises import VonMises as VonMises
 from .weibull import Weibull as Weibull
 from .zero_inflated import ZeroInflated as ZeroInflated

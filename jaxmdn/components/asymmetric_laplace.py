@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.declare import family, positive, real
+from jaxmdn.components.support import REAL, Support
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AsymmetricLaplace(ProductDensity):
+@family
+class AsymmetricLaplace(Univariate):
     """A product of asymmetric Laplace densities.
 
     With ``z = (y_d - loc_d) / scale_d`` and the asymmetry ``k`` each is
@@ -39,11 +39,11 @@ class AsymmetricLaplace(ProductDensity):
         eq. 3.1.10.
     """
 
-    loc: Parameter
-    scale: Parameter
-    asymmetry: Parameter
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    asymmetry: Parameter = positive(fixable=True)
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1, "asymmetry": 1}
+    domain: ClassVar[Support] = REAL
 
     def _exponent(self, y: Array) -> tuple[Array, Array, Array]:
         """Whether ``y`` is below the mode, minus the exponent, and the asymmetry."""

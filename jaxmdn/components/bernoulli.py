@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity, reached
-from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+from jaxmdn.components.declare import family, real
+from jaxmdn.components.support import COUNTS, Support
+from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Bernoulli(CountDensity):
     """A product of Bernoulli distributions, ``P(Y_d = 1) = 1 / (1 + exp(-logit_d))``.
 
@@ -24,9 +24,9 @@ class Bernoulli(CountDensity):
     ``-inf`` for a target that is neither 0 nor 1.
     """
 
-    logit: Parameter
+    logit: Parameter = real()
 
-    event_ranks: ClassVar = {"logit": 1}
+    domain: ClassVar[Support] = dataclasses.replace(COUNTS, upper=1.0)
 
     @classmethod
     def from_moments(
@@ -36,9 +36,6 @@ class Bernoulli(CountDensity):
         info = jnp.finfo(mean.dtype)
         mean = jnp.clip(mean, float(info.tiny), 1 - float(info.eps))
         return cls(logit=jnp.log(mean) - jnp.log1p(-mean))
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return (y == 0) | (y == 1)
 
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         (logit,) = self._parameters()

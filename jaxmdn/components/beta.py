@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import constant, family, positive
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special import beta as beta_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Beta(BoundedDensity):
     """A product of beta densities, ``x^(a - 1) (1 - x)^(b - 1) / B(a, b) / (upper - lower)``.
 
@@ -39,12 +37,10 @@ class Beta(BoundedDensity):
       Smithson and Verkuilen (2006), A better lemon squeezer?, p. 55.
     """
 
-    concentration1: Parameter
-    concentration0: Parameter
-    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
-    upper: float = dataclasses.field(default=1.0, metadata={"static": True})
-
-    event_ranks: ClassVar = {"concentration1": 1, "concentration0": 1}
+    concentration1: Parameter = positive()
+    concentration0: Parameter = positive()
+    lower: float = constant(0.0)
+    upper: float = constant(1.0)
 
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         a, b, y = self._parameters(y)

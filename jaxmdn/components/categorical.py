@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, register
-from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
+from jaxmdn.components.base import Density
+from jaxmdn.components.declare import family, parameter
+from jaxmdn.components.support import Support
+from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Categorical(Density):
     """``p(y = c) = softmax(logits)_c`` for a class index ``y [..., 1]``.
 
@@ -26,21 +23,11 @@ class Categorical(Density):
     The classes have no order, so there is no mean, variance or cdf; see :meth:`probabilities`.
     """
 
-    logits: Parameter
-
-    event_ranks: ClassVar = {"logits": 1}
+    logits: Parameter = parameter()
 
     @property
-    def discrete(self) -> bool:
-        return True
-
-    @property
-    def event_dim(self) -> int:
-        return 1
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.logits.dtype
+    def domain(self) -> Support:  # type: ignore[override]
+        return Support("classes", 0.0, self.num_classes - 1.0, step=1.0)
 
     @property
     def num_classes(self) -> int:
@@ -52,9 +39,6 @@ class Categorical(Density):
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         return draw_index(key, self.logits, (*shape, *self.batch_shape))[..., None]
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return (y >= 0) & (y < self.num_classes) & (y == jnp.floor(y))
 
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self.log_prob(y)[..., None]
@@ -69,13 +53,6 @@ class Categorical(Density):
         below = jnp.sum(jnp.where(index < y, probabilities, 0), axis=-1, keepdims=True)
         at = jnp.sum(jnp.where(index == y, probabilities, 0), axis=-1, keepdims=True)
         return jnp.where(jnp.isnan(y), jnp.nan, below), at
-
-    @property
-    def closure(self) -> tuple[str, ...]:
-        return ("none",)
-
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Categorical:
-        return self  # class indices have no unit
 
     def probabilities(self) -> Float[Array, "..."]:
         """Class probabilities, ``[..., C]``."""

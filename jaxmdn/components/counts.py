@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.support import COUNTS, Support
+from jaxmdn.components.univariate import Univariate
+from jaxmdn.special.roots import first_whole
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
-#: By the dtype's bytes: bisections of a quantile; enough for counts up to 2^24 and 2^40.
-STEPS = {4: 34, 8: 50}
 #: By how many rounding units a distribution function may be off.
 SLACK = 32
 
 
-class CountDensity(ProductDensity):
+class CountDensity(Univariate):
     """Base of the families on ``0, 1, 2, ...`` with independent dimensions.
 
     A subclass writes ``log_mass``, ``tails`` and ``log_tails`` at whole ``y >= 0``, in the compute
@@ -32,16 +32,7 @@ class CountDensity(ProductDensity):
     differentiable in ``y``. Samples are whole numbers in the compute dtype (at least float32).
     """
 
-    closed_under: ClassVar[str] = "none"
-
-    @property
-    def discrete(self) -> bool:
-        return True
-
-    @property
-    def lattice(self) -> tuple[float, float]:
-        """The smallest value and the distance from one value to the next."""
-        return 0.0, 1.0
+    domain: ClassVar[Support] = COUNTS
 
     @abc.abstractmethod
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -60,18 +51,11 @@ class CountDensity(ProductDensity):
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         """Whole numbers of the full shape, in the compute dtype."""
 
-    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
-
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         (y,) = self._targets(y)
-        valid = self.in_support(y)
+        valid = self.domain.contains(y)
         value = self.log_mass(jnp.where(valid, y, 0))
         return jnp.where(valid, value, jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf))
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        (y,) = numerics.upcast(y)
-        return is_count(y)
 
     def _targets(self, y: Num[Array, "..."]) -> tuple[Array]:
         return (jax.lax.stop_gradient(self._parameters(y)[-1]),)
@@ -121,14 +105,6 @@ class CountDensity(ProductDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.draw(key, (*shape, *self.batch_shape, self.event_dim))
 
-    def affine(self: Any, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Any:
-        return self
-
-
-def is_count(y: Float[Array, "..."]) -> Bool[Array, "..."]:
-    """Whether a number is one of ``0, 1, 2, ...``."""
-    return (y >= 0) & jnp.isfinite(y) & (jnp.floor(y) == y)
-
 
 def whole_quantile(density: Any, p: Float[Array, "..."]) -> Float[Array, "..."]:
     """Quantile of each dimension of a family of counts that has a cdf and two moments."""
@@ -167,48 +143,16 @@ def first_count(
     # Cantelli's inequality, and some room for rounding.
     reach = 1.05 * (mean + jnp.sqrt(variance / above)) + 2
     upper = jnp.ceil(jnp.broadcast_to(reach, jnp.broadcast_shapes(reach.shape, above.shape)))
-    found = bisect(accept, jnp.full_like(upper, -1), upper)
+    found = first_whole(accept, jnp.full_like(upper, -1), upper)
     return jnp.where(jnp.isnan(upper), jnp.nan, found)
 
 
-def bisect(
-    accept: Callable[[Array], Array], lower: Float[Array, "..."], upper: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """The smallest whole number in ``(lower, upper]`` that is accepted, if ``upper`` is.
-
-    All those above an accepted one are taken to be accepted. Whole ends, ``lower >= -1``.
-    """
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        # In the logarithm as long as the ends are far apart.
-        far = high > 8 * (low + 2)
-        root = jnp.sqrt(low + 2) * jnp.sqrt(jnp.where(far, high, 1)) - 1
-        middle = jnp.floor(jnp.where(far, root, low + 0.5 * (high - low)))
-        good = accept(middle)
-        inside = middle > low
-        low = jnp.where(inside & ~good, middle, low)
-        return low, jnp.where(inside & good, middle, high)
-
-    return jax.lax.fori_loop(0, STEPS[upper.dtype.itemsize], halve, (lower, upper))[1]
-
-
 def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
-    """For each dimension, where it is discrete, its smallest value and its step.
-
-    Reads through mixtures and groups of dimensions.
-    """
-    if hasattr(density, "components"):
-        return lattices(density.components)
-    if hasattr(density, "parts"):
-        by_dim = {
-            d: own
-            for part, dims in zip(density.parts, density.dims, strict=True)
-            for d, own in zip(dims, lattices(part), strict=True)
-        }
-        return tuple(by_dim[d] for d in range(density.event_dim))
-    own = getattr(density, "lattice", None) if density.discrete else None
-    return (own,) * density.event_dim
+    """For each dimension, where it is discrete, its smallest value and its step."""
+    return tuple(
+        (own.lower, own.step) if own.discrete and own.kind != "classes" else None
+        for own in density.support
+    )
 
 
-__all__ = ["CountDensity", "bisect", "lattices", "reached", "reaches"]
+__all__ = ["CountDensity", "lattices", "reached", "reaches"]

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import reached
-from jaxmdn.components.product import ProductDensity
-from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+from jaxmdn.components.declare import constant, family, positive, real
+from jaxmdn.components.support import Support
+from jaxmdn.components.univariate import Univariate
+from jaxmdn.typing import Array, Float, Key, Num, Parameter
 
-#: How far from its level, in bins, a target may be: rounding is allowed for, nothing else.
-TOLERANCE = 1 / 16
 
-
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiscretizedLogistic(ProductDensity):
+@family
+class DiscretizedLogistic(Univariate):
     """A product of logistic distributions rounded to the nearest of ``num_bins`` even levels.
 
     The levels are ``lower + i w``, ``w = (upper - lower) / (num_bins - 1)``. With ``F`` the
@@ -42,18 +39,11 @@ class DiscretizedLogistic(ProductDensity):
       Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++, eq. 2.
     """
 
-    loc: Parameter
-    scale: Parameter
-    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
-    upper: float = dataclasses.field(default=255.0, metadata={"static": True})
-    num_bins: int = dataclasses.field(default=256, metadata={"static": True})
-
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
-    closed_under: ClassVar[str] = "none"
-
-    @property
-    def discrete(self) -> bool:
-        return True
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    lower: float = constant(0.0)
+    upper: float = constant(255.0)
+    num_bins: int = constant(256)
 
     @property
     def lattice(self) -> tuple[float, float]:
@@ -65,6 +55,11 @@ class DiscretizedLogistic(ProductDensity):
                 f"the first and the last level, not the outer edges of their bins."
             )
         return float(self.lower), (self.upper - self.lower) / (self.num_bins - 1)
+
+    @property
+    def domain(self) -> Support:  # type: ignore[override]
+        origin, step = self.lattice
+        return Support("interval", origin, float(self.upper), step=step, closed=True)
 
     @classmethod
     def from_moments(
@@ -93,17 +88,9 @@ class DiscretizedLogistic(ProductDensity):
         loc, scale, index = self._parameters(index)
         return numerics.standardize(origin + (index + 0.5) * step, loc, scale)
 
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        (y,) = numerics.upcast(y)
-        index, offset = self._index(y)
-        return (index >= 0) & (index < self.num_bins) & (jnp.abs(offset) <= TOLERANCE)
-
-    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
-
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         _, scale, y = self._parameters(y)
-        valid = self.in_support(y)
+        valid = self.domain.contains(y)
         index = self._index(jnp.where(valid, y, self.lower))[0]
         first, last = index == 0, index == self.num_bins - 1
         above, below = self._edge(index), -self._edge(index - 1)
@@ -118,7 +105,7 @@ class DiscretizedLogistic(ProductDensity):
         """``inner(z)`` of the upper edge of the bin, and the ends."""
         (_, _, y) = self._parameters(y)
         origin, step = self.lattice
-        index = jnp.floor((jax.lax.stop_gradient(y) - origin) / step + TOLERANCE)
+        index = jnp.floor((jax.lax.stop_gradient(y) - origin) / step + self.domain.tolerance)
         inside = (index >= 0) & (index < self.num_bins - 1)
         value = inner(self._edge(jnp.where(inside, index, 0)))
         outside = jnp.where(index < 0, least, jnp.where(jnp.isnan(y), jnp.nan, most))
@@ -130,12 +117,6 @@ class DiscretizedLogistic(ProductDensity):
 
     def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._staircase(y, 1.0, 0.0, lambda z: _sigmoid(-z))
-
-    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        origin, step = self.lattice
-        before = jnp.ceil((y - origin) / step - TOLERANCE) - 1  # the last level below
-        below = self.cdf(origin + before * step)
-        return below, self.cdf(y) - below
 
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._staircase(y, -jnp.inf, 0.0, jax.nn.log_sigmoid)
@@ -201,9 +182,6 @@ class DiscretizedLogistic(ProductDensity):
 
     def variance(self) -> Float[Array, "..."]:
         return self._fill(self.lattice[1] ** 2 * self._moments()[1])
-
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> DiscretizedLogistic:
-        return self
 
 
 def _sigmoid(z: Array) -> Array:

@@ -13,20 +13,20 @@ leading dimensions, and the rows are its sequential conditionals.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, LocationDensity, others, register
+from jaxmdn.components.base import Density, others
+from jaxmdn.components.declare import family, parameter
 from jaxmdn.components.normal import Normal
+from jaxmdn.components.normal_density import CorrelatedNormal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FullNormal(LocationDensity):
+@family
+class FullNormal(CorrelatedNormal):
     """Multivariate normal ``N(y; loc, W^-1 W^-T)``.
 
     Attributes:
@@ -40,10 +40,8 @@ class FullNormal(LocationDensity):
       Pourahmadi (1999), Joint mean-covariance models, for the reading of the rows.
     """
 
-    loc: Parameter
-    whitening_tril: Parameter
-
-    event_ranks: ClassVar = {"loc": 1, "whitening_tril": 2}
+    loc: Parameter = parameter()
+    whitening_tril: Parameter = parameter(rank=2)
 
     @classmethod
     def from_scale_tril(
@@ -86,6 +84,9 @@ class FullNormal(LocationDensity):
         covariance = jnp.einsum("...ij,...kj->...ik", factor, factor, precision="highest")
         event = (self.event_dim, self.event_dim)
         return jnp.broadcast_to(covariance, (*self.batch_shape, *event)).astype(self.dtype)
+
+    def whitening(self) -> Float[Array, "..."]:
+        return self.whitening_tril
 
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))

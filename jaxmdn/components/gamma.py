@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special import gamma as gamma_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Gamma(PositiveDensity):
     """A product of gamma densities, ``y_d^(a - 1) exp(-b y_d) b^a / Gamma(a)``.
 
@@ -32,10 +31,8 @@ class Gamma(PositiveDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 17.
     """
 
-    concentration: Parameter
-    rate: Parameter
-
-    event_ranks: ClassVar = {"concentration": 1, "rate": 1}
+    concentration: Parameter = positive()
+    rate: Parameter = positive()
 
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """``rate y``, kept within the dtype's range, and the concentration."""

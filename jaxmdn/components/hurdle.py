@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components import counts
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, part, real
+from jaxmdn.components.support import Support
 from jaxmdn.components.zero_mass import ZeroMass, log_complement
-from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+from jaxmdn.typing import Array, Float, Key, Num, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Hurdle(ZeroMass):
     """Mass ``z`` at exactly zero, else a family: ``P(Y = 0) = z``, ``(1 - z) p(y)`` elsewhere.
 
@@ -39,33 +39,20 @@ class Hurdle(ZeroMass):
       (1986), Specification and testing of some modified count data models.
     """
 
-    base: Any
-    logit: Parameter
+    base: Any = part("gamma")
+    logit: Parameter = real()
 
     @property
-    def discrete(self) -> bool:
-        return self.base.discrete
-
-    @property
-    def lattice(self) -> tuple[float, float] | None:
-        """As the base's."""
-        return getattr(self.base, "lattice", None)
-
-    @property
-    def closure(self) -> tuple[str, ...]:
-        # Zero has to stay zero; a reflection is none of "scale".
-        kinds = self.base.closure
-        kinds = kinds * (self.event_dim // len(kinds))
-        return tuple("none" if kind == "none" else "scale" for kind in kinds)
+    def domain(self) -> Support:  # type: ignore[override]
+        own = self.base.domain
+        if own.discrete:
+            return own
+        # Zero has to stay zero: neither shift nor reflection.
+        kept = "none" if own.closed_under == "none" else "scale"
+        return dataclasses.replace(own, atoms=(0.0,), closed_under=kept)
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Hurdle:
         return dataclasses.replace(self, base=self.base.affine(jnp.zeros_like(shift), scale))
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return (y == 0) | self.base.in_support(y)
-
-    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
 
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
@@ -75,7 +62,7 @@ class Hurdle(ZeroMass):
         others = base.marginal_log_prob(jnp.where(zero, 1, y)) - self._log_positive(base)
         value = jnp.where(zero, at_zero, rest + others)
         outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
-        return jnp.where(self.in_support(y), value, outside)
+        return jnp.where(self.domain.contains(y), value, outside)
 
     def _log_positive(self, base: Any) -> Float[Array, "..."]:
         """``log(1 - p(0))`` of a family of counts; zero of one of real numbers."""
@@ -136,18 +123,6 @@ class Hurdle(ZeroMass):
         below = rest * base.cdf(y)
         value = jnp.where(below < 0.5, 1 - below, zero + rest * base.survival(y))
         return jnp.where(y < 0, value, rest * base.survival(y))
-
-    @property
-    def jumps(self) -> tuple[bool, ...]:
-        return (True,) * self.event_dim
-
-    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        if self.discrete:
-            return super().jump(y)
-        at_most = self.cdf(y)
-        below = self.cdf(jnp.full_like(y, -float(jnp.finfo(y.dtype).tiny)))
-        below = jnp.where(y == 0, below, at_most)
-        return below, at_most - below
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """The smallest ``y`` with ``cdf >= p``; NaN outside [0, 1]."""

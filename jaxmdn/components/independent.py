@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, concatenate, others, register
-from jaxmdn.typing import Array, Bool, Float, Key, Num
+from jaxmdn.components.base import Density, PerDimension, UndefinedError, others
+from jaxmdn.components.batch import spread
+from jaxmdn.components.declare import register
+from jaxmdn.components.support import Support
+from jaxmdn.typing import Array, Float, Key, Num
 
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Independent(Density):
+class Independent(PerDimension, Density):
     """``p(y) = prod_g parts_g(y[dims_g])``.
 
     Attributes:
@@ -45,8 +48,13 @@ class Independent(Density):
         return dataclasses.replace(self, parts=tuple(function(part) for part in self.parts))
 
     @property
-    def discrete(self) -> bool:
-        return all(part.discrete for part in self.parts)
+    def support(self) -> tuple[Support, ...]:
+        by_dim = {
+            d: own
+            for part, dims in zip(self.parts, self.dims, strict=True)
+            for d, own in zip(dims, part.support, strict=True)
+        }
+        return tuple(by_dim[d] for d in range(self.event_dim))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -83,21 +91,16 @@ class Independent(Density):
             for part, dims in zip(self.parts, self.dims, strict=True)
         ]
 
-    def _each(self, method: str, *arrays: Array) -> Array:
-        return self.apply(lambda part, *columns: getattr(part, method)(*columns), *arrays)
+    def _each(self, function: str, *arrays: Array) -> Array:
+        return self.apply(lambda part, *columns: getattr(part, function)(*columns), *arrays)
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return _total([part.log_prob(columns) for part, columns in self._groups(y)])
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         keys = jax.random.split(key, len(self.parts))
-        batch = self.batch_shape
-
-        def spread(leaf: Array, rank: int) -> Array:  # what a batch axis shares is drawn afresh
-            return jnp.broadcast_to(leaf, (*batch, *leaf.shape[leaf.ndim - rank :]))
-
-        draws = [
-            part.map_parameters(spread).sample(key_part, shape)
+        draws = [  # what a batch axis shares is drawn afresh
+            spread(part, self.batch_shape).sample(key_part, shape)
             for part, key_part in zip(self.parts, keys, strict=True)
         ]
         return self._join(draws if self.discrete else [draw.astype(self.dtype) for draw in draws])
@@ -118,46 +121,8 @@ class Independent(Density):
             total = total.at[..., rows, columns].set(block.astype(dtype))
         return total
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("cdf", y)
-
-    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("survival", y)
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("tail", y, upper)
-
-    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("log_cdf", y)
-
-    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("log_survival", y)
-
-    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("marginal_log_prob", y)
-
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("quantile", p)
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return self._each("in_support", y)
-
-    def _by_dimension(self, attribute: str) -> tuple[Any, ...]:
-        """The parts' tuples with an entry per dimension, put together."""
-        values = {
-            d: value
-            for part, dims in zip(self.parts, self.dims, strict=True)
-            for d, value in zip(dims, getattr(part, attribute), strict=True)
-        }
-        return tuple(values[d] for d in range(self.event_dim))
-
-    @property
-    def closure(self) -> tuple[str, ...]:
-        return self._by_dimension("closure")
-
-    @property
-    def jumps(self) -> tuple[bool, ...]:
-        return self._by_dimension("jumps")
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         pairs = (part.jump(columns) for part, columns in self._groups(y))
@@ -165,7 +130,7 @@ class Independent(Density):
         return below, at
 
     @property
-    def absolute_moments(self) -> bool:
+    def absolute_moments(self) -> bool:  # type: ignore[override]
         return all(part.absolute_moments for part in self.parts)
 
     def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -218,19 +183,28 @@ class Independent(Density):
         family = dataclasses.replace(self, parts=families)
         if all(block is None for block in rows):
             return family, self._join(list(errors)), None
-        raise self._undefined("innovations")  # of groups whose own dimensions depend on each other
+        raise UndefinedError(
+            "innovations: not defined for groups whose own dimensions depend on each other."
+        )
 
     def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Independent:
         scale = jnp.broadcast_to(scale, shift.shape)
         return dataclasses.replace(
-            self, parts=tuple(part.affine(a, b) for part, a, b in self._groups(shift, scale))
+            self,
+            parts=tuple(
+                # Nothing but the identity is asked of a part that has no other map.
+                part if set(part.closure) == {"none"} else part.affine(a, b)
+                for part, a, b in self._groups(shift, scale)
+            ),
         )
 
     @classmethod
-    def join(cls, densities: tuple[Independent, ...]) -> Independent:
+    def align(cls, densities: tuple[Independent, ...]) -> tuple[Independent, ...]:
         by_group = zip(*(density.parts for density in densities), strict=True)
-        return dataclasses.replace(
-            densities[0], parts=tuple(concatenate(tuple(parts)) for parts in by_group)
+        groups = [type(parts[0]).align(tuple(parts)) for parts in by_group]
+        return tuple(
+            dataclasses.replace(density, parts=parts)
+            for density, parts in zip(densities, zip(*groups, strict=True), strict=True)
         )
 
 

@@ -12,15 +12,14 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.support import POSITIVE, Support
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.typing import Array, Bool, Float
 
 
-class IntervalDensity(ProductDensity):
+class IntervalDensity(Univariate):
     """Base of the families on ``[lower, upper]``, parameters ``[..., K, D]``.
 
     The methods that start with ``inner_`` are called with finite targets strictly inside (the
@@ -49,10 +48,6 @@ class IntervalDensity(ProductDensity):
     def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         """Logarithms of both tails."""
 
-    @abc.abstractmethod
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Quantile; its derivatives are not used."""
-
     def limits(self) -> tuple[Array | float, Array | float]:
         """The limits of the log-density at both ends."""
         return -math.inf, -math.inf
@@ -68,9 +63,6 @@ class IntervalDensity(ProductDensity):
         steps = [-1.0 * math.isinf(self.lower), 1.0 * math.isinf(self.upper)]
         middle = sum(ends) / len(ends) + sum(steps) if ends else 0.0
         return jnp.where(inside, y, jnp.asarray(middle, y.dtype))
-
-    def in_support(self, y: Float[Array, "..."]) -> Bool[Array, "..."]:
-        return (y >= self.lower) & (y <= self.upper) & jnp.isfinite(y)
 
     def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
@@ -111,48 +103,24 @@ class IntervalDensity(ProductDensity):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._both(self.inner_log_tails, y, (-jnp.inf, 0.0))[1]
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        family, p = numerics.upcast_tree(self, p)
-        inside = (p > 0) & (p < 1)
-        y = _quantile(family, jnp.where(inside, p, 0.5))
-        ends = jnp.where(p == 0, self.lower, jnp.where(p == 1, self.upper, jnp.nan))
-        return jnp.where(inside, y, ends.astype(y.dtype))
-
-
-@jax.custom_jvp
-def _quantile(family: IntervalDensity, p: Array) -> Array:
-    return family.inner_quantile(p)
-
-
-@_quantile.defjvp
-def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # F(y; theta) = p for all theta; zero where the quantile has rounded to where there is no slope.
-    (family, p), (dfamily, dp) = primals, tangents
-    y = _quantile(family, p)
-    _, dcdf = jax.jvp(lambda family: family.cdf(y), (family,), (dfamily,))
-    density = jnp.exp(family.marginal_log_prob(y))
-    sloped = (density > 0) & (density < jnp.inf)
-    return y, jnp.where(sloped, (dp - dcdf) / jnp.where(sloped, density, 1), 0)
-
 
 class PositiveDensity(IntervalDensity):
     """Base of the families on the positive numbers; a change of unit stays in the family."""
 
     lower = 0.0
     upper = math.inf
-    closed_under: ClassVar[str] = "scale"
+    domain: ClassVar[Support] = POSITIVE
 
 
 class BoundedDensity(IntervalDensity):
     """Base of the families between two static bounds ``lower < upper``, Python numbers.
 
-    Members of different bounds do not join (``merge``), and an affine map leaves them alone.
+    Members of different bounds do not join (``merge``).
     """
 
-    closed_under: ClassVar[str] = "none"
-
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> BoundedDensity:
-        return self
+    @property
+    def domain(self) -> Support:  # type: ignore[override]
+        return Support("interval", self.lower, self.upper, closed=self.closed)
 
     @property
     def width(self) -> float:

@@ -1,8 +1,7 @@
-"""The Laplace family: a normal's robust cousin, whose likelihood is the absolute error."""
+"""The Laplace family: heavier tails than the normal's; its likelihood is the absolute error."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -10,14 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.special.elementary import decay_mean
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Laplace(LocationScale):
     """A product of Laplace densities, ``prod_d exp(-|y_d - loc_d| / scale_d) / (2 scale_d)``.
 
@@ -30,10 +28,9 @@ class Laplace(LocationScale):
     zero.
     """
 
-    loc: Parameter
-    scale: Parameter
+    loc: Parameter = real()
+    scale: Parameter = positive()
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
     absolute_moments: ClassVar = True
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.support import REAL, Support
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.typing import Array, Bool, Float, Parameter
 
 LocationScaleT = TypeVar("LocationScaleT", bound="LocationScale")
 
 
-class LocationScale(ProductDensity):
+class LocationScale(Univariate):
     """Base of the symmetric location-scale families, parameters ``[..., K, D]``.
 
     The methods that start with ``standard_`` are those of ``z``, in the compute dtype; they may
@@ -28,6 +29,8 @@ class LocationScale(ProductDensity):
 
     loc: Parameter
     scale: Parameter
+
+    domain: ClassVar[Support] = REAL
 
     @property
     def event_dim(self) -> int:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family(name="lognormal")
 class LogNormal(PositiveDensity):
     """A product of log-normal densities, ``log y_d ~ N(loc_d, scale_d^2)``.
 
@@ -31,10 +31,8 @@ class LogNormal(PositiveDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 14.
     """
 
-    loc: Parameter
-    scale: Parameter
-
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
+    loc: Parameter = real()
+    scale: Parameter = positive()
 
     def _standardize(self, y: Array) -> Array:
         loc, scale, y = self._parameters(y)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -19,8 +18,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _NODES, _SPAN = {4: 35, 8: 133}, {4: 19.0, 8: 38.0}
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Logistic(LocationScale):
     """A product of logistic densities, ``cdf_d(y) = 1 / (1 + exp(-(y - loc_d) / scale_d))``.
 
@@ -30,10 +28,9 @@ class Logistic(LocationScale):
         ``pi / sqrt(3)`` times as large.
     """
 
-    loc: Parameter
-    scale: Parameter
+    loc: Parameter = real()
+    scale: Parameter = positive()
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
     absolute_moments: ClassVar = True
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # Step of the trapezoidal rules for the moments, and where they end.
@@ -21,8 +21,7 @@ _STEP, _NORMAL_END, _LOGISTIC_END = 0.4, 9.2, 39.0
 _MOMENT_STEPS = 16
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class LogitNormal(BoundedDensity):
     """A product of logit-normal densities, ``log(x / (1 - x)) ~ N(loc_d, scale_d^2)``.
 
@@ -41,12 +40,10 @@ class LogitNormal(BoundedDensity):
       Atchison and Shen (1980), Logistic-normal distributions: some properties and uses, eq. 1.1.
     """
 
-    loc: Parameter
-    scale: Parameter
-    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
-    upper: float = dataclasses.field(default=1.0, metadata={"static": True})
-
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    lower: float = constant(0.0)
+    upper: float = constant(1.0)
 
     def _standardize(self, y: Array) -> Array:
         loc, scale, y = self._parameters(y)

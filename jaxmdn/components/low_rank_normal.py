@@ -15,21 +15,21 @@ in float32 its Cholesky factor is NaN for two nearly parallel loadings of size 1
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, LocationDensity, others, register
+from jaxmdn.components.base import Density, others
+from jaxmdn.components.declare import family, parameter
 from jaxmdn.components.full_normal import FullNormal
 from jaxmdn.components.normal import Normal
+from jaxmdn.components.normal_density import CorrelatedNormal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LowRankNormal(LocationDensity):
+@family
+class LowRankNormal(CorrelatedNormal):
     """Multivariate normal ``N(y; loc, factor factor^T + diag(scale^2))``.
 
     Attributes:
@@ -43,11 +43,9 @@ class LowRankNormal(LocationDensity):
       Carlson (1973), Fast triangular formulation of the square root filter (``to_full``).
     """
 
-    loc: Parameter
-    factor: Parameter
-    scale: Parameter
-
-    event_ranks: ClassVar = {"loc": 1, "factor": 2, "scale": 1}
+    loc: Parameter = parameter()
+    factor: Parameter = parameter(rank=2)
+    scale: Parameter = parameter()
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, factor, scale, y = numerics.upcast(self.loc, self.factor, self.scale, y)
@@ -126,6 +124,9 @@ class LowRankNormal(LocationDensity):
         start = (root, jnp.zeros((*lead, rank, D), factor.dtype))
         _, rows = jax.lax.scan(step, start, (factor, scale, unit))
         return FullNormal(loc=self.loc, whitening_tril=jnp.moveaxis(rows, 0, -2))
+
+    def whitening(self) -> Float[Array, "..."]:
+        return self.to_full().whitening_tril
 
     def innovations(
         self, y: Float[Array, "..."]

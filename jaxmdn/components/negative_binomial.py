@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.declare import family, positive
 from jaxmdn.components.poisson import draw_poisson
 from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
@@ -18,8 +17,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _LEAST, _MOST = 1e-2, 1e8
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class NegativeBinomial(CountDensity):
     """A product of negative binomial distributions by mean and concentration.
 
@@ -39,10 +37,8 @@ class NegativeBinomial(CountDensity):
       Negative binomial and mixed Poisson regression, eq. 1.1.
     """
 
-    rate: Parameter
-    concentration: Parameter
-
-    event_ranks: ClassVar = {"rate": 1, "concentration": 1}
+    rate: Parameter = positive()
+    concentration: Parameter = positive(fixable=True)
 
     @classmethod
     def from_moments(
@@ -65,7 +61,7 @@ class NegativeBinomial(CountDensity):
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         mean, concentration = jax.lax.stop_gradient(self._parameters())
         key_rate, key_count = jax.random.split(key)
-        r = jnp.minimum(concentration, count_functions.poisson_limit(concentration))
+        r = jnp.minimum(concentration, count_functions.limit(concentration))
         # The logarithm, because a gamma variable of small shape underflows.
         log_gamma = jax.random.loggamma(key_rate, r, shape, r.dtype)
         return draw_poisson(key_count, mean * jnp.exp(log_gamma - jnp.log(r)))

@@ -7,23 +7,23 @@ components, ``[..., 1, 1]`` both.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf, log_ndtr, ndtr, ndtri
+from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
+from jaxmdn.components.normal_density import NormalDensity
+from jaxmdn.special.normal import log_ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Normal(LocationScale):
+@family
+class Normal(LocationScale, NormalDensity):
     """A product of univariate normals, ``prod_d N(y_d; loc_d, scale_d^2)``.
 
     Attributes:
@@ -34,10 +34,9 @@ class Normal(LocationScale):
       Bishop (1994), Mixture Density Networks, eq. 23 (isotropic).
     """
 
-    loc: Parameter
-    scale: Parameter
+    loc: Parameter = real()
+    scale: Parameter = positive()
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
     absolute_moments: ClassVar = True
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -63,6 +62,10 @@ class Normal(LocationScale):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
         return self.loc + self.scale * noise
+
+    def whitening(self) -> Float[Array, "..."]:
+        inverse = numerics.divide(jnp.ones((), self.dtype), self.scale)
+        return inverse[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         return self._fill(self.scale**2)

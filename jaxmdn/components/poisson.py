@@ -1,15 +1,14 @@
-"""The Poisson family: counts of events that do not know of each other."""
+"""The Poisson family: counts of independent events."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.declare import family, positive
 from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -17,8 +16,7 @@ from jaxmdn.typing import Array, Float, Key, Parameter
 _SMALL_RATE, _TERMS = 10.0, 60
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Poisson(CountDensity):
     """A product of Poisson distributions, ``P(Y_d = y) = rate_d^y exp(-rate_d) / y!``.
 
@@ -33,9 +31,7 @@ class Poisson(CountDensity):
       transformed rejection method for generating Poisson random variables.
     """
 
-    rate: Parameter
-
-    event_ranks: ClassVar = {"rate": 1}
+    rate: Parameter = positive()
 
     @classmethod
     def from_moments(
@@ -44,18 +40,14 @@ class Poisson(CountDensity):
         """The member with this mean; its variance is what it is."""
         return cls(rate=jnp.maximum(mean, float(jnp.finfo(mean.dtype).tiny)))
 
-    def _limit(self) -> tuple[Array, Array]:
-        (rate,) = self._parameters()
-        return rate, jax.lax.stop_gradient(count_functions.poisson_limit(rate))
-
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return count_functions.log_mass(y, *self._limit())
+        return count_functions.poisson_log_mass(y, *self._parameters())
 
     def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
-        return count_functions.tails(y, *self._limit())
+        return count_functions.poisson_tails(y, *self._parameters())
 
     def log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
-        return count_functions.log_tails(y, *self._limit())
+        return count_functions.poisson_log_tails(y, *self._parameters())
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         (rate,) = self._parameters()
@@ -104,7 +96,6 @@ def _draw_large(key: Array, rate: Array, skip: Array) -> Array:
     a = -0.059 + 0.02483 * b
     log_inverse_alpha = jnp.log(1.1239 + 1.1328 / (b - 3.4))
     squeeze = 0.9277 - 3.6224 / (b - 2)
-    limit = count_functions.poisson_limit(rate)
     tiny = float(jnp.finfo(rate.dtype).eps)
 
     def attempt(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -115,7 +106,7 @@ def _draw_large(key: Array, rate: Array, skip: Array) -> Array:
         us = jnp.maximum(0.5 - jnp.abs(u), tiny)
         k = jnp.floor((2 * a / us + b) * u + rate + 0.43)
         height = jnp.log(v) + log_inverse_alpha - jnp.log(a / (us * us) + b)
-        fits = height <= count_functions.log_mass(jnp.maximum(k, 0), rate, limit)
+        fits = height <= count_functions.poisson_log_mass(jnp.maximum(k, 0), rate)
         accept = ((us >= 0.07) & (v <= squeeze)) | ((k >= 0) & ((us >= 0.013) | (v <= us)) & fits)
         return key, jnp.where(done, count, k), done | accept
 

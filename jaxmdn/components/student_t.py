@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.special import student as student_functions
 from jaxmdn.special import student_distances
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class StudentT(LocationScale):
     """A product of t densities: ``(y_d - loc_d) / scale_d`` has ``df_d`` degrees of freedom.
 
@@ -35,11 +33,10 @@ class StudentT(LocationScale):
       Johnson, Kotz and Balakrishnan (1995), Continuous Univariate Distributions 2, chapter 28.
     """
 
-    loc: Parameter
-    scale: Parameter
-    df: Parameter
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    df: Parameter = positive(fixable=True)
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1, "df": 1}
     absolute_moments: ClassVar = True
 
     def _df(self, like: Float[Array, "..."]) -> Float[Array, "..."]:

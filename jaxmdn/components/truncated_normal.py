@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -12,18 +10,15 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, ndtr, ndtri
 
 from jaxmdn import numerics
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
-from jaxmdn.special.gamma import CUT, integrate
+from jaxmdn.special.normal import half_moment
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
-# By the dtype's bytes: Gauss nodes of the integral below.
-_NODES = {4: 12, 8: 24}
 _TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class TruncatedNormal(BoundedDensity):
     """A product of normal densities restricted to ``lower <= y_d <= upper``.
 
@@ -39,12 +34,11 @@ class TruncatedNormal(BoundedDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, section 13.10.1.
     """
 
-    loc: Parameter
-    scale: Parameter
-    lower: float = dataclasses.field(default=0.0, metadata={"static": True})
-    upper: float = dataclasses.field(default=math.inf, metadata={"static": True})
+    loc: Parameter = real()
+    scale: Parameter = positive()
+    lower: float = constant(0.0)
+    upper: float = constant(math.inf)
 
-    event_ranks: ClassVar = {"loc": 1, "scale": 1}
     closed: ClassVar[bool] = True
 
     # Everything is counted from the mode, the point of the interval next to loc:
@@ -79,7 +73,7 @@ class TruncatedNormal(BoundedDensity):
         outside = (loc < left) | (loc > right)
         offset = jnp.abs(numerics.divide(mode - loc, scale))
         length = jnp.where(loc < left, after, before)
-        beside = _half(jnp.where(outside, offset, 0), jnp.where(outside, length, 1))
+        beside = half_moment(jnp.where(outside, offset, 0), jnp.where(outside, length, 1))
         root = math.sqrt(0.5)
         around = math.sqrt(0.5 * math.pi) * (erf(root * before) + erf(root * after))
         return mode, jnp.log(jnp.where(outside, beside, around))
@@ -111,13 +105,13 @@ class TruncatedNormal(BoundedDensity):
         # Outside: from the mode, until the cumulative hazard of the whole tail is what it must be.
         near = jnp.where(left, p, 1 - p)
         offset = jnp.where(outside, jnp.abs(mode - loc) / scale, 1)
-        tail = _half(offset, jnp.full_like(offset, jnp.inf))
-        part = _half(offset, jnp.where(outside, jnp.where(left, after, before), 1))
+        tail = half_moment(offset, jnp.full_like(offset, jnp.inf))
+        part = half_moment(offset, jnp.where(outside, jnp.where(left, after, before), 1))
         goal = -jnp.log1p(-jnp.minimum(near * part / tail, 1 - float(jnp.finfo(p.dtype).eps)))
         start = 2 * goal / (1 / tail + jnp.sqrt(1 / tail**2 + 2 * goal))
 
         def step(_: Any, r: Array) -> Array:
-            rest = _half(offset + r, jnp.full_like(r, jnp.inf))
+            rest = half_moment(offset + r, jnp.full_like(r, jnp.inf))
             hazard = offset * r + 0.5 * r * r + jnp.log(tail / rest)
             return jnp.maximum(r - (hazard - goal) * rest, 0.1 * r)
 
@@ -169,7 +163,8 @@ class TruncatedNormal(BoundedDensity):
         above = jnp.where(right, 0, offset), jnp.where(right, none, after)
         below = jnp.where(left, 0, offset), jnp.where(left, none, before)
         mass, first, second = (
-            _half(*above, power) + (-1) ** power * _half(*below, power) for power in range(3)
+            half_moment(*above, power) + (-1) ** power * half_moment(*below, power)
+            for power in range(3)
         )
         return mode + scale * first / mass, scale**2 * (second / mass - (first / mass) ** 2)
 
@@ -208,29 +203,3 @@ class TruncatedNormal(BoundedDensity):
             return loc + shift, jnp.minimum(grown, 10 * deviation)
 
         return make(*jax.lax.fori_loop(0, _MOMENT_STEPS, step, (mean, deviation)))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _half(offset: Array, length: Array, power: int = 0) -> Array:
-    """``int_0^length r^power exp(-offset r - r^2 / 2) dr`` for ``offset >= 0``.
-
-    By Gauss nodes, up to where the integrand is negligible.
-    """
-    cut = CUT[offset.dtype.itemsize]
-    end = 2 * cut / (offset + jnp.sqrt(offset * offset + 2 * cut))
-    width = jnp.minimum(length, end)
-
-    def integrand(node: Array) -> Array:
-        r = width * node
-        return r**power * jnp.exp(-r * (offset + 0.5 * r))
-
-    return width * integrate(integrand, _NODES[width.dtype.itemsize], width)
-
-
-@_half.defjvp
-def _half_jvp(power: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (offset, length), (doffset, dlength) = primals, tangents
-    r = jnp.where(length < jnp.inf, length, 1)
-    last = jnp.where(length < jnp.inf, r**power * jnp.exp(-r * (offset + 0.5 * r)), 0)
-    value = _half(offset, length, power)
-    return value, last * dlength - _half(offset, length, power + 1) * doffset

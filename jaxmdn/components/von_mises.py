@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.declare import family, positive, real
+from jaxmdn.components.support import CIRCLE, Support
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
-from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
+from jaxmdn.special.roots import bisect
+from jaxmdn.typing import Array, Float, Key, Parameter
 
 _TURN = 2 * math.pi
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VonMises(ProductDensity):
+@family
+class VonMises(Univariate):
     """A product of von Mises densities, ``exp(k_d cos(y_d - loc_d)) / (2 pi I0(k_d))``, in radians.
 
     Attributes:
@@ -42,11 +41,10 @@ class VonMises(ProductDensity):
       conditional probability densities for periodic variables.
     """
 
-    loc: Parameter
-    concentration: Parameter
+    loc: Parameter = real()
+    concentration: Parameter = positive()
 
-    event_ranks: ClassVar = {"loc": 1, "concentration": 1}
-    closed_under: ClassVar[str] = "none"
+    domain: ClassVar[Support] = CIRCLE
 
     @classmethod
     def from_moments(
@@ -59,17 +57,11 @@ class VonMises(ProductDensity):
         low, high = jnp.zeros_like(variance), jnp.full_like(variance, math.log(1e8))
         low = low - math.log(1e4)
 
-        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = 0.5 * (low + high)
-            wide = _own_variance(jnp.exp(middle)) > variance
-            return jnp.where(wide, middle, low), jnp.where(wide, high, middle)
+        def narrow(log_k: Array) -> Array:
+            return ~(_own_variance(jnp.exp(log_k)) > variance)
 
-        low, high = jax.lax.fori_loop(0, 40, halve, (low, high))
+        low, high = bisect(narrow, low, high, steps=40)
         return cls(loc=mean, concentration=jnp.exp(0.5 * (low + high)))
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return jnp.isfinite(y)
 
     def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, concentration, y = self._parameters(y)
@@ -151,9 +143,6 @@ class VonMises(ProductDensity):
     def circular_variance(self) -> Float[Array, "..."]:
         """``1 - |E[exp(i Y)]| = 1 - I1(k) / I0(k)``, from 0 to 1."""
         return self._fill(circular.resultant_gap(self._parameters()[1]))
-
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> VonMises:
-        return self
 
 
 def _wrap(y: Array) -> Array:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
+from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
-from jaxmdn.special.gamma import log_gamma, polynomial
+from jaxmdn.special.elementary import polynomial
+from jaxmdn.special.gamma import log_gamma
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # By the dtype's bytes: from which exponent on exp is continued by its tangent.
@@ -19,8 +20,7 @@ _STEEP = {4: 40.0, 8: 340.0}
 _MOMENT_STEPS = 8
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class Weibull(PositiveDensity):
     """A product of Weibull densities, ``P(Y_d > y_d) = exp(-(y_d / scale_d)^k)``.
 
@@ -37,10 +37,8 @@ class Weibull(PositiveDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 21.
     """
 
-    concentration: Parameter
-    scale: Parameter
-
-    event_ranks: ClassVar = {"concentration": 1, "scale": 1}
+    concentration: Parameter = positive()
+    scale: Parameter = positive()
 
     def _hazards(self, y: Array) -> tuple[Array, Array]:
         """The logarithm of the cumulative hazard ``(y / scale)^k``, and itself."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.base import register
 from jaxmdn.components.counts import CountDensity
+from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.zero_mass import ZeroMass, log_complement
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@family
 class ZeroInflated(ZeroMass, CountDensity):
     """A family of counts with extra zeros, ``P(0) = z + (1 - z) p(0)``, ``P(y) = (1 - z) p(y)``.
 
@@ -31,8 +29,8 @@ class ZeroInflated(ZeroMass, CountDensity):
       Lambert (1992), Zero-inflated Poisson regression, section 2.
     """
 
-    base: Any
-    logit: Parameter
+    base: Any = part("poisson")
+    logit: Parameter = real()
 
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         extra, rest = self.log_shares()

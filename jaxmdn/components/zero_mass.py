@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components.base import concatenate
 from jaxmdn.components.counts import CountDensity
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.typing import Array, Float, Parameter
 
 ZeroMassT = TypeVar("ZeroMassT", bound="ZeroMass")
 
 
-class ZeroMass(ProductDensity):
+class ZeroMass(Univariate):
     """Base of ``ZeroInflated`` and ``Hurdle``: fields ``base`` and ``logit``."""
 
     base: Any
     logit: Parameter
-
-    event_ranks: ClassVar = {"logit": 1}
 
     def map_parameters(self: ZeroMassT, function: Callable[[Array, int], Array]) -> ZeroMassT:
         return dataclasses.replace(  # type: ignore[type-var]
@@ -49,17 +46,10 @@ class ZeroMass(ProductDensity):
         return self.base.dtype
 
     @classmethod
-    def join(cls: type[ZeroMassT], densities: tuple[ZeroMassT, ...]) -> ZeroMassT:
-        def full(density: ZeroMassT) -> Any:  # tied components are written out
-            def spread(leaf: Array, rank: int) -> Array:
-                event = leaf.shape[leaf.ndim - rank :]
-                return jnp.broadcast_to(leaf, (*density.batch_shape, *event))
-
-            return density.base.map_parameters(spread)
-
-        joined = super().join(densities)
-        bases = tuple(full(density) for density in densities)
-        return dataclasses.replace(joined, base=concatenate(bases))  # type: ignore[type-var]
+    def align(cls: type[ZeroMassT], densities: tuple[ZeroMassT, ...]) -> tuple[ZeroMassT, ...]:
+        bases = type(densities[0].base).align(tuple(density.base for density in densities))
+        pairs = zip(densities, bases, strict=True)
+        return tuple(dataclasses.replace(own, base=base) for own, base in pairs)  # type: ignore[type-var]
 
     @classmethod
     def from_moments(
@@ -84,7 +74,7 @@ class ZeroMass(ProductDensity):
 
     def inner(self, *, counts: bool = False) -> Any:
         """The base in the compute dtype, checked."""
-        kind = CountDensity if counts or self.base.discrete else ProductDensity
+        kind = CountDensity if counts or self.base.discrete else Univariate
         if not isinstance(self.base, kind):
             raise TypeError(
                 f"{type(self).__name__}: expected a base family "

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.components.declare import REGISTRY
+from jaxmdn.components.support import Support
 from jaxmdn.heads import links
 from jaxmdn.heads.families import Family
 from jaxmdn.mixture import check_target
@@ -55,14 +57,18 @@ class Head(abc.ABC):
         return not self.density_shape.discrete
 
     @property
+    def support(self) -> tuple[Support, ...]:
+        """Where each output may lie, and how it may be standardised."""
+        return self.density_shape.support
+
+    @property
     def closure(self) -> tuple[str, ...]:
-        """How each output may be standardised: ``"affine"``, ``"scale"`` (no shift), ``"none"``."""
+        """The maps of each output that stay in its family (``Support.closed_under``)."""
         return self.density_shape.closure
 
     def in_support(self, y: Num[ArrayLike, "... D"]) -> Bool[Array, "... D"]:
         """Whether each output's density may be positive at ``y``; False for NaN."""
-        density = self.build(jnp.zeros(self.num_outputs, jnp.float32))
-        return density.in_support(jnp.asarray(y))
+        return self.density_shape.in_support(jnp.asarray(y))
 
     @abc.abstractmethod
     def build(self, raw: Float[Array, "... P"]) -> Density:
@@ -112,15 +118,29 @@ def to_config(head: Head) -> dict[str, Any]:
     True
     """
     config = {field.name: _encode(getattr(head, field.name)) for field in dataclasses.fields(head)}  # type: ignore[arg-type]
-    return {"type": type(head).__name__, **config}
+    return {"type": type(head).__name__, **_origin(type(head)), **config}
 
 
 def from_config(config: dict[str, Any]) -> Head:
     """Rebuild a head from :func:`to_config`'s description."""
     arguments = {name: _decode(value) for name, value in config.items()}
-    kind = arguments.pop("type")
+    kind, module = arguments.pop("type"), arguments.pop("module", None)
+    _require_known("head", kind, module, Head.registry)
     checks.require_option("heads.from_config", "type", kind, Head.registry)
     return Head.registry[kind](**arguments)
+
+
+def _origin(cls: type[Any]) -> dict[str, str]:
+    """Where a class that is not jaxmdn's own was defined."""
+    return {} if cls.__module__.startswith("jaxmdn.") else {"module": cls.__module__}
+
+
+def _require_known(what: str, name: str, module: str | None, known: Any) -> None:
+    if module is not None and name not in known:
+        raise ValueError(
+            f"heads.from_config: the {what} {name!r} is not known here; it was defined in "
+            f"{module!r}: import that module first."
+        )
 
 
 def _encode(value: Any) -> Any:
@@ -130,7 +150,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, links.Link):
         return {"link": links.to_config(value)}
     if isinstance(value, Family):
-        return {"family": value.name, "constants": [list(map(_encode, c)) for c in value.constants]}
+        own = _origin(value.component)
+        constants = [list(map(_encode, pair)) for pair in value.constants]
+        return {"family": value.name, "constants": constants, **own}
     return list(map(_encode, value)) if isinstance(value, tuple) else value
 
 
@@ -140,5 +162,6 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "family" in value:
+        _require_known("family", value["family"], value.get("module"), REGISTRY)
         return Family(value["family"], **dict(map(_decode, value["constants"])))
     return from_config(value["head"]) if "head" in value else links.from_config(value["link"])

@@ -2,12 +2,13 @@
 
 Raw outputs are laid out in blocks, each flattened row by row. First the K logits; then, for every
 group of outputs that share a family (in the order in which the families first appear) and for every
-parameter of that family, a block ``K x (outputs of the group)``.
+parameter of that family, a block ``K x (outputs of the group) x (numbers per output)``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
-from jaxmdn.heads.families import POSITIVE, Family, resolve
+from jaxmdn.heads.families import KINDS, Family, resolve
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Float
 
@@ -30,8 +31,9 @@ class FactorizedHead(Head):
     the outputs are independent; through the component they are not.
 
     Args:
-      families: for each output a name (``jaxmdn.heads.FAMILIES``) or a :class:`Family` with its
-        constants; a single one for a scalar target.
+      families: for each output a name such as ``"gamma"``, a class declared with
+        ``@jaxmdn.components.family``, or a :class:`Family` with constants; a single one for a
+        scalar target. A family of several dimensions stands once for all of its outputs.
       num_components: K.
       scale_link: link of every positive parameter (scales, rates, concentrations, degrees of
         freedom); a :mod:`jaxmdn.heads.links` link or its name. Default ``"softplus"``.
@@ -62,7 +64,7 @@ class FactorizedHead(Head):
 
     def __post_init__(self) -> None:
         name = "FactorizedHead"
-        single = isinstance(self.families, (str, Family))
+        single = isinstance(self.families, (str, type, Family))
         families = (self.families,) if single else tuple(self.families)
         if not families:
             raise ValueError(f"{name}: families is empty; name one family per output.")
@@ -83,48 +85,60 @@ class FactorizedHead(Head):
 
     @property
     def event_dim(self) -> int:
-        return len(self.families)
+        return sum(family.event_size for family in self.families)
 
     @property
     def groups(self) -> tuple[tuple[Family, tuple[int, ...]], ...]:
         """Families in order of appearance, each with the outputs it describes."""
-        found: dict[Family, tuple[int, ...]] = {}
-        for d, family in enumerate(self.families):
-            found[family] = (*found.get(family, ()), d)
-        return tuple(found.items())
+        found: dict[Any, tuple[int, ...]] = {}
+        start = 0
+        for place, family in enumerate(self.families):
+            own = tuple(range(start, start + family.event_size))
+            start += family.event_size
+            key = (family, place if family.joint else None)  # a joint family shares no parameters
+            found[key] = (*found.get(key, ()), *own)
+        return tuple((family, own) for (family, _), own in found.items())
+
+    @property
+    def blocks(self) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
+        """Group, parameter and shape ``[K, ...]`` of each block of raw outputs after the logits."""
+        return tuple(
+            (g, name, (self.num_components, *family.event_shape(name, len(own))))
+            for g, (family, own) in enumerate(self.groups)
+            for name in family.parameters
+        )
 
     @property
     def num_outputs(self) -> int:
-        numbers = sum(len(family.parameters) for family in self.families)
-        return self.num_components * (1 + numbers)
+        return self.num_components + sum(math.prod(shape) for _, _, shape in self.blocks)
+
+    def parts(self, raw: Float[Array, "... P"]) -> list[Any]:
+        """The groups' component densities."""
+        lead, start = raw.shape[:-1], self.num_components
+        values: list[dict[str, Array]] = [{} for _ in self.groups]
+        for g, name, shape in self.blocks:
+            stop = start + math.prod(shape)
+            kind = KINDS[self.groups[g][0].parameters[name]["kind"]]
+            values[g][name] = kind.build(raw[..., start:stop].reshape(*lead, *shape), self)
+            start = stop
+        return [f.build(v, lead) for (f, _), v in zip(self.groups, values, strict=True)]
 
     def build(self, raw: Float[Array, "... P"]) -> Mixture:
-        K, start, parts = self.num_components, self.num_components, []
-        for family, dims in self.groups:
-            values = {}
-            for parameter, kind in family.parameters.items():
-                stop = start + K * len(dims)
-                block = raw[..., start:stop].reshape(*raw.shape[:-1], K, len(dims))
-                values[parameter] = self.min_scale + self.link(block) if kind == POSITIVE else block
-                start = stop
-            parts.append(family.build(values))
+        parts = self.parts(raw)
         components = parts[0]
         if len(parts) > 1:
             own = tuple(dims for _, dims in self.groups)
             components = Independent(parts=tuple(parts), dims=own)
-        logits = numerics.floor_log_weights(raw[..., :K], self.min_weight)
+        logits = numerics.floor_log_weights(raw[..., : self.num_components], self.min_weight)
         return Mixture(logits=logits, components=components)
 
     def inverse(self, density: Mixture) -> Float[Array, "... P"]:
         components, batch = density.components, density.batch_shape
         parts = components.parts if isinstance(components, Independent) else (components,)
+        values = [f.values(part) for (f, _), part in zip(self.groups, parts, strict=True)]
         blocks = [numerics.unfloor_log_weights(density.logits, self.min_weight)]
-        for (family, dims), part in zip(self.groups, parts, strict=True):
-            values = family.values(part)
-            for parameter, kind in family.parameters.items():
-                value = values[parameter]
-                if kind == POSITIVE:
-                    value = self.link.inverse(value - self.min_scale)
-                value = jnp.broadcast_to(value, (*batch, self.num_components, len(dims)))
-                blocks.append(value.reshape(*batch, self.num_components * len(dims)))
+        for g, name, shape in self.blocks:
+            kind = KINDS[self.groups[g][0].parameters[name]["kind"]]
+            value = jnp.broadcast_to(kind.inverse(values[g][name], self), (*batch, *shape))
+            blocks.append(value.reshape(*batch, math.prod(shape)))
         return jnp.concatenate(blocks, axis=-1)

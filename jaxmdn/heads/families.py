@@ -1,123 +1,134 @@
-"""How a family's parameters come from raw outputs: one table for all families.
+"""A family as a head sees it: which numbers it needs, and how they become parameters.
 
-A family's name stands for the component class, the kind of every parameter and the constants it
-needs. The kind decides the link, so that the supports hold whatever the network emits.
+A family says itself what it learns and of which kind (:mod:`jaxmdn.components.declare`); the kind
+decides the map from raw numbers, so that the supports hold whatever the network emits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, components
+from jaxmdn import checks, components, numerics
+from jaxmdn.components.declare import REGISTRY
 from jaxmdn.typing import Array, Float
 
-# Kinds of parameters: any real number; a positive number (through the head's scale link and floor).
-REAL, POSITIVE = "real", "positive"
 
+class Kind(NamedTuple):
+    """How raw numbers become a parameter, and back.
 
-class Recipe(NamedTuple):
-    """A component class's name, its learnt parameters and their kinds, its constants' defaults.
-
-    ``static`` constants are fields of the class that hold Python numbers (``base``: another
-    family); ``fixable`` names parameters that may be fixed instead of learnt.
+    ``build(raw, head)`` and ``inverse(value, head)``; the head gives its scale link and floor.
     """
 
-    component: str
-    parameters: dict[str, str]
-    static: dict[str, Any] = {}
-    fixable: tuple[str, ...] = ()
+    build: Callable[[Array, Any], Array]
+    inverse: Callable[[Array, Any], Array]
 
 
-LOCATION = {"loc": REAL, "scale": POSITIVE}
-UNIT = {"lower": 0.0, "upper": 1.0}
-CONCENTRATIONS = {"concentration1": POSITIVE, "concentration0": POSITIVE}
-RECIPES = {
-    # the real line
-    "normal": Recipe("Normal", LOCATION),
-    "laplace": Recipe("Laplace", LOCATION),
-    "logistic": Recipe("Logistic", LOCATION),
-    "student_t": Recipe("StudentT", {**LOCATION, "df": POSITIVE}, fixable=("df",)),
-    "asymmetric_laplace": Recipe(
-        "AsymmetricLaplace", {**LOCATION, "asymmetry": POSITIVE}, fixable=("asymmetry",)
+def _simplex_inverse(value: Array, head: Any) -> Array:
+    return numerics.log_normalize(jnp.log(value))
+
+
+KINDS = {
+    "real": Kind(lambda raw, head: raw, lambda value, head: value),
+    "positive": Kind(
+        lambda raw, head: head.min_scale + head.link(raw),
+        lambda value, head: head.link.inverse(value - head.min_scale),
     ),
-    # positive numbers
-    "lognormal": Recipe("LogNormal", LOCATION),
-    "gamma": Recipe("Gamma", {"concentration": POSITIVE, "rate": POSITIVE}),
-    "weibull": Recipe("Weibull", {"concentration": POSITIVE, "scale": POSITIVE}),
-    # an interval
-    "beta": Recipe("Beta", CONCENTRATIONS, static=UNIT),
-    "logit_normal": Recipe("LogitNormal", LOCATION, static=UNIT),
-    "truncated_normal": Recipe(
-        "TruncatedNormal", LOCATION, static={"lower": 0.0, "upper": math.inf}
+    "unit": Kind(
+        lambda raw, head: jax.nn.sigmoid(raw),
+        lambda value, head: jnp.log(value) - jnp.log1p(-value),
     ),
-    # the circle
-    "von_mises": Recipe("VonMises", {"loc": REAL, "concentration": POSITIVE}),
-    # whole numbers
-    "poisson": Recipe("Poisson", {"rate": POSITIVE}),
-    "negative_binomial": Recipe(
-        "NegativeBinomial",
-        {"rate": POSITIVE, "concentration": POSITIVE},
-        fixable=("concentration",),
-    ),
-    "bernoulli": Recipe("Bernoulli", {"logit": REAL}),
-    "discretized_logistic": Recipe(
-        "DiscretizedLogistic",
-        LOCATION,
-        static={"lower": 0.0, "upper": 255.0, "num_bins": 256},
-    ),
-    # a share of zeros beside another family
-    "zero_inflated": Recipe("ZeroInflated", {"logit": REAL}, static={"base": "poisson"}),
-    "hurdle": Recipe("Hurdle", {"logit": REAL}, static={"base": "gamma"}),
+    "simplex": Kind(lambda raw, head: jax.nn.softmax(raw, axis=-1), _simplex_inverse),
 }
+
+
+@functools.cache
+def _load() -> None:
+    """Import every family of jaxmdn's own, so that its name is known."""
+    for name in dir(components):
+        getattr(components, name)
+
+
+def family_class(name: str) -> type[Any]:
+    """The declared family of this name."""
+    if name not in REGISTRY:
+        _load()
+    return REGISTRY[name]
+
+
+def family_names() -> tuple[str, ...]:
+    """Names of all declared families that :class:`FactorizedHead` takes, jaxmdn's own included.
+
+    >>> "gamma" in family_names()
+    True
+    """
+    _load()
+    return tuple(sorted(name for name, cls in REGISTRY.items() if _learnt(cls) is not None))
+
+
+def _fields(cls: type[Any]) -> dict[str, Any]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _learnt(cls: type[Any]) -> dict[str, Any] | None:
+    """The declared parameters' metadata; None if some are not for a head to make."""
+    found = {name: f.metadata for name, f in _fields(cls).items() if "kind" in f.metadata}
+    return None if any(meta["kind"] is None for meta in found.values()) else found
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Family:
-    """A component family with its constants: what ``families=`` takes in place of a bare name.
+    """A component family with its constants: what ``families=`` takes beside names and classes.
 
     >>> from jaxmdn.heads import Family
     >>> Family("student_t", df=4.0)
     Family('student_t', df=4.0)
 
     Args:
-      name: one of ``jaxmdn.heads.FAMILIES``.
+      family: a name (``jaxmdn.heads.families.family_names()``) or a class declared with
+        ``@jaxmdn.components.family``.
       **constants: bounds (``lower``, ``upper``), ``num_bins``, the ``base`` beside a share of zeros
-        (a name or a ``Family``), or a parameter that is fixed instead of learnt (``df``,
+        (a name, a class or a ``Family``), or a parameter that is fixed instead of learnt (``df``,
         ``asymmetry``, ``concentration``); see the component's class.
 
     Raises:
-      ValueError: for an unknown name or constant.
+      ValueError: for an unknown name or constant. TypeError: for what is no family.
     """
 
     name: str
     constants: tuple[tuple[str, Any], ...]
 
-    def __init__(self, name: str, **constants: Any) -> None:
-        checks.require_option("Family", "name", name, FAMILIES)
-        recipe = RECIPES[name]
+    def __init__(self, family: Any, **constants: Any) -> None:
+        name = _name(family)
+        cls = family_class(name)
+        fields, where = _fields(cls), f"Family({name!r})"
+        if _learnt(cls) is None:
+            raise ValueError(
+                f"Family: {name!r} declares parameters without a kind, which only a head of its "
+                f"own can make (NormalHead, CategoricalHead); it cannot stand in FactorizedHead."
+            )
+        fixable = [key for key, f in fields.items() if f.metadata.get("fixable")]
+        static = {key: f.default for key, f in fields.items() if f.metadata.get("static")}
+        parts = {key: f.metadata["part"] for key, f in fields.items() if "part" in f.metadata}
         for key in constants:
-            known = (*recipe.static, *recipe.fixable)
+            known = (*static, *parts, *fixable)
             if not known:
                 raise ValueError(f"Family: {name!r} takes no constants, got {key!r}.")
-            checks.require_option(f"Family({name!r})", "constants", key, known)
-        merged = {
-            **recipe.static,
-            **{
-                key: value.item() if isinstance(value, np.generic) else value
-                for key, value in constants.items()
-            },
-        }
-        if "base" in merged:
-            merged["base"] = resolve(f"Family({name!r})", merged["base"])
-            if "base" in dict(merged["base"].constants) or "logit" in merged["base"].parameters:
+            checks.require_option(where, "constants", key, known)
+        given = {k: v.item() if isinstance(v, np.generic) else v for k, v in constants.items()}
+        merged = {**static, **parts, **given}
+        for key in parts:
+            merged[key] = resolve(where, merged[key])
+            if merged[key].nested or "logit" in merged[key].parameters:
                 raise ValueError(
-                    f"Family({name!r}): base must be a family of counts or positive numbers, such "
-                    f"as 'poisson' or 'gamma'; got {merged['base']!r}."
+                    f"{where}: {key} must be a family of counts or positive numbers, such as "
+                    f"'poisson' or 'gamma'; got {merged[key]!r}."
                 )
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "constants", tuple(merged.items()))
@@ -129,64 +140,109 @@ class Family:
     @property
     def component(self) -> type[Any]:
         """The component class."""
-        return getattr(components, RECIPES[self.name].component)
+        return family_class(self.name)
 
     @property
-    def base(self) -> Family | None:
-        """The family beside a share of zeros; None for a family that stands alone."""
-        return dict(self.constants).get("base")
+    def event_size(self) -> int:
+        """How many outputs one family describes: 1, but for families of several dimensions."""
+        return getattr(self.component, "event_size", 1)
 
     @property
-    def parameters(self) -> dict[str, str]:
-        """Names and kinds of the parameters that the network emits."""
-        fixed, recipe = dict(self.constants), RECIPES[self.name]
-        own = {name: kind for name, kind in recipe.parameters.items() if name not in fixed}
-        return own if self.base is None else {**self.base.parameters, **own}
+    def joint(self) -> bool:
+        """Whether the family describes several outputs that depend on each other."""
+        return not issubclass(self.component, components.Univariate)
 
-    def build(self, values: dict[str, Array]) -> Any:
-        """The component density with learnt parameters ``values [..., K, D]``."""
-        if self.base is not None:
-            inner = {name: values[name] for name in self.base.parameters}
-            return self.component(base=self.base.build(inner), logit=values["logit"])
-        dtype, static = next(iter(values.values())).dtype, RECIPES[self.name].static
-        constants = {
-            name: value if name in static else jnp.full((1, 1), value, dtype)
-            for name, value in self.constants
-        }
-        return self.component(**values, **constants)
+    @property
+    def nested(self) -> dict[str, Family]:
+        """The families inside this one, such as the ``base`` beside a share of zeros."""
+        return {key: value for key, value in self.constants if isinstance(value, Family)}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the network emits: names to metadata (``kind``, ``rank``, ``size``)."""
+        fixed = dict(self.constants)
+        own = {k: meta for k, meta in (_learnt(self.component) or {}).items() if k not in fixed}
+        inner = {k: meta for part in self.nested.values() for k, meta in part.parameters.items()}
+        return {**inner, **own}
+
+    def event_shape(self, parameter: str, outputs: int) -> tuple[int, ...]:
+        """The event axes of a parameter of a component that describes so many outputs."""
+        meta = self.parameters[parameter]
+        return (outputs, meta["size"])[: meta["rank"]]
+
+    def build(self, values: dict[str, Array], lead: tuple[int, ...]) -> Any:
+        """The component density with learnt parameters ``values``, of batch shape ``[*lead, K]``.
+
+        Constants carry the leading axes too, so that densities can be stacked and mapped over.
+        """
+        fields, dtype = _fields(self.component), next(iter(values.values())).dtype
+        constants = {}
+        for key, value in self.constants:
+            metadata = fields[key].metadata
+            if isinstance(value, Family):
+                inner = {name: values[name] for name in value.parameters}
+                constants[key] = value.build(inner, lead)
+            elif metadata.get("static"):
+                constants[key] = value
+            else:
+                constants[key] = jnp.full((*lead, 1, *(1,) * metadata["rank"]), value, dtype)
+        own = {name: value for name, value in values.items() if name in fields}
+        return self.component(**own, **constants)
 
     def values(self, member: Any) -> dict[str, Array]:
         """Learnt parameters of a component density: what :meth:`build` takes."""
-        if self.base is not None:
-            return {**self.base.values(member.base), "logit": member.logit}
-        return {name: getattr(member, name) for name in self.parameters}
+        inner = {
+            name: value
+            for key, part in self.nested.items()
+            for name, value in part.values(getattr(member, key)).items()
+        }
+        return {**inner, **{n: getattr(member, n) for n in self.parameters if n not in inner}}
 
     def from_moments(
         self, mean: Float[Array, "K D"], variance: Float[Array, "K D"]
-    ) -> dict[str, Float[Array, "K D"]]:
-        """Learnt parameters of the member with these moments, or the nearest there is."""
-        inner = self if self.base is None else self.base
+    ) -> dict[str, Float[Array, "K D"]] | None:
+        """Learnt parameters of the member with these moments; None if the family has no rule."""
+        parts = self.nested
+        inner = next(iter(parts.values())) if parts else self
         constants = {
-            name: value
-            for name, value in inner.constants
-            if not (name == "df" and value <= 2)  # no variance to match: as for the default
+            key: value
+            for key, value in inner.constants
+            if not (key == "df" and value <= 2)  # no variance to match: as for the default
         }
-        if self.base is not None:
-            constants["base"] = inner.component
-        return self.values(self.component.from_moments(mean, variance, **constants))
+        constants.update({key: part.component for key, part in parts.items()})
+        try:
+            member = self.component.from_moments(mean, variance, **constants)
+        except AttributeError:
+            return None
+        return self.values(member)
 
 
-FAMILIES = tuple(RECIPES)
+def _name(family: Any) -> str:
+    """The name of what stands for a family."""
+    if isinstance(family, type) and hasattr(family, "family_name"):
+        if REGISTRY.get(family.family_name) is not family:
+            REGISTRY[family.family_name] = family  # defined anew, in a notebook's cell
+        return family.family_name
+    if not isinstance(family, str):
+        kind = family.__name__ if isinstance(family, type) else type(family).__name__
+        raise TypeError(
+            f"Family: expected a name or a class declared with @jaxmdn.components.family, got "
+            f"{kind}; for example 'gamma' or Family('student_t', df=4.0)."
+        )
+    if family not in REGISTRY:
+        checks.require_option("Family", "name", family, family_names())
+    return family
 
 
 def resolve(function: str, family: Any) -> Family:
-    """Turn a name into a :class:`Family`, or raise ``TypeError``."""
+    """Turn a name or a class into a :class:`Family`, or raise ``TypeError``."""
     if isinstance(family, Family):
         return family
-    if not isinstance(family, str):
+    if not isinstance(family, (str, type)):
         raise TypeError(
-            f"{function}: families must be names or jaxmdn.heads.Family, got "
+            f"{function}: families must be names, declared classes or jaxmdn.heads.Family, got "
             f"{type(family).__name__}; for example ('normal', Family('student_t', df=4.0))."
         )
-    checks.require_option(function, "families", family, FAMILIES)
+    if isinstance(family, str):
+        checks.require_option(function, "families", family, family_names())
     return Family(family)

@@ -13,6 +13,7 @@ locations is subtracted (the analysis-of-variance identity).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial, singledispatch
 from typing import Any
@@ -20,23 +21,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.optimize import minimize
 
 from jaxmdn import checks, numerics
 from jaxmdn.components import Categorical, FullNormal, Independent, LowRankNormal, Normal
-from jaxmdn.heads import (
-    CategoricalHead,
-    ClassConditionalHead,
-    FactorizedHead,
-    Head,
-    IndependentHead,
-    NormalHead,
-)
-from jaxmdn.heads.families import POSITIVE
+from jaxmdn.heads.base import Head
+from jaxmdn.heads.categorical import CategoricalHead
+from jaxmdn.heads.class_conditional import ClassConditionalHead
+from jaxmdn.heads.factorized import FactorizedHead
+from jaxmdn.heads.families import KINDS, Family
+from jaxmdn.heads.groups import assign, group_means
+from jaxmdn.heads.independent import IndependentHead
+from jaxmdn.heads.normal import NormalHead
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.typing import Array, ArrayLike, Float, Int, Key
-
-LLOYD_STEPS = 10
 
 
 def from_targets(
@@ -162,9 +161,9 @@ def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Ar
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
     count = head.num_components
     z = (y - mean) / spread
-    assignment = (_quantile_groups if head.event_dim == 1 else _k_means)(key, z, weights, count)
-    share, loc = _group_means(assignment, z, weights, count)
-    _, square = _group_means(assignment, z**2, weights, count)
+    assignment = assign(key, z, weights, count)
+    share, loc = group_means(assignment, z, weights, count)
+    _, square = group_means(assignment, z**2, weights, count)
     # A group of equal targets keeps a little of the overall variance, an empty one all of it.
     within = jnp.where((share > 0)[:, None], jnp.maximum(square - loc**2, 1e-2), 1.0)
     means, variances = mean + spread * loc, spread**2 * within  # [K, D]
@@ -172,14 +171,50 @@ def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Ar
     for family, own in head.groups:
         columns = np.array(own)
         values = family.from_moments(means[:, columns], variances[:, columns])
-        values = {
-            name: _within_reach(head, value) if family.parameters[name] == POSITIVE else value
-            for name, value in values.items()
-        }
-        parts.append(family.build(values))
+        if values is None:
+            member = jax.nn.one_hot(assignment, count, dtype=y.dtype) * weights[:, None]
+            values = _likeliest(head, family, y[:, columns], member)
+        for name, meta in family.parameters.items():
+            if meta["kind"] == "positive":
+                values[name] = _within_reach(head, values[name])
+        parts.append(family.build(values, ()))
     components = Independent(parts=tuple(parts), dims=tuple(own for _, own in head.groups))
     logits = jnp.log(_floored(share, head.min_weight))
     return head.inverse(Mixture(logits=logits, components=components))
+
+
+def _likeliest(
+    head: FactorizedHead, family: Family, y: Float[Array, "N D"], member: Float[Array, "N K"]
+) -> dict[str, Array]:
+    """Parameters of each group's likeliest component, for a family without ``from_moments``.
+
+    By BFGS in the raw numbers, from zeros, where those are worse; groups without rows, and those
+    where it diverges, stay at zeros.
+    """
+    names, outputs = tuple(family.parameters), y.shape[1]
+    shapes = {name: family.event_shape(name, outputs) for name in names}
+    sizes = [math.prod(shapes[name]) for name in names]
+    share = member / jnp.maximum(jnp.sum(member, axis=0), float(jnp.finfo(y.dtype).tiny))
+
+    def values(raw: Array) -> dict[str, Array]:  # one component: [1, ...]
+        found = {}
+        for name, piece in zip(names, jnp.split(raw, np.cumsum(sizes)[:-1]), strict=True):
+            kind = KINDS[family.parameters[name]["kind"]]
+            found[name] = kind.build(piece.reshape(1, *shapes[name]), head)
+        return found
+
+    def best(share: Array) -> dict[str, Array]:
+        def loss(raw: Array) -> Array:
+            log_prob = family.build(values(raw), ()).log_prob(y[:, None, :])[:, 0]
+            return -jnp.sum(jnp.where(share > 0, share * log_prob, 0))
+
+        zeros = jnp.zeros(sum(sizes), y.dtype)
+        found = minimize(loss, zeros, method="BFGS", options={"maxiter": 200}).x
+        sound = jnp.all(jnp.isfinite(found)) & (loss(found) < loss(zeros))
+        return values(jnp.where(sound, found, zeros))
+
+    stacked = jax.vmap(best, in_axes=1)(share)
+    return {name: value[:, 0] for name, value in stacked.items()}  # [K, 1, ...] -> [K, ...]
 
 
 def _within_reach(head: Any, value: Array) -> Array:
@@ -204,10 +239,8 @@ def _normal(head: NormalHead, key: Key[Array, ""], y: Array, weights: Array) -> 
     jitter = 1e-6 * jnp.eye(head.event_dim, dtype=y.dtype)  # constant or collinear columns
     total = jnp.einsum("n,ni,nj->ij", weights, y, y, precision="highest") + jitter
 
-    assignment = (_quantile_groups if head.event_dim == 1 else _k_means)(
-        key, y, weights, head.num_components
-    )
-    share, loc = _group_means(assignment, y, weights, head.num_components)
+    assignment = assign(key, y, weights, head.num_components)
+    share, loc = group_means(assignment, y, weights, head.num_components)
     share = _floored(share, head.min_weight)
     deviation = loc - share @ loc
     with jax.default_matmul_precision("highest"):
@@ -322,52 +355,3 @@ def _reachable(
     scale = 1.0 / jnp.diagonal(whitening, axis1=-2, axis2=-1)
     ratio = scale / _within_reach(head, scale)
     return dataclasses.replace(components, whitening_tril=whitening * ratio[..., None])
-
-
-def _group_means(
-    assignment: Int[Array, "N"], y: Float[Array, "N D"], weights: Float[Array, "N"], count: int
-) -> tuple[Float[Array, "K"], Float[Array, "K D"]]:
-    """Share and mean of each group; an empty group sits at the overall mean (zero)."""
-    member = jax.nn.one_hot(assignment, count, dtype=y.dtype) * weights[:, None]  # [N, K]
-    share = jnp.sum(member, axis=0)
-    sums = jnp.einsum("nk,nd->kd", member, y, precision="highest")
-    return share, sums / jnp.where(share > 0, share, 1.0)[:, None]
-
-
-def _quantile_groups(
-    key: Key[Array, ""], y: Float[Array, "N 1"], weights: Float[Array, "N"], count: int
-) -> Int[Array, "N"]:
-    """Groups of equal weight in sorted order (the key is not needed)."""
-    order = jnp.argsort(y[:, 0])
-    ranked = weights[order]
-    middle = jnp.cumsum(ranked) - 0.5 * ranked
-    group = jnp.clip((count * middle).astype(jnp.int32), 0, count - 1)
-    return jnp.zeros(len(y), jnp.int32).at[order].set(group)
-
-
-def _k_means(
-    key: Key[Array, ""], y: Float[Array, "N D"], weights: Float[Array, "N"], count: int
-) -> Int[Array, "N"]:
-    """Groups by k-means++ seeding and a few Lloyd steps."""
-
-    def distance(centre: Array) -> Array:  # [D] -> [N]
-        return jnp.sum((y - centre) ** 2, axis=-1)
-
-    def nearest_centre(centres: Array) -> Array:  # [K, D] -> [N]
-        return jnp.argmin(jax.vmap(distance)(centres), axis=0)
-
-    def seed(nearest: Array, key: Array) -> tuple[Array, Array]:
-        odds = weights * jnp.where(jnp.any(weights * nearest > 0), nearest, 1.0)
-        centre = y[jax.random.categorical(key, jnp.log(odds))]
-        return jnp.minimum(nearest, distance(centre)), centre
-
-    key_first, key_rest = jax.random.split(key)
-    first = y[jax.random.categorical(key_first, jnp.log(weights))]
-    _, rest = jax.lax.scan(seed, distance(first), jax.random.split(key_rest, count - 1))
-    seeds = jnp.concatenate([first[None], rest])
-
-    def lloyd(_: Any, centres: Array) -> Array:
-        share, means = _group_means(nearest_centre(centres), y, weights, count)
-        return jnp.where(share[:, None] > 0, means, centres)
-
-    return nearest_centre(jax.lax.fori_loop(0, LLOYD_STEPS, lloyd, seeds))

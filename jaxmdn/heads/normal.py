@@ -49,8 +49,8 @@ class NormalHead(Head):
       covariance: ``"isotropic"``, ``"diagonal"`` (default), ``"full"`` or ``"low_rank"``.
       rank: r, the number of factors of ``"low_rank"``.
       graph: with ``"full"``, each dimension's parents (:mod:`jaxmdn.heads.graph`), which come
-        before it: ``((), (0,), (1,))`` makes ``y_2`` independent of ``y_0`` given ``y_1``, within each
-        component. Default: all dimensions before it.
+        before it: ``((), (0,), (1,))`` makes ``y_2`` independent of ``y_0`` given ``y_1``, within
+        each component. Default: all dimensions before it.
       tied: share scale and correlation parameters across components.
       scale_link: a :mod:`jaxmdn.heads.links` link, or its name; ``"softplus"`` by default.
         ``DampedExp(reg)`` or ``Bounded(lower, upper)`` also bound the scale above.

@@ -16,6 +16,7 @@ import numpy as np
 from jaxmdn import checks, numerics
 from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal
 from jaxmdn.components.base import Density
+from jaxmdn.components.batch import flatten
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Num
@@ -96,7 +97,7 @@ def _product(a: Mixture, b: Mixture) -> Product:
         pairs, log_overlap = _product_full(left, right)
     logits = a.log_weights()[..., :, None] + b.log_weights()[..., None, :] + log_overlap
     logits = logits.reshape(*logits.shape[:-2], -1)
-    return Product(Mixture(logits=logits, components=pairs.flatten()), numerics.logsumexp(logits))
+    return Product(Mixture(logits=logits, components=flatten(pairs)), numerics.logsumexp(logits))
 
 
 def _product_independent(a: Normal, b: Normal) -> tuple[Normal, Array]:

@@ -20,11 +20,11 @@ import numpy as np
 from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
-from jaxmdn.components.counts import bisect, lattices, reaches
+from jaxmdn.components.counts import lattices, reaches
 from jaxmdn.inference.sums import nearest_inside, tail_of
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
-from jaxmdn.special.roots import invert_tail
+from jaxmdn.special.roots import first_whole, invert_tail
 from jaxmdn.typing import Array, ArrayLike, Float
 
 # Evaluations of the cdf and its slope. Of 100,000 mixtures of components whose widths differ by up
@@ -106,7 +106,7 @@ def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "...
     upper = jnp.max(jnp.where(likely, index, -jnp.inf), axis=-2)
     inside = (p > 0) & (p < 1) & jnp.isfinite(lower) & jnp.isfinite(upper)
     ends = (jnp.where(inside, lower - 1, -1), jnp.where(inside, upper, 0))
-    found = bisect(lambda k: reaches(mixture, origin + width * k, p), *ends)
+    found = first_whole(lambda k: reaches(mixture, origin + width * k, p), *ends)
     index = jnp.where(inside, found, jnp.where(p < 0.5, lower, upper))
     broken = jnp.isnan(components).any(axis=-2)
     return jnp.where(broken, jnp.nan, origin + width * index)

@@ -184,13 +184,15 @@ def _check_closure(mixture: Any, shift: Any, scale: Any) -> np.ndarray:
     positive = kinds == "scale"
     known = isinstance(shift, (int, float, np.ndarray, np.number))
     moves = not known or np.any(np.broadcast_to(shift, kinds.shape)[positive] != 0)
-    turns = scale is not None and np.any(np.broadcast_to(scale, kinds.shape)[positive] < 0)
+    turns = scale is not None and np.any(np.broadcast_to(scale, kinds.shape)[kinds != "affine"] < 0)
+    if turns and not np.any(positive):
+        raise ValueError(f"affine: {name} takes a positive scale only, got {scale}.")
     if np.any(positive) and (moves or turns):
         raise ValueError(
             f"affine: dimensions {np.flatnonzero(positive).tolist()} of {name} take a positive "
             f"scale and no shift; pass 0.0 (a Python number or a NumPy array) as their shift."
         )
-    return positive
+    return kinds != "affine"
 
 
 def _check_matrix(matrix: Any, event_dim: int, known: bool) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxmdn.components import Normal
 from jaxmdn.mixture import Mixture, require_mixture
+from jaxmdn.special.roots import bisect, halfway
 from jaxmdn.typing import Array, Bool, Float
 
 #: Families on a circle, or with mass at a point; by name, so that nobody has to load them.
@@ -86,7 +87,7 @@ def component_quantiles(
     reflected; in others it ends where ``1 - p`` does.
     """
     family = mixture.components
-    if upper and getattr(family, "closed_under", "none") != "affine":
+    if upper and set(family.closure) != {"affine"}:
         upper, p = False, jnp.minimum(1 - p, 1 - float(jnp.finfo(p.dtype).eps))
     if upper:
         zero = jnp.zeros(1, p.dtype)
@@ -233,14 +234,7 @@ def _bisect(
 
     Its derivatives are dear to compile: one evaluation a step, none of the ends.
     """
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = ends[0] + (ends[1] - ends[0]) / 2
-        above = function(middle) > 0
-        return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
-
-    ends = jax.lax.fori_loop(0, steps, halve, (lower, upper))
-    return ends[0] + (ends[1] - ends[0]) / 2
+    return halfway(*bisect(lambda y: function(y) > 0, lower, upper, steps=steps))
 
 
 __all__ = [

@@ -18,7 +18,15 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels import chunked, dispatch, linear
-from jaxmdn.losses.reductions import REDUCTIONS, check_rows, coefficient, kept_rows, reduce, silence
+from jaxmdn.losses.reductions import (
+    REDUCTIONS,
+    check_rows,
+    coefficient,
+    kept_rows,
+    reduce,
+    silence,
+    silence_targets,
+)
 from jaxmdn.typing import Array, Bool, Float, Int
 
 
@@ -96,7 +104,9 @@ def nll(
         raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1]))
         y = _spread_target("nll", y, batch)
     if implementation == "xla":
-        raw, y = silence(numerics.upcast(raw)[0], kept_rows(weights, mask)), silence(y, mask)
+        kept = kept_rows(weights, mask)
+        raw = silence(numerics.upcast(raw)[0], kept)
+        y = silence_targets(head.support, y, kept)
         return reduce(-head.log_prob(raw, y), weights, mask, reduction)
     batch = jax.eval_shape(head.log_prob, raw, y).shape  # checks the target, too
     raw = jnp.broadcast_to(raw, (*batch, raw.shape[-1])).reshape(-1, raw.shape[-1])
@@ -171,6 +181,10 @@ def linear_nll(
     layer = linear.Layer(hidden, kernel, bias)
     chosen = dispatch.choose(name, implementation, head, hidden, dtype=raw_shape.dtype, linear=True)
     if chosen == "xla":
+        kept = kept_rows(weights, mask)
+        if kept is not None:  # or what they hold would reach the kernel's gradient
+            spread = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1]))
+            layer = layer._replace(hidden=silence(spread, kept))
         raw = linear.raw_outputs(layer, precision)
         options = {"weights": weights, "mask": mask, "reduction": reduction}
         return nll(head, raw, y, implementation=implementation, **options)

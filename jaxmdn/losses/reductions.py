@@ -1,19 +1,23 @@
 """Row weights, masks and reductions: which rows count, and for how much.
 
 A row that is left out (False in the mask, or of weight zero) must leave no trace in value or
-gradient, whatever it holds: its inputs are replaced by zeros *before* anything is computed from
-them, since zero times the derivative at NaN is NaN.
+gradient, whatever it holds: its inputs are replaced *before* anything is computed from them, raw
+outputs by zeros and targets by a point well inside the support, since zero times a derivative that
+is NaN or infinite is NaN.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, numerics
+from jaxmdn.components.support import Support
 from jaxmdn.typing import Array, Float
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -29,6 +33,24 @@ def silence(tree: Any, mask: Array | None) -> Any:
         return jnp.where(mask.reshape(shape), leaf, jnp.zeros_like(leaf))
 
     return jax.tree.map(zero, tree)
+
+
+def silence_targets(support: Sequence[Support], y: Any, kept: Array | None) -> Any:
+    """Replace the targets of rows that are left out by a point inside the support.
+
+    Whatever goes along with targets ``[..., D]`` in a structured target (labels ``[...]``) becomes
+    zero.
+    """
+    if kept is None:
+        return y
+    points = np.array([own.inside for own in support])
+
+    def fill(leaf: Array) -> Array:
+        if leaf.ndim == kept.ndim:
+            return silence(leaf, kept)
+        return jnp.where(kept[..., None], leaf, jnp.asarray(points, leaf.dtype))
+
+    return jax.tree.map(fill, y)
 
 
 def kept_rows(weights: Array | None, mask: Array | None) -> Array | None:

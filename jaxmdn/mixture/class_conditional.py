@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 
 from jaxmdn import checks, numerics
+from jaxmdn.components.batch import flatten
 from jaxmdn.components.categorical import gather_class
 from jaxmdn.mixture.mixture import Mixture, check_target
 from jaxmdn.typing import Array, Float, Int, Num
@@ -106,4 +107,4 @@ def flatten_mixture(mixture: Mixture) -> Mixture:
     outer_weights, inner_weights = numerics.upcast(mixture.log_weights(), inner.log_weights())
     inner = Mixture(logits=outer_weights[..., None] + inner_weights, components=inner.components)
     logits = inner.logits.reshape(*inner.logits.shape[:-2], -1)
-    return Mixture(logits=logits, components=inner.components.flatten())
+    return Mixture(logits=logits, components=flatten(inner.components))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components.base import concatenate
+from jaxmdn.components.batch import concatenate
 from jaxmdn.mixture.mixture import Mixture, require_mixture
 from jaxmdn.typing import Array, Float
 

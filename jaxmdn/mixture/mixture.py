@@ -22,14 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components.base import Density
+from jaxmdn.components.base import Density, PerDimension
 from jaxmdn.components.categorical import draw_index
-from jaxmdn.typing import Array, Bool, Float, Int, Key, Num, Parameter
+from jaxmdn.components.declare import register
+from jaxmdn.components.support import Support
+from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mixture(Density):
+class Mixture(PerDimension, Density):
     """A mixture density ``p(y) = sum_k softmax(logits)_k p_k(y)``.
 
     Attributes:
@@ -52,8 +54,8 @@ class Mixture(Density):
         )
 
     @property
-    def discrete(self) -> bool:
-        return self.components.discrete
+    def support(self) -> tuple[Support, ...]:
+        return self.components.support
 
     @property
     def num_components(self) -> int:
@@ -154,38 +156,14 @@ class Mixture(Density):
         log_weights, values = numerics.upcast(self.log_weights(), values)
         return numerics.logsumexp(log_weights[..., None] + values, axis=-2)
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._average(self.components.cdf(y[..., None, :]))
-
-    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._average(self.components.survival(y[..., None, :]))
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        return self._average(self.components.tail(y[..., None, :], upper[..., None, :]))
-
-    @property
-    def jumps(self) -> tuple[bool, ...]:
-        return self.components.jumps
+    def _each(self, function: str, *arrays: Array) -> Array:
+        values = getattr(self.components, function)(*(array[..., None, :] for array in arrays))
+        logarithm = function in ("marginal_log_prob", "log_cdf", "log_survival")
+        return self._log_average(values) if logarithm else self._average(values)
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         below, at = self.components.jump(y[..., None, :])
         return self._average(below), self._average(at)
-
-    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._log_average(self.components.log_cdf(y[..., None, :]))
-
-    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._log_average(self.components.log_survival(y[..., None, :]))
-
-    def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._log_average(self.components.marginal_log_prob(y[..., None, :]))
-
-    def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
-        return jnp.any(self.components.in_support(y[..., None, :]), axis=-2)
-
-    @property
-    def closure(self) -> tuple[str, ...]:
-        return self.components.closure
 
     def marginal(self, dims: tuple[int, ...]) -> Mixture:
         return dataclasses.replace(self, components=self.components.marginal(dims))

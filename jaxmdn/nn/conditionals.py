@@ -12,6 +12,8 @@ import numpy as np
 from jaxmdn import numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
+from jaxmdn.components.declare import register
+from jaxmdn.components.support import Support
 from jaxmdn.heads import Head
 from jaxmdn.heads.graph import generations
 from jaxmdn.mixture import check_target
@@ -19,7 +21,7 @@ from jaxmdn.nn.masked import MaskedNetwork
 from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key, Num, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoregressiveDensity(Density):
     """``p(y | x) = prod_d p_d(y_d | x, y_parents(d))`` at given inputs; what the model returns.
@@ -45,12 +47,8 @@ class AutoregressiveDensity(Density):
     event_ranks: ClassVar = {"x": 1}
 
     @property
-    def discrete(self) -> bool:
-        return not self.network.head.real_valued
-
-    @property
-    def closure(self) -> tuple[str, ...]:
-        return self.network.head.closure
+    def support(self) -> tuple[Support, ...]:
+        return self.network.head.support
 
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return self.network.head.in_support(self._own_unit(y))
@@ -115,10 +113,6 @@ class AutoregressiveDensity(Density):
         if self.shift is not None:
             shift, scale = shift + scale * self.shift, scale * self.scale
         return dataclasses.replace(self, shift=shift, scale=scale)
-
-    @property
-    def jumps(self) -> tuple[bool, ...]:
-        return self.network.head.density_shape.jumps
 
     def given_before(self, y: Num[Array, "..."]) -> tuple[Density, Num[Array, "..."]]:
         places = tuple((d,) for d in range(self.event_dim))

@@ -17,38 +17,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
 
-from jaxmdn.special.elementary import legendre
+from jaxmdn.special.elementary import CUT, NODES, chebyshev, chebyshev_fit, integrate, legendre
+from jaxmdn.special.sides import complete, log_side
 from jaxmdn.typing import Array, Float
 
-# By the dtype's bytes: Gauss nodes, where integrands exp(-g) are cut, steps of the quantile.
-_NODES, _CUT, _STEPS = {4: 14, 8: 32}, {4: 18.0, 8: 40.0}, {4: 12, 8: 14}
-# Beyond this concentration 1 - I1 / I0 comes from a polynomial in its inverse, of so many terms.
+# By the dtype's bytes: steps of the quantile, two more than the worst needs.
+_STEPS = {4: 12, 8: 14}
+# Beyond this concentration, where 1 - I1 / I0 has lost a digit, it comes from a polynomial in its
+# inverse; so many terms, by the dtype's bytes, give it to rounding.
 _FAR, _TERMS = 8.0, {4: 8, 8: 26}
 
 
 @functools.cache
 def _far_coefficients(count: int) -> np.ndarray:
     """``2 k (1 - I1(k) / I0(k))`` as a Chebyshev series in ``16 / k - 1``, by quadrature."""
-    nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    k = 2 * _FAR / np.maximum(nodes + 1, 1e-9)
-    t, weights = legendre(80)
-    end = 2 * np.arcsin(np.minimum(1, np.sqrt(20 / k)))[:, None]
-    sine = np.sin(0.5 * end * t) ** 2
-    density = weights * np.exp(-2 * k[:, None] * sine)
-    values = 4 * k * np.sum(density * sine, axis=1) / np.sum(density, axis=1)
-    return np.polynomial.chebyshev.chebfit(nodes, values, count - 1)
+
+    def scaled(nodes: np.ndarray) -> np.ndarray:
+        k = 2 * _FAR / np.maximum(nodes + 1, 1e-9)
+        t, weights = legendre(80)
+        end = 2 * np.arcsin(np.minimum(1, np.sqrt(20 / k)))[:, None]
+        sine = np.sin(0.5 * end * t) ** 2
+        density = weights * np.exp(-2 * k[:, None] * sine)
+        return 4 * k * np.sum(density * sine, axis=1) / np.sum(density, axis=1)
+
+    return chebyshev_fit(scaled, count)
 
 
 def resultant_gap(k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``1 - I1(k) / I0(k)`` for ``k >= 0``; ``1 / (2 k)`` for large ``k``, without cancelling."""
     near = k < _FAR
     small, large = jnp.where(near, k, 0), jnp.where(near, _FAR, k)
-    x = 2 * _FAR / large - 1
-    before, total = jnp.zeros_like(x), jnp.zeros_like(x)
-    coefficients = _far_coefficients(_TERMS[x.dtype.itemsize])
-    for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
-        before, total = total, 2 * x * total - before + float(coefficient)
-    series = x * total - before + float(coefficients[0])
+    series = chebyshev(2 * _FAR / large - 1, _far_coefficients(_TERMS[k.dtype.itemsize]))
     return jnp.where(near, 1 - i1e(small) / i0e(small), 0.5 * series / large)
 
 
@@ -69,103 +68,93 @@ def log_density(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, 
     return -2 * k * jnp.sin(0.5 * z) ** 2 - log_i0e(k) - math.log(2 * math.pi)
 
 
-def _reach(k: Array, start: Array) -> Array:
-    """From ``0 <= start <= pi``, where the exponent has grown by the cut, or pi."""
-    level = jnp.sin(0.5 * start) ** 2 + 0.5 * _CUT[k.dtype.itemsize] / k
-    return jnp.where(level < 1, 2 * jnp.arcsin(jnp.sqrt(jnp.where(level < 1, level, 0))), math.pi)
+def _bulge(z: Array) -> Array:
+    return jnp.sin(0.5 * z) ** 2
 
 
-def _integral(z: Array, k: Array, length: Array) -> tuple[Array, Array]:
-    """``int_z^(z + length) exp(-2 k (sin^2(t / 2) - sin^2(z / 2))) dt``, and its slope in ``k``."""
-    nodes, weights = (jnp.asarray(v, k.dtype) for v in legendre(_NODES[k.dtype.itemsize]))
-    s = length[..., None] * nodes
-    rise = 2 * jnp.sin(z[..., None] + 0.5 * s) * jnp.sin(0.5 * s)
-    values = weights * jnp.exp(-k[..., None] * rise)
-    return length * jnp.sum(values, axis=-1), -length * jnp.sum(values * rise, axis=-1)
+def _reach(k: Array, level: Array) -> Array:
+    """Where ``2 k sin^2(z / 2)`` reaches a level, or pi: ``sin^2(z / 2)`` is at most one."""
+    height = 0.5 * level / k
+    inside = height < 1
+    return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, height, 0))), math.pi)
 
 
-def _upper(z: Array, k: Array) -> tuple[Array, Array]:
-    """``P(Z > z)`` for ``0 <= z <= pi``, with relative accuracy, and its derivative in ``k``."""
-    bulge = jnp.sin(0.5 * z) ** 2
-    near = (k * bulge < 0.5) & (z < 1.5)
+def _end(z: Array, k: Array) -> Array:
+    """From ``0 <= z <= pi``, where the exponent has grown by the cut, or pi."""
+    return jax.lax.stop_gradient(_reach(k, CUT[k.dtype.itemsize] + 2 * k * _bulge(z)))
+
+
+def _side(z: Array, k: Array) -> tuple[Array, Array, Any]:
+    """``log P(Z > z)`` for ``0 <= z <= pi``, its derivative in ``z``, and one.
+
+    Around the mode one half less the integral of ``exp(-2 k sin^2(t / 2))`` from zero to ``z``;
+    else the integral from ``z`` on, of ``exp(-2 k (sin^2((z + s) / 2) - sin^2(z / 2)))``, where the
+    difference is ``sin(z + s / 2) sin(s / 2)``.
+    """
+    near = (k * _bulge(z) < 0.5) & (z < 1.5)
     start = jnp.where(near, 0, z)
-    # A node at the far end would lie beyond it for a rounded pi.
-    length = jnp.where(near, z, jnp.maximum(_reach(k, start) - start, 0))
-    integral, slope = _integral(start, k, jax.lax.stop_gradient(length))
-    log_scale = -log_i0e(k) - math.log(2 * math.pi)
-    scale = jnp.exp(log_scale - jnp.where(near, 0, 2 * k * bulge))
-    part = scale * integral
-    change = scale * slope + part * (resultant_gap(k) - jnp.where(near, 0, 2 * bulge))
-    return jnp.where(near, 0.5 - part, part), jnp.where(near, -change, change)
+    # At pi a tail of zero has no logarithm; this one is nothing beside a last place of pi.
+    least = float(jnp.finfo(z.dtype).eps) ** 2
+    length = jnp.where(near, z, jnp.maximum(_end(start, k) - start, least))
+
+    def integrand(node: Array) -> Array:
+        s = length * node
+        return jnp.exp(-2 * k * jnp.sin(start + 0.5 * s) * jnp.sin(0.5 * s))
+
+    integral = length * integrate(integrand, NODES[k.dtype.itemsize], length + k)
+    log_scale = log_density(start, k)
+    half = 0.5 - jnp.exp(jnp.where(near, log_scale, 0)) * jnp.where(near, integral, 0)
+    log_far = log_scale + jnp.log(jnp.where(near, 1, integral))
+    log = jnp.where(near, jnp.log(half), log_far)
+    return log, -jnp.exp(log_density(z, k) - log), 1.0
 
 
-@jax.custom_jvp
 def survival(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``P(Z > z)`` for ``-pi <= z <= pi``, with relative accuracy in the upper tail."""
-    upper, _ = _upper(jnp.abs(z), k)
-    return jnp.where(z < 0, 1 - upper, upper)
+    left = z < 0
+    return complete(left, log_side(_side, (jnp.where(left, -z, z),), (k,)))[1]
 
 
-@survival.defjvp
-def _survival_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (z, k), (dz, dk) = primals, tangents
-    upper, slope = _upper(jnp.abs(z), k)
-    value = jnp.where(z < 0, 1 - upper, upper)
-    return value, jnp.where(z < 0, -slope, slope) * dk - jnp.exp(log_density(z, k)) * dz
-
-
-@jax.custom_jvp
 def upper_moments(
     z: Float[Array, "..."], k: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """``E[Z; Z > z]`` and ``E[Z^2; Z > 0]`` for ``0 <= z <= pi``."""
-    (partial, _), (half, _) = _moments(z, k)
-    return partial, half
+    scale = jnp.exp(log_density(jnp.zeros_like(k), k))
 
+    def moment(start: Array, power: int) -> Array:
+        length = _end(start, k) - start
 
-@upper_moments.defjvp
-def _upper_moments_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    (z, k), (dz, dk) = primals, tangents
-    (partial, slope), (half, slope_half) = _moments(z, k)
-    return (partial, half), (slope * dk - z * jnp.exp(log_density(z, k)) * dz, slope_half * dk)
+        def integrand(node: Array) -> Array:
+            t = start + length * node
+            return t**power * jnp.exp(-2 * k * _bulge(t))
 
-
-def _moments(z: Array, k: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """The two moments, each with its derivative in ``k``."""
-    nodes, weights = (jnp.asarray(v, k.dtype) for v in legendre(_NODES[k.dtype.itemsize]))
-    gap = resultant_gap(k)[..., None]
-
-    def moment(start: Array, power: int) -> tuple[Array, Array]:
-        length = jax.lax.stop_gradient(_reach(k, start) - start)
-        t = start[..., None] + length[..., None] * nodes
-        values = weights * jnp.exp(log_density(t, k[..., None])) * t**power
-        slopes = values * (gap - 2 * jnp.sin(0.5 * t) ** 2)
-        return length * jnp.sum(values, axis=-1), length * jnp.sum(slopes, axis=-1)
+        return scale * length * integrate(integrand, NODES[k.dtype.itemsize], length + k)
 
     return moment(z, 1), moment(jnp.zeros_like(z), 2)
 
 
 @jax.custom_jvp
 def quantile(p: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The ``z`` with ``P(Z <= z) = p``, from -pi to pi; NaN for a p outside [0, 1]."""
+    """The ``z`` with ``P(Z <= z) = p``, from -pi to pi; NaN for a p outside [0, 1].
+
+    Newton's steps, or halving where they leave the bracket: ``P(Z > z) <= exp(-2 k sin^2(z / 2))``.
+    """
     q = jnp.minimum(p, 1 - p)
     inside = q > 0
     q = jnp.where(inside, q, 0.25)
-    # P(Z > z) <= exp(-2 k sin^2(z / 2)); Newton's steps, or halving where they leave the bracket.
-    level = -0.5 * jnp.log(q) / k
-    far = jnp.where(level < 1, 2 * jnp.arcsin(jnp.sqrt(jnp.where(level < 1, level, 0))), math.pi)
+    far = _reach(k, -jnp.log(q))
 
     def step(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, high, z = state
-        upper, _ = _upper(z, k)
-        above = upper > q
-        low, high = jnp.where(above, z, low), jnp.where(above, high, z)
-        density = jnp.exp(log_density(z, k))
+        log, slope, _ = _side(z, k)
+        gap = log - jnp.log(q)
+        low, high = jnp.where(gap > 0, z, low), jnp.where(gap > 0, high, z)
         # In the logarithm of the tail where that is close to a parabola; a flat tail is a line.
-        ratio = jnp.maximum(upper, 1e-30)
         steep = k * jnp.sin(z) * (math.pi - z) > 1.5
-        new = z + jnp.where(steep, ratio * jnp.log(ratio / q), upper - q) / density
-        return low, high, jnp.where((new >= low) & (new <= high), new, 0.5 * (low + high))
+        new = z - jnp.where(steep, gap, -jnp.expm1(-gap)) / slope
+        # Next to the root rounding may put the step outside, where halving would lead away again.
+        good = ((new >= low) & (new <= high)) | (jnp.abs(gap) < 0.01)
+        return low, high, jnp.where(good, jnp.clip(new, low, high), 0.5 * (low + high))
 
     zero = jnp.zeros_like(far)
     z = jax.lax.fori_loop(0, _STEPS[q.dtype.itemsize], step, (zero, far, 0.5 * far))[2]
@@ -179,13 +168,13 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     z = quantile(p, k)
     density = jnp.exp(log_density(z, k))
     sloped = density > 0  # it is not where a quantile of 0 or 1 lies far out
-    change = dp + _survival_slope(jnp.where(sloped, z, 0), k) * dk
+    change = dp + _change(jnp.where(sloped, z, 0), k, dk)
     return z, jnp.where(sloped, change / jnp.where(sloped, density, 1), 0)
 
 
-def _survival_slope(z: Array, k: Array) -> Array:
-    slope = _upper(jnp.abs(z), k)[1]
-    return jnp.where(z < 0, -slope, slope)
+def _change(z: Array, k: Array, dk: Array) -> Array:
+    """The change of ``P(Z > z)`` with ``k``."""
+    return jax.jvp(lambda k: survival(z, k), (k,), (dk,))[1]
 
 
 @jax.custom_jvp
@@ -197,7 +186,7 @@ def attach(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."
 @attach.defjvp
 def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (z, k), (_, dk) = primals, tangents
-    return attach(z, k), _survival_slope(z, k) * dk / jnp.exp(log_density(z, k))
+    return attach(z, k), _change(z, k, dk) / jnp.exp(log_density(z, k))
 
 
 def draw(key: Array, k: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -229,4 +218,12 @@ def draw(key: Array, k: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.lax.while_loop(waiting, attempt, start)[1]
 
 
-__all__ = ["attach", "draw", "log_density", "quantile", "resultant_gap", "survival"]
+__all__ = [
+    "attach",
+    "draw",
+    "log_density",
+    "quantile",
+    "resultant_gap",
+    "survival",
+    "upper_moments",
+]

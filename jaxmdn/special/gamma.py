@@ -7,7 +7,10 @@ functions of ``log t``, cut where they are negligible and given to rounding by a
 
     Q(a, x) = x^a exp(-x) / Gamma(a) int_0^inf exp(-(x - a) w - x (exp(w) - 1 - w)) dw,
     P(a, x) = x^a exp(-x) / Gamma(a + 1) (1 + x J),
-    J = int_0^inf exp(-(a + 1 - x) w - x (exp(-w) - 1 + w)) dw.
+    J = int_0^inf exp(-(a + 1 - x) w - x (exp(-w) - 1 + w)) dw
+
+(``t = x exp(w)`` and ``t = x exp(-w)`` in the definitions; the second one after
+``P(a, x) = x^a exp(-x) / Gamma(a + 1) + P(a + 1, x)``, which makes it smooth for small ``a``).
 """
 
 from __future__ import annotations
@@ -23,76 +26,82 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jaxmdn import numerics
-from jaxmdn.special.elementary import legendre
+from jaxmdn.special.elementary import (
+    CUT,
+    NODES,
+    chebyshev,
+    chebyshev_fit,
+    exp_excess,
+    integrate,
+    log_gap,
+)
+from jaxmdn.special.sides import complete, log_complete, log_rest, log_side
 from jaxmdn.typing import Array, Float
 
-# By the dtype's bytes: Gauss nodes, where an integrand exp(-E) is cut, terms of the series below.
-NODES, CUT = {4: 14, 8: 32}, {4: 20.0, 8: 42.0}
-_LOG_TERMS, _EXP_TERMS = {4: 7, 8: 15}, {4: 8, 8: 14}
-_STIRLING_TERMS = {4: 9, 8: 25}
+# Stirling's series, B_2n / (2 n (2 n - 1)) of Bernoulli's numbers; at a >= 13 the first term left
+# out is 3e-17 beside the sum, 1 / (12 a).
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
-#: Newton's steps of the quantile.
+# By the dtype's bytes: Chebyshev terms for a >= 1; with one more nothing changes but rounding.
+_TERMS = {4: 9, 8: 25}
+#: Newton's steps of the quantile: one more than the worst of shapes from 1e-2 to 1e6 needs.
 NEWTON_STEPS = 6
 
 
-def log_excess(ratio: Float[Array, "..."], above: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``r - 1 - log(r)`` for ``r > 0``; ``above`` is ``r - 1`` without its cancellation."""
-    near = jnp.abs(above) < 0.5
-    small, far = jnp.where(near, above, 0), jnp.where(near, 1, ratio)
-    w = small / (2 + small)  # log(1 + x) = 2 artanh(w), and x - 2 w = x w
-    terms = [2 / (2 * n + 3) for n in range(_LOG_TERMS[w.dtype.itemsize])]
-    close = w * (small - w * w * polynomial(w * w, terms))
-    return jnp.where(near, close, far - 1 - jnp.log(far))
+def _exact_rest(a: np.ndarray, order: int = 0) -> np.ndarray:
+    """``S(a)`` of :func:`stirling_rest`, or ``-S'(a)``, for ``a >= 1`` in float64.
+
+    With ``w = 1 / (2 a + 1)``, ``S(a) - S(a + 1) = artanh(w) / w - 1`` is positive and decreases:
+    added up until the asymptotic series holds, nothing cancels.
+    """
+    total = np.zeros_like(a)
+    for step in range(12):
+        w = 1 / (2 * (a + step) + 1)
+        for n in range(1, 20):
+            total += w ** (2 * n + order) * (4 * n) ** order / (2 * n + 1)
+    for n, c in enumerate(_STIRLING):
+        total += c * (2 * n + 1) ** order / (a + 12) ** (2 * n + 1 + order)
+    return total
 
 
-def exp_excess(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``exp(x) - 1 - x``."""
-    near = jnp.abs(x) < 0.7
-    small, far = jnp.where(near, x, 0), jnp.where(near, 1, x)
-    terms = [1 / math.factorial(n + 2) for n in range(_EXP_TERMS[x.dtype.itemsize])]
-    return jnp.where(near, small * small * polynomial(small, terms), jnp.expm1(far) - far)
+def _exact_ratio(a: np.ndarray, order: int = 0) -> np.ndarray:
+    """``-L(a)`` of :func:`log_gamma_ratio`, or ``L'(a)``, for ``a >= 1`` in float64.
+
+    ``-L(a) = S(a) - S(a + 1/2) + a (h - log(1 + h))`` with ``h = 1 / (2 a)``.
+    """
+    h, w = 0.5 / a, 1 / (4 * a + 1)  # w = h / (2 + h); log(1 + h) = 2 artanh(w), h - 2 w = h w
+    excess = w * (h - sum(2 * w ** (2 * n) / (2 * n + 1) for n in range(1, 20)))
+    rest = _exact_rest(a, order) - _exact_rest(a + 0.5, order)
+    return rest + (h * h / (1 + h) - excess if order else a * excess)
 
 
 @functools.cache
-def _stirling_coefficients(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``12 a S(a)`` and ``-12 a^2 S'(a)`` of :func:`stirling_rest`, ``a >= 1``, by ``2 / a - 1``.
+def _coefficients(exact: Callable[..., np.ndarray], order: int, count: int) -> np.ndarray:
+    """Chebyshev series in ``2 / a - 1`` of a function times ``a``, its derivative times ``a^2``."""
 
-    Chebyshev series. With ``w = 1 / (2 a + 1)``, ``S(a) - S(a + 1) = artanh(w) / w - 1`` is
-    positive and decreases: added up until the asymptotic series holds, nothing cancels.
-    """
-    nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    a = 2 / (nodes + 1)
-    value, slope = np.zeros(count), np.zeros(count)
-    for step in range(12):
-        w = 1 / (2 * (a + step) + 1)
-        value += sum(w ** (2 * n) / (2 * n + 1) for n in range(1, 20))
-        slope += sum(w ** (2 * n + 1) * (4 * n) / (2 * n + 1) for n in range(1, 20))
-    inverse = 1 / (a + 12)
-    value += sum(c * inverse ** (2 * n + 1) for n, c in enumerate(_STIRLING))
-    slope += sum(c * (2 * n + 1) * inverse ** (2 * n + 2) for n, c in enumerate(_STIRLING))
-    fit = np.polynomial.chebyshev.chebfit
-    return fit(nodes, 12 * a * value, count - 1), fit(nodes, 12 * a * a * slope, count - 1)
+    def scaled(nodes: np.ndarray) -> np.ndarray:
+        a = 2 / (nodes + 1)
+        return a ** (1 + order) * exact(a, order)
+
+    return chebyshev_fit(scaled, count)
 
 
-def _stirling_series(inverse: Array, which: int) -> Array:
-    x = 2 * inverse - 1
-    before, total = jnp.zeros_like(x), jnp.zeros_like(x)
-    coefficients = _stirling_coefficients(_STIRLING_TERMS[x.dtype.itemsize])[which]
-    for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
-        before, total = total, 2 * x * total - before + float(coefficient)
-    return (x * total - before + float(coefficients[0])) * (inverse / 12)
+def _series(exact: Callable[..., np.ndarray], a: Array, order: int = 0) -> Array:
+    inverse = 1 / a
+    coefficients = _coefficients(exact, order, _TERMS[a.dtype.itemsize])
+    return chebyshev(2 * inverse - 1, coefficients) * inverse ** (1 + order)
 
 
 @jax.custom_jvp
 def stirling_rest(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """What Stirling's formula misses, ``log Gamma(a) - (a - 1/2) log(a) + a - log(2 pi) / 2``.
 
-    ``1 / (12 a)`` for large ``a``; relative accuracy, in the derivative too.
+    ``1 / (12 a)`` for large ``a``; relative accuracy, in the derivative too. Below one it is
+    ``S(a) = S(a + 1) + (a + 1/2) log(1 + 1 / a) - 1``.
     """
     small = a < 1
     low = jnp.where(small, a, 1)
     back = jnp.where(small, (low + 0.5) * jnp.log1p(1 / low) - 1, 0)
-    return _stirling_series(1 / jnp.where(small, a + 1, a), 0) + back
+    return _series(_exact_rest, jnp.where(small, a + 1, a)) + back
 
 
 @stirling_rest.defjvp
@@ -106,8 +115,7 @@ def stirling_slope(a: Float[Array, "..."]) -> Float[Array, "..."]:
     small = a < 1
     low = jnp.where(small, a, 1)
     back = jnp.where(small, jnp.log1p(1 / low) - (low + 0.5) / (low + 1) / low, 0)
-    inverse = 1 / jnp.where(small, a + 1, a)
-    return back - _stirling_series(inverse, 1) * inverse
+    return back - _series(_exact_rest, jnp.where(small, a + 1, a), 1)
 
 
 def log_gamma(a: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -115,19 +123,45 @@ def log_gamma(a: Float[Array, "..."]) -> Float[Array, "..."]:
     return stirling_rest(a) + (a - 0.5) * jnp.log(a) - a + 0.5 * numerics.LOG_2PI
 
 
+@jax.custom_jvp
+def log_gamma_ratio(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``log(Gamma(a + 1/2) / (Gamma(a) sqrt(a)))`` for ``a > 0``; ``-1 / (8 a)`` for large ``a``.
+
+    A series for ``a >= 1``; below, ``a / (a + 1/2) sqrt(1 + 1 / a)`` of the ratio at ``a + 1``.
+    NaN for ``a < 0``.
+    """
+    small = a < 1
+    low = jnp.where(small, a, 1)
+    back = jnp.where(small, 0.5 * jnp.log1p(1 / low) - jnp.log1p(0.5 / low), 0)
+    return back - _series(_exact_ratio, jnp.where(small, a + 1, a))
+
+
+@log_gamma_ratio.defjvp
+def _log_gamma_ratio_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (a,), (da,) = primals, tangents
+    small = a < 1
+    low = jnp.where(small, a, 1)
+    back = jnp.where(small, 0.25 / (low * (low + 0.5) * (low + 1)), 0)
+    return log_gamma_ratio(a), (back + _series(_exact_ratio, jnp.where(small, a + 1, a), 1)) * da
+
+
 def log_kernel(x: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log(x^a exp(-x) / Gamma(a))`` for ``x > 0``: the log-density of ``log t`` at ``log x``."""
-    fit = -a * log_excess(x / a, (x - a) / a)
+    fit = -a * log_gap(a, x, x - a)
     return fit + 0.5 * (jnp.log(a) - numerics.LOG_2PI) - stirling_rest(a)
 
 
-def _log_side(x: Array, a: Array) -> tuple[Array, Array, Array]:
-    """Whether ``P`` is computed directly (else ``Q``), its logarithm, and density over it."""
-    lower = x < jnp.maximum(a, 1)
+def is_lower(x: Array, a: Array) -> Array:
+    """Whether ``P`` is the side that is computed, else ``Q``."""
+    return x < jnp.maximum(a, 1)
+
+
+def side(x: Array, a: Array) -> tuple[Array, Array, Array]:
+    """The logarithm of the computed side, its derivative in ``log x``, and ``x``."""
+    lower = is_lower(x, a)
     shape = jnp.where(lower, a + 1, a)
     sign = jnp.where(lower, -1, 1).astype(x.dtype)
     width = jax.lax.stop_gradient(_width(x, shape, lower))
-
     stretched = jnp.log1p(jnp.where(lower, width, 0))
 
     def integrand(node: Array) -> Array:
@@ -140,131 +174,79 @@ def _log_side(x: Array, a: Array) -> tuple[Array, Array, Array]:
 
     integral = integrate(integrand, NODES[x.dtype.itemsize], width)
     inner = jnp.where(lower, (1 + x * integral) / a, integral)
-    return lower, log_kernel(x, a) + jnp.log(inner), 1 / (x * inner)
-
-
-def integrate(integrand: Callable[[Array], Array], count: int, like: Array) -> Array:
-    """``int_0^1 integrand(t) dt`` by Gauss and Legendre, elementwise.
-
-    Node by node, which compilers vectorise over the elements; all nodes at once they do not.
-    """
-    nodes = jnp.asarray(np.stack(legendre(count), axis=-1), like.dtype)
-
-    def add(total: Array, node: Array) -> tuple[Array, None]:
-        return total + node[1] * integrand(node[0]), None
-
-    return jax.lax.scan(add, jnp.zeros_like(like), nodes)[0]
+    return log_kernel(x, a) + jnp.log(inner), -sign / inner, x
 
 
 def _width(x: Array, shape: Array, lower: Array) -> Array:
-    """Where the exponent of the integrand has grown to the cut, or a little further."""
+    """Where the exponent of the integrand has grown to the cut ``c``, or a little further.
+
+    Above, with ``s = x - shape``: from ``s w + x w^2 / 2 = c``, or ``x (exp(w) - 1 - w) = c``,
+    where ``exp(w) - 1 - w >= y`` at ``w = log(1 + y + sqrt(2 y))``. Below, with
+    ``s = shape - x``: from ``s w + x w^2 / (2 + w) = c``, as ``exp(-w) - 1 + w >= w^2 / (2 + w)``.
+    """
     cut = CUT[x.dtype.itemsize]
     slope = jnp.abs(x - shape)
     parabola = 2 * cut / (slope + jnp.sqrt(slope * slope + 2 * x * cut))
     share = cut / jnp.where(lower, 1, x)
     above = jnp.minimum(parabola, jnp.log1p(share + jnp.sqrt(2 * share)))
-    # exp(-w) - 1 + w >= w^2 / (2 + w)
+    return jnp.where(lower, solve_fraction(slope, x, cut), above)
+
+
+def solve_fraction(slope: Array, curve: Array, cut: float) -> Array:
+    """The positive ``w`` with ``slope w + curve w^2 / (2 + w) = cut``."""
     half = slope - 0.5 * cut
-    root = jnp.sqrt(half * half + 2 * shape * cut)
+    root = jnp.sqrt(half * half + 2 * (slope + curve) * cut)
     positive = half > 0
-    below = jnp.where(
-        positive, 2 * cut / (jnp.where(positive, half, 1) + root), (root - half) / shape
-    )
-    return jnp.where(lower, below, above)
+    steep = 2 * cut / (jnp.where(positive, half, 1) + root)
+    return jnp.where(positive, steep, (root - half) / (slope + curve))
 
 
-def _tails(x: Array, a: Array) -> tuple[Array, Array]:
-    lower, log_side, _ = _log_side(x, a)
-    side = jnp.minimum(jnp.exp(log_side), 1)
-    return jnp.where(lower, side, 1 - side), jnp.where(lower, 1 - side, side)
-
-
-@jax.custom_jvp
 def tails(x: Array, a: Array) -> tuple[Array, Array]:
     """``P(a, x)`` and ``Q(a, x)`` for ``0 < x < inf``."""
-    return _tails(x, a)
+    return complete(is_lower(x, a), log_side(side, (x,), (a,)))
 
 
-@tails.defjvp
-def _tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    (x, a), (dx, da) = primals, tangents
-    values, (slope, _) = slope_in(lambda a: _tails(x, a), x, a)
-    change = slope * da + jnp.exp(log_kernel(x, a) - jnp.log(x)) * dx
-    return values, (change, -change)
-
-
-def _log_tails(x: Array, a: Array) -> tuple[Array, Array]:
-    lower, log_side, _ = _log_side(x, a)
-    other = jnp.log1p(-jnp.minimum(jnp.exp(log_side), 1))
-    return jnp.where(lower, log_side, other), jnp.where(lower, other, log_side)
-
-
-@jax.custom_jvp
 def log_tails(x: Array, a: Array) -> tuple[Array, Array]:
     """``log P(a, x)`` and ``log Q(a, x)`` for ``0 < x < inf``."""
-    return _log_tails(x, a)
-
-
-@log_tails.defjvp
-def _log_tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    (x, a), (dx, da) = primals, tangents
-    values, slopes = slope_in(lambda a: _log_tails(x, a), x, a)
-    lower, _, hazard = _log_side(x, a)
-    other = jnp.exp(log_kernel(x, a) - jnp.log(x) - jnp.where(lower, values[1], values[0]))
-    hazards = jnp.where(lower, hazard, other), -jnp.where(lower, other, hazard)
-    changes = tuple(s * da + h * dx for s, h in zip(slopes, hazards, strict=True))
-    return values, changes
-
-
-def slope_in(function: object, like: Array, parameter: Array) -> tuple:
-    """The values of an elementwise function and their derivatives in its argument."""
-    full = jnp.broadcast_to(parameter, jnp.broadcast_shapes(parameter.shape, like.shape))
-    return jax.jvp(function, (full,), (jnp.ones_like(full),))  # type: ignore[arg-type]
+    return log_complete(is_lower(x, a), log_side(side, (x,), (a,)))
 
 
 def quantile(p: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
     """The ``x`` with ``P(a, x) = p`` for ``0 < p < 1``; no derivatives of its own.
 
     Newton's method on the logarithm of the smaller tail, which is concave in ``log x`` below and
-    nearly straight in ``x`` above. Deep in the lower tail ``P = x^a / Gamma(a + 1)``.
+    nearly straight in ``x`` above, from Wilson and Hilferty's cube (1931). Deep in the lower tail
+    ``P = x^a / Gamma(a + 1)``.
     """
     below = p < 0.5
     log_q = jnp.where(below, jnp.log(p), jnp.log1p(-p))
     power = (jnp.log(p) + log_gamma(a + 1)) / a  # not above log x
-    deep = power < math.log(float(jnp.finfo(p.dtype).eps)) - 1
+    deep = power < math.log(float(jnp.finfo(p.dtype).eps)) - 1  # x is the relative error
     cube = 1 - 1 / (9 * a) + ndtri(p) / (3 * jnp.sqrt(a))
-    fair = cube > 0.3
-    wilson = jnp.log(a) + 3 * jnp.log(jnp.where(fair, cube, 1))  # Wilson and Hilferty (1931)
-    start = jnp.where(fair, jnp.maximum(wilson, power), power)
-    start = jnp.exp(jnp.where(deep, 0, jnp.where(start == power, start, wilson)))
+    fair = cube > 0.3  # where the cube is small it is far off
+    wilson = jnp.log(a) + 3 * jnp.log(jnp.where(fair, cube, 1))
+    log_start = jnp.where(fair, jnp.maximum(wilson, power), power)
 
     def step(_: Any, x: Array) -> Array:
-        lower, log_side, hazard = _log_side(x, a)
-        other = jnp.log1p(-jnp.minimum(jnp.exp(log_side), 1))
-        direct = lower == below
-        value = jnp.where(direct, log_side, other)
-        hazard = jnp.where(direct, hazard, hazard * jnp.exp(log_side - other))
-        gap = value - log_q
-        down = x * jnp.exp(-jnp.clip(gap / (x * hazard), -4, 4))
-        return jnp.where(below, down, jnp.maximum(x + gap / hazard, 0.1 * x))
+        log, slope, _ = side(x, a)
+        other = log_rest(jnp.minimum(log, 0))
+        direct = is_lower(x, a) == below
+        hazard = jnp.abs(slope) * jnp.where(direct, 1, jnp.exp(log - other))
+        gap = (jnp.where(direct, log, other) - log_q) / hazard
+        return x * jnp.where(below, jnp.exp(-jnp.clip(gap, -4, 4)), jnp.maximum(1 + gap, 0.1))
 
-    x = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)
+    x = jax.lax.fori_loop(0, NEWTON_STEPS, step, jnp.exp(jnp.where(deep, 0, log_start)))
     return jnp.where(deep, jnp.exp(power), x)
-
-
-def polynomial(x: Array, coefficients: list[float] | tuple[float, ...]) -> Array:
-    """``sum_n c_n x^n`` by Horner's rule."""
-    total = jnp.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * x + coefficient
-    return total
 
 
 __all__ = [
     "log_gamma",
+    "log_gamma_ratio",
     "log_kernel",
     "log_tails",
     "quantile",
+    "side",
+    "solve_fraction",
     "stirling_rest",
     "stirling_slope",
     "tails",

@@ -14,6 +14,53 @@ import jax.numpy as jnp
 
 from jaxmdn.typing import Array, Float
 
+#: By the dtype's bytes: bisections of a whole number; in the logarithm of the ends' distance they
+#: are enough for 2^24 and 2^40.
+WHOLE_STEPS = {4: 34, 8: 50}
+
+
+def halfway(lower: Array, upper: Array) -> Array:
+    """The middle of two numbers whose difference is finite."""
+    return lower + 0.5 * (upper - lower)
+
+
+def bisect(
+    accept: Callable[[Array], Array],
+    lower: Float[Array, "..."],
+    upper: Float[Array, "..."],
+    *,
+    steps: int,
+    middle: Callable[[Array, Array], Array] = halfway,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Return what ``steps`` (static) bisections leave of an interval, accepted from some point on.
+
+    One evaluation a step, none of the ends: ``upper`` is taken to be accepted, ``lower`` not to be.
+    """
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        point = middle(low, high)
+        good = accept(point) & (point > low)  # at the end of the road nothing moves
+        return jnp.where(good, low, point), jnp.where(good, point, high)
+
+    return jax.lax.fori_loop(0, steps, halve, (lower, upper))
+
+
+def first_whole(
+    accept: Callable[[Array], Array], lower: Float[Array, "..."], upper: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Return the smallest whole number in ``(lower, upper]`` that is accepted, if ``upper`` is.
+
+    All those above an accepted one are taken to be accepted. Whole ends, ``lower >= -1``.
+    """
+
+    def middle(low: Array, high: Array) -> Array:
+        far = high > 8 * (low + 2)  # then in the logarithm
+        root = jnp.sqrt(low + 2) * jnp.sqrt(jnp.where(far, high, 1)) - 1
+        return jnp.floor(jnp.where(far, root, halfway(low, high)))
+
+    return bisect(accept, lower, upper, steps=WHOLE_STEPS[upper.dtype.itemsize], middle=middle)[1]
+
 
 def close_in(
     function: Callable[[Array], Array],
@@ -111,4 +158,4 @@ def _clip(newton: Array, lower: Array, upper: Array, y: Array) -> Array:
     return jnp.where(jnp.isnan(newton), y, jnp.clip(newton, lower, upper))
 
 
-__all__ = ["close_in", "invert_tail"]
+__all__ = ["bisect", "close_in", "first_whole", "halfway", "invert_tail"]

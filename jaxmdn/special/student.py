@@ -14,7 +14,6 @@ give both to rounding, and their derivatives in ``v``, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,11 +22,13 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jaxmdn import numerics
-from jaxmdn.special.elementary import decay_mean, legendre, log1p_excess, log_gamma_ratio
+from jaxmdn.special.elementary import CUT, decay_mean, integrate, legendre, log_excess
+from jaxmdn.special.gamma import log_gamma_ratio
+from jaxmdn.special.sides import complete, log_complete, log_side
 from jaxmdn.typing import Array, Float
 
-# By the dtype's bytes: Gauss nodes of the two integrals above, and where the second is cut.
-_NODES, _CUT = {4: 16, 8: 32}, {4: 20.0, 8: 42.0}
+# By the dtype's bytes: Gauss nodes of the two integrals above; with more nothing changes.
+_NODES = {4: 16, 8: 32}
 #: Newton's steps of the quantile: one more than the worst of v >= 0.1, p >= 1e-30 (1e-300) needs.
 NEWTON_STEPS = 6
 
@@ -72,7 +73,7 @@ def _radial_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     x = near * near / df
     share = jnp.where(far, 1, x / (1 + x))  # x / (1 + x)
     slope = jnp.where(far, df / jnp.where(far, z, 1), near / (1 + x))  # d tau / dz
-    excess = jnp.where(far, log_ratio - 1, log1p_excess(x))
+    excess = jnp.where(far, log_ratio - 1, log_excess(1 / (1 + x), -x / (1 + x)))
     dtau = slope * dz + 0.5 * excess * ddf
     return (tau, log_ratio), (dtau, 2 * slope / df * dz - share / df * ddf)
 
@@ -89,107 +90,66 @@ def log_density(z: Float[Array, "..."], df: Float[Array, "..."]) -> Float[Array,
     return log_peak(df) - tau - 0.5 * log_ratio
 
 
-def _half_mass(tau: Array, df: Array, peak: Array) -> Array:
-    """``P(0 < T < z)`` by the first integral, from ``tau`` and the log-density at zero."""
-    nodes, weights = (jnp.asarray(x, tau.dtype) for x in legendre(_NODES[tau.dtype.itemsize]))
-    squares = tau[..., None] * nodes**2
-    values = jnp.exp(-squares) * jax.lax.rsqrt(decay_mean(2 * squares / df[..., None]))
+def _integral(near: Array, tau: Array, inverse_square: Array, df: Array) -> Array:
+    """The first integral over ``sqrt(tau)`` where ``near``, else the second, from ``1 / z^2``.
+
+    With ``s = t^2``, or ``s = t``, both take one mean of exponentials, ``E(2 s / df)``, a node. The
+    nodes of the second lie in ``log(1 + t)``; its weights are scaled to integrate ``exp(-t)``.
+    """
+    count, end = _NODES[df.dtype.itemsize], math.log1p(CUT[df.dtype.itemsize])
+    nodes, weights = legendre(count)
+    total = float(np.sum(weights * np.exp(end * nodes - np.expm1(end * nodes))))
+
+    def integrand(node: Array) -> Array:
+        t = jnp.expm1(end * node)
+        s = jnp.where(near, tau * node * node, t)
+        mean = decay_mean(2 * s / df)
+        weight = jnp.where(near, jnp.exp(-s), jnp.exp(end * node - t) / total)
+        return weight * jax.lax.rsqrt(jnp.where(near, mean, 1 + inverse_square * (2 * s * mean)))
+
+    return integrate(integrand, count, jnp.zeros_like(tau + inverse_square + df))
+
+
+def _half_mass(integral: Array, tau: Array, peak: Array) -> Array:
+    """``P(0 < T < z)`` from the first integral, and the log-density at zero."""
     positive = tau > 0
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, tau, 1)), 0)
-    return math.sqrt(2.0) * root * jnp.exp(peak) * _dot(values, weights)
+    return math.sqrt(2.0) * root * jnp.exp(peak) * integral
 
 
 def central_mass(tau: Array, df: Array) -> Array:
     """``P(0 < T < z)`` from ``tau``, for all ``z``; to rounding next to one half if ``df > 1``."""
-    return _half_mass(jnp.minimum(tau, _CUT[tau.dtype.itemsize]), df, log_peak(df))
+    tau, one = jnp.minimum(tau, CUT[tau.dtype.itemsize]), jnp.ones_like(tau)
+    return _half_mass(_integral(one > 0, tau, one, df), tau, log_peak(df))
 
 
-def _far_integral(inverse_square: Array, df: Array) -> Array:
-    """The second integral, from ``1 / z^2``."""
-    nodes, weights = _laguerre_like(_NODES[df.dtype.itemsize], _CUT[df.dtype.itemsize])
-    t = jnp.asarray(nodes, df.dtype)
-    growth = 2 * t * decay_mean(2 * t / df[..., None])
-    values = jax.lax.rsqrt(1 + inverse_square[..., None] * growth)
-    return _dot(values, jnp.asarray(weights, df.dtype))
-
-
-def _laguerre_like(count: int, cut: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of ``int_0^inf exp(-t) g(t) dt``: Gauss-Legendre in ``log(1 + t)``."""
-    nodes, weights = legendre(count)
-    end = math.log1p(cut)
-    t = np.expm1(end * nodes)
-    weights = end * weights * (1 + t) * np.exp(-t)
-    return t, weights / np.sum(weights)
-
-
-def _dot(values: Array, weights: Array) -> Array:
-    return jnp.sum(values * weights, axis=-1)  # one fused pass, nothing of this size is stored
-
-
-def _split(z: Array, df: Array) -> tuple[Array, Array, Array, Array]:
-    """Where ``tau < 1``; there ``P(0 < T < |z|)``, elsewhere ``log P(T > |z|)`` and the hazard."""
+def _side(z: Array, df: Array) -> tuple[Array, Array, Any]:
+    """``log P(T > z)`` for ``z >= 0``, its derivative in ``z``, and one."""
+    df = bound_df(df)
     tau, log_ratio = radial(z, df)
     near, peak = tau < 1, log_peak(df)
-    half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
-    size = jnp.where(near, 1, jnp.abs(z))
-    integral = _far_integral((1 / size) ** 2, df)
+    size, low = jnp.where(near, 1, z), jnp.where(near, tau, 0.5)
+    integral = _integral(near, low, (1 / size) ** 2, df)
+    rest = 0.5 - _half_mass(jnp.where(near, integral, 0.5), low, peak)
     log_far = peak - tau + 0.5 * log_ratio - jnp.log(size) + jnp.log(integral)
-    hazard = 1 / ((1 / size + size / df) * integral)  # density over tail
-    return near, half, log_far, hazard
+    density = jnp.exp(peak - jnp.where(near, tau + 0.5 * log_ratio, 0))
+    hazard = jnp.where(near, density / rest, 1 / ((1 / size + size / df) * integral))
+    return jnp.where(near, jnp.log(rest), log_far), -hazard, 1.0
 
 
-def _tail(z: Array, df: Array) -> Array:
-    near, half, log_far, _ = _split(z, df)
-    small = jnp.where(near, 0.5 - half, jnp.exp(log_far))
-    return jnp.where(z > 0, small, jnp.where(near, 0.5 + half, 1 - small))
+def _sides(z: Array, df: Array) -> tuple[Array, Array]:
+    left = z < 0
+    return left, log_side(_side, (jnp.where(left, -z, z),), (df,))
 
 
-@jax.custom_jvp
 def tail(z: Array, df: Array) -> Array:
     """``P(T > z)``, with relative accuracy for positive ``z``."""
-    return _tail(z, bound_df(df))
+    return complete(*_sides(z, df))[1]
 
 
-@tail.defjvp
-def _tail_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (z, df), (dz, ddf) = primals, tangents
-    value, slope = _slope_in_df(_tail, z, df)
-    return value, slope * ddf - jnp.exp(log_density(z, df)) * dz
-
-
-def _log_tail(z: Array, df: Array) -> Array:
-    near, half, log_far, _ = _split(z, df)
-    signed = jnp.where(z > 0, -half, half)
-    centre = jnp.log(0.5 + jnp.where(near, signed, 0))
-    left = z < 0
-    return jnp.where(
-        near, centre, jnp.where(left, jnp.log1p(-jnp.exp(jnp.where(left, log_far, -1))), log_far)
-    )
-
-
-@jax.custom_jvp
 def log_tail(z: Array, df: Array) -> Array:
     """``log P(T > z)``."""
-    return _log_tail(z, bound_df(df))
-
-
-@log_tail.defjvp
-def _log_tail_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (z, df), (dz, ddf) = primals, tangents
-    value, slope = _slope_in_df(_log_tail, z, df)
-    near, _, _, hazard = _split(z, bound_df(df))
-    direct = near | (z < 0)
-    ratio = jnp.exp(jnp.where(direct, log_density(z, df) - value, 0))
-    return value, slope * ddf - jnp.where(direct, ratio, hazard) * dz
-
-
-def _slope_in_df(
-    function: Callable[[Array, Array], Array], z: Array, df: Array
-) -> tuple[Array, Array]:
-    """A function's value and its derivative in the degrees of freedom."""
-    lead = jnp.broadcast_shapes(z.shape, df.shape)
-    df = jnp.broadcast_to(df, lead)
-    return jax.jvp(lambda df: function(z, bound_df(df)), (df,), (jnp.ones_like(df),))
+    return log_complete(*_sides(z, df))[1]
 
 
 @jax.custom_jvp
@@ -207,8 +167,9 @@ def quantile(p: Array, df: Array) -> Array:
         angle = s / root
         tau, tanh = df * _log_cosh(angle), root * jnp.tanh(angle)
         near = tau < 1
-        half = _half_mass(jnp.where(near, tau, 0.5), df, peak)
-        integral = _far_integral(jnp.where(near, 0, 1 / (root * jnp.sinh(angle)) ** 2), df)
+        low = jnp.where(near, tau, 0.5)
+        integral = _integral(near, low, jnp.where(near, 0, 1 / (root * jnp.sinh(angle)) ** 2), df)
+        half = _half_mass(jnp.where(near, integral, 0.5), low, peak)
         log_far = peak - tau - jnp.log(tanh) + jnp.log(integral)
         # The difference of the two masses first: their logarithms would cancel at the median.
         excess = jnp.where(near, ((0.5 - q) - half) / q, 0)
@@ -230,9 +191,8 @@ def quantile(p: Array, df: Array) -> Array:
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (p, df), (dp, ddf) = primals, tangents
     z = quantile(p, df)
-    slope = _slope_in_df(_tail, jnp.abs(z), df)[1]
-    dcdf = jnp.where(z < 0, slope, -slope) * ddf
-    return z, (dp - dcdf) / jnp.exp(log_density(z, df))
+    change = jax.jvp(lambda df: tail(jnp.abs(z), df), (df,), (ddf,))[1]
+    return z, (dp + jnp.where(z < 0, -change, change)) / jnp.exp(log_density(z, df))
 
 
 def _log_cosh(x: Array) -> Array:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn.special import student as student_functions
-from jaxmdn.special.elementary import log_gamma_ratio
+from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.typing import Array, Float
 
 # By the dtype's bytes: nodes of the trapezoidal rule, and how many standard deviations it spans.

@@ -25,7 +25,7 @@ from jaxmdn.components.base import Density
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
-from jaxmdn.train.program import Carry, Program
+from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.standardize import Standardizer, unresolved
 from jaxmdn.train.state import TrainState
@@ -49,9 +49,10 @@ class FitResult:
         standardised numbers; :meth:`predict` converts.
       x_standardizer, y_standardizer: the maps applied to inputs and targets; None where none was.
       history: per epoch, from epoch 0 (the initial parameters): ``train_nll`` and ``valid_nll`` in
-        nats in the target's unit (NaN where there is none), ``seconds`` since the start and, for
-        mixtures, ``mean_weight [epochs, K]``: the mixing coefficients, averaged over (at most
-        1,024 of) the training rows.
+        nats in the target's unit (NaN where there is none; with a ``loss`` of your own
+        ``train_loss``, ``valid_loss``, in standardised units, and ``valid_nll``), ``seconds`` since
+        the start and, for mixtures, ``mean_weight [epochs, K]``: the mixing coefficients, averaged
+        over (at most 1,024 of) the training rows.
       best_epoch: the epoch whose parameters were kept.
       report: use of the components over the training rows; None for heads without components.
     """
@@ -89,7 +90,7 @@ def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
     if y_map is None:
         return density
     shift, scale = (part.astype(density.dtype) for part in (y_map.shift, y_map.scale))
-    return density.affine(shift, scale)
+    return density if set(density.closure) == {"none"} else density.affine(shift, scale)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -112,10 +113,6 @@ def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
 DEFAULT_OPTIMIZER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
 
 
-def _default_loss(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
-    return model.nll(x, y, weights=weights)
-
-
 def fit(
     model: Any,
     x: Any,
@@ -129,7 +126,7 @@ def fit(
     patience: int | None = 50,
     standardize: bool = True,
     initialize: bool = True,
-    loss: Callable[..., Any] = _default_loss,
+    loss: Callable[..., Any] = negative_log_likelihood,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -154,7 +151,8 @@ def fit(
         targets to mean 0 and variance 1; everything reported is back in the target's unit.
       initialize: start from the training targets' marginal density.
       loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
-        Validation and history always show the NLL.
+        The best epoch is that of the lowest ``loss`` on the validation rows; the history shows
+        their NLL, too.
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -213,11 +211,16 @@ def fit(
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry = program.start(state, held_out)
-    history: dict[str, list[Any]] = {"train_nll": [], "valid_nll": [], "seconds": []}
+    own = loss is not negative_log_likelihood
+    shift = 0.0 if own else log_det  # another loss is shown in standardised units, as it is
+    names = ("train_loss", "valid_loss", "valid_nll") if own else ("train_nll", "valid_nll")
+    history: dict[str, list[Any]] = {name: [] for name in (*names, "seconds")}
 
-    def record(train: Any, valid: Any, usage: Any) -> None:
-        history["train_nll"].append(float(train) + log_det)
+    def record(train: Any, valid: Any, score: Any, usage: Any) -> None:
+        history["train_loss" if own else "train_nll"].append(float(train) + shift)
         history["valid_nll"].append(float(valid) + log_det)
+        if own:
+            history["valid_loss"].append(float(score))
         history["seconds"].append(time.perf_counter() - start)
         if usage is not None:
             history.setdefault("mean_weight", []).append(np.asarray(usage, np.float64))
@@ -235,18 +238,19 @@ def fit(
         )
 
     start = time.perf_counter()
-    record(float("nan"), float(carry.best_nll), program.usage(state, rows))
+    nll = float("nan") if held_out is None else program.validate(state, held_out)[0]
+    record(float("nan"), nll, carry.best_score, program.usage(state, rows))
     bar = tqdm(range(1, num_epochs + 1), unit="epoch", disable=not progress, leave=True)
     for epoch in bar:
-        carry, told = program.epoch(carry, rows, held_out, epoch)
-        told, best, best_epoch = jax.device_get((told, carry.best_nll, carry.best_epoch))
-        record(told.train, told.valid, told.usage)
-        if not told.sound:
+        carry, numbers = program.epoch(carry, rows, held_out, epoch)
+        numbers, best, best_epoch = jax.device_get((numbers, carry.best_score, carry.best_epoch))
+        record(numbers.train, numbers.valid, numbers.score, numbers.usage)
+        if not numbers.sound:
             bar.close()
-            raise _non_finite(epoch, told.losses, finish(carry))
-        shown = f"train {told.train + log_det:.4f}"
+            raise _non_finite(epoch, numbers.losses, finish(carry))
+        shown = f"train {numbers.train + shift:.4f}"
         if held_out is not None:
-            shown += f"  valid {told.valid + log_det:.4f}  best {best + log_det:.4f}"
+            shown += f"  valid {numbers.score + shift:.4f}  best {best + shift:.4f}"
         bar.set_postfix_str(shown + " nats", refresh=False)
         if held_out is not None and patience is not None and epoch - best_epoch >= patience:
             break
@@ -321,7 +325,8 @@ def _check_targets(head: Any, y: Any) -> None:
         raise ValueError(
             f"fit: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of {head!r}, the "
             f"first of them row {row}: column {column} is {targets[row, column]}. Choose a family "
-            f"that covers it, or correct the rows."
+            f"that covers it (Family('hurdle', base=...) for zeros beside positive numbers, "
+            f"'truncated_normal' for values on a bound), or correct the rows."
         )
 
 

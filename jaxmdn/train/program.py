@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
@@ -29,7 +30,7 @@ EVALUATION_BATCH = 4096
 USAGE_ROWS = 1024  # of the training rows, spread evenly, show an epoch's use of the components
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Carry:
     """What one epoch hands to the next: the training state and the best parameters so far."""
@@ -37,17 +38,18 @@ class Carry:
     state: Any
     best_params: Any
     best_model_state: Any
-    best_nll: Any
+    best_score: Any
     best_epoch: Any
 
 
 class EpochResult(NamedTuple):
-    """What the host hears of an epoch.
+    """The numbers of one epoch that are shown and recorded.
 
     Attributes:
       losses: the loss of every step.
-      train: weighted mean NLL over the epoch's batches, in standardised units.
+      train: weighted mean loss over the epoch's batches, in standardised units.
       valid: validation NLL; NaN without validation.
+      score: the loss that is trained, on the validation rows: by it the best epoch is chosen.
       sound: whether everything stayed finite.
       usage: mean mixing coefficients ``[K]`` at the end; None for heads without components.
     """
@@ -55,8 +57,14 @@ class EpochResult(NamedTuple):
     losses: Any
     train: Any
     valid: Any
+    score: Any
     sound: Any
     usage: Any
+
+
+def negative_log_likelihood(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
+    """The loss of :func:`jaxmdn.train.fit` unless told otherwise."""
+    return model.nll(x, y, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +96,14 @@ class Program:
 
     def start(self, state: TrainState, held_out: Rows | None) -> Carry:
         """The carry of epoch 0, whose best parameters are the initial ones."""
-        initial = jnp.nan
+        initial: Any = jnp.nan
         if held_out is not None:
-            initial = _evaluate(self, state.params, state.model_state, held_out)
+            initial = self.validate(state, held_out)[1]
         return Carry(
             state=state,
             best_params=jax.tree.map(jnp.copy, state.params),
             best_model_state=jax.tree.map(jnp.copy, state.model_state),
-            best_nll=jnp.asarray(initial, jnp.float32),
+            best_score=jnp.asarray(initial, jnp.float32),
             best_epoch=jnp.zeros((), jnp.int32),
         )
 
@@ -104,6 +112,10 @@ class Program:
     ) -> tuple[Carry, EpochResult]:
         """Return the next carry and what the epoch had to tell. Donates the carry."""
         return _epoch(self, carry, rows, held_out, epoch)
+
+    def validate(self, state: TrainState, held_out: Rows) -> tuple[Array, Array]:
+        """The NLL and the loss that is trained, over rows, in evaluation mode."""
+        return _validate(self, state, held_out)
 
     def usage(self, state: TrainState, rows: Rows) -> Array | None:
         """Mean mixing coefficients ``[K]``; None for heads without components."""
@@ -141,12 +153,12 @@ def _epoch(
     train = jnp.sum(losses * mass) / jnp.sum(mass)
     sound = jnp.all(jnp.isfinite(losses)) & _all_finite(state.params)
     if held_out is None:
-        valid = jnp.full_like(train, jnp.nan)
+        valid = score = jnp.full_like(train, jnp.nan)
         better = sound
     else:
-        valid = _evaluate(program, state.params, state.model_state, held_out)
-        sound &= jnp.isfinite(valid)
-        better = sound & ~(valid >= carry.best_nll)  # any finite NLL beats an initial NaN
+        valid, score = _validate(program, state, held_out)
+        sound &= jnp.isfinite(score)
+        better = sound & ~(score >= carry.best_score)  # any finite one beats an initial NaN
 
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
@@ -155,11 +167,11 @@ def _epoch(
         state=state,
         best_params=keep(state.params, carry.best_params),
         best_model_state=keep(state.model_state, carry.best_model_state),
-        best_nll=jnp.where(better, valid.astype(jnp.float32), carry.best_nll),
+        best_score=jnp.where(better, score.astype(jnp.float32), carry.best_score),
         best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
     )
     usage = _usage(program, state.params, state.model_state, rows)
-    return carry, EpochResult(losses, train, valid, sound, usage)
+    return carry, EpochResult(losses, train, valid, score, sound, usage)
 
 
 def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
@@ -191,6 +203,19 @@ def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Ar
 
     sums = _over_batches(program, params, model_state, rows, total)
     return jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _validate(program: Program, state: TrainState, rows: Rows) -> tuple[Array, Array]:
+    nll = _evaluate(program, state.params, state.model_state, rows)
+    if program.loss is negative_log_likelihood:
+        return nll, nll
+
+    def weighted(model: Any, batch: Rows, counts: Array) -> Array:
+        return program.loss(model, *batch, state.key) * jnp.sum(batch.weights)
+
+    sums = _over_batches(program, state.params, state.model_state, rows, weighted)
+    return nll, jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks
+from jaxmdn.components.declare import register
 from jaxmdn.typing import Array, Float
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Standardizer:
     """An elementwise affine map, ``standardised = (value - shift) / scale``.
@@ -56,7 +57,7 @@ class Standardizer:
             kinds = np.asarray(closure)
             size = np.sqrt(np.average(rows**2, axis=0, weights=share))
             scale = np.where(kinds == "scale", np.where(size > 0, size, 1.0), scale)
-            shift = np.where(kinds == "affine", shift, 0.0)
+            shift = np.where(np.isin(kinds, ("affine", "positive_affine")), shift, 0.0)
             scale = np.where(kinds == "none", 1.0, scale)
         return cls(shift=shift, scale=scale)
 

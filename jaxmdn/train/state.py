@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmdn.components.declare import register
 from jaxmdn.typing import Array, Key
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
     """Everything a training step reads and writes.
@@ -127,15 +128,21 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_eval_step(loss: Callable[..., Any]) -> Callable[[TrainState, Any], Array]:
+def make_eval_step(
+    loss: Callable[..., Any], *, stateful: bool = False
+) -> Callable[[TrainState, Any], Any]:
     """Return a jitted ``evaluate(state, batch) -> loss`` that updates nothing.
 
     Args:
-      loss: ``loss(params, model_state, batch) -> scalar or pytree``.
+      loss, stateful: as in :func:`make_train_step`, so that one loss serves both; it may also
+        return a pytree of several numbers.
     """
 
     @jax.jit
-    def evaluate(state: TrainState, batch: Any) -> Array:
-        return loss(state.params, state.model_state, batch)
+    def evaluate(state: TrainState, batch: Any) -> Any:
+        key = jax.random.fold_in(state.key, state.step)
+        if stateful:
+            return loss(state.params, state.model_state, batch, key)[0]
+        return loss(state.params, batch, key)
 
     return evaluate

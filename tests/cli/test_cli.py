@@ -316,13 +316,13 @@ def check_inverse_problem(summary, folder):
 
 
 def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, monkeypatch):
-    """The claim of the demo and of the README, with a third of its epochs, a fifth of its test rows."""
+    """The demo's claim, with a third of its epochs and a fifth of its test rows."""
     monkeypatch.setattr(demo, "EPOCHS", 40)
     monkeypatch.setattr(demo, "TEST_ROWS", 2000)
     check_inverse_problem(demo.inverse_problem(0, tmp_path, progress=False), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_demo_whole(tmp_path):
     """The same at full size, and the diabetes data with the figures that the README gives."""
     assert run("demo", "--out", tmp_path / "demo", "--quiet") == 0
@@ -338,7 +338,7 @@ def test_demo_whole(tmp_path):
     assert len(list((tmp_path / "demo").glob("*.png"))) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_concrete_data(tmp_path, monkeypatch):
     """As a new user would: the UCI concrete table, converted to CSV."""
     data = os.environ.get("JAXMDN_DATA")

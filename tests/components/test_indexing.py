@@ -1,5 +1,7 @@
 """``density[index]``: some positions of the batch, also where they share parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,10 +56,27 @@ def test_positions_keep_their_density(name):
 
 
 def test_leaves_alone_would_be_the_wrong_ones():
-    mixture = HEADS["fixed"](oracles.random_raw(RNG, HEADS["fixed"], (2,)))
-    assert mixture.components.df.shape == (1, 1)
-    assert mixture[1].components.df.shape == (1, 1)
-    assert jax.tree.map(lambda leaf: leaf[1], mixture).components.df.shape == (1,)
+    head = NormalHead(2, 2, tied=True)
+    mixture = head(oracles.random_raw(RNG, head, (2,)))
+    shared = dataclasses.replace(mixture.components, scale=mixture.components.scale[:1])
+    mixture = dataclasses.replace(mixture, components=shared)
+    np.testing.assert_array_equal(mixture[1].components.scale[0], shared.scale[0, 0])
+    with pytest.raises(IndexError):
+        jax.tree.map(lambda leaf: np.asarray(leaf)[1], mixture)
+
+
+def test_constants_carry_the_batch_so_that_densities_stack():
+    head = HEADS["fixed"]
+    raw = jnp.asarray(oracles.random_raw(RNG, head, (5,)))
+    y = jnp.asarray(RNG.normal(size=(5, 2)))
+    mixture = head(raw)
+    whole = jaxmdn.log_prob(mixture, y)
+    np.testing.assert_allclose(jax.vmap(jaxmdn.log_prob)(mixture, y), whole, rtol=1e-12)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(head(row) for row in raw))
+    np.testing.assert_allclose(jaxmdn.log_prob(stacked, y), whole, rtol=1e-12)
+    np.testing.assert_allclose(
+        jax.lax.map(lambda pair: jaxmdn.log_prob(*pair), (mixture, y)), whole, rtol=1e-12
+    )
 
 
 def test_traced_positions_and_gradients():

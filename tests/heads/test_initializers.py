@@ -87,7 +87,7 @@ def test_strong_correlation_needs_smaller_scales(covariance):
     check_moments(jaxmdn.NormalHead(3, 2, covariance=covariance), jnp.asarray(y))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("covariance", "num_components", "event_dim", "tied", "dtype"),
     list(itertools.product(oracles.COVARIANCES, [1, 3, 8], [1, 2, 3], [False, True], DTYPES)),

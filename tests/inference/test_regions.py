@@ -251,7 +251,7 @@ def test_derivatives_against_differences_of_the_exact_search():
         np.testing.assert_allclose(slopes_y[:, row, 0], numeric, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_forward_mode_and_second_derivatives():
     loc, level = jnp.asarray(DERIVATIVE_CASES[0, 1]), 0.8
 

@@ -2,12 +2,14 @@
 
 import functools
 
+import complex_step
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
 from cases import CONTINUOUS, rows
+from complex_step import STEP
 from scipy import optimize, special, stats
 
 import jaxmdn
@@ -37,7 +39,7 @@ def directions(tree, seed):
 
 
 def moved(tree, direction, step):
-    return jax.tree.map(lambda leaf, d: leaf + step * d, tree, direction)
+    return jax.tree.map(lambda leaf, d: np.asarray(leaf) + step * np.asarray(d), tree, direction)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
@@ -48,30 +50,30 @@ def draws_and_velocity(mixture, shape, direction, reparameterize=True):
     return jax.jvp(draw, (mixture,), (direction,))
 
 
-def conditional_cdf(dense, before, d, value):
-    """``P(Y_d <= value | y_<d = before)`` by covariance blocks, in SciPy."""
-    head, log_joint, parts = list(range(d)), np.log(dense.weights), []
-    for k, (m, c) in enumerate(zip(dense.loc, dense.covariances, strict=True)):
-        block = c[np.ix_(head, head)]
-        gain = np.linalg.solve(block, c[head, d]) if d else np.empty(0)
-        if d:
-            log_joint[k] += stats.multivariate_normal(m[:d], block).logpdf(before)
-        spread = np.sqrt(c[d, d] - gain @ c[head, d])
-        parts.append(special.ndtr((value - m[d] - gain @ (before - m[:d])) / spread))
-    return special.softmax(log_joint) @ np.array(parts)
+def conditional_cdf(dense, y, d):
+    """``P(Y_d <= y_d | y_<d)`` by covariance blocks, of real or complex numbers."""
+    shares, parts = [], []
+    for weight, m, c in zip(dense.weights, dense.loc, dense.covariances, strict=True):
+        block, error = c[:d, :d], y[:d] - m[:d]
+        gain = np.linalg.solve(block, c[:d, d])
+        shares.append(
+            weight
+            * np.exp(-error @ np.linalg.solve(block, error) / 2)
+            / np.linalg.det(block) ** 0.5
+        )
+        z = (y[d] - m[d] - gain @ error) / np.sqrt(c[d, d] - gain @ c[:d, d])
+        parts.append(complex_step.ndtr(z))
+    return np.array(shares) @ np.array(parts) / np.sum(shares)
 
 
-def follow(dense, moved_dense, sample):
-    """Where the sample is found, once the density has moved: the same conditional probabilities."""
-    found = np.empty_like(sample)
-    for d, value in enumerate(sample):
-        level = conditional_cdf(dense, sample[:d], d, value)
-
-        def excess(t, d=d, level=level):
-            return conditional_cdf(moved_dense, found[:d], d, t) - level
-
-        found[d] = optimize.brentq(excess, value - 0.5, value + 0.5, xtol=1e-15, rtol=1e-15)
-    return found
+def exact_velocity(dense, stepped, sample):
+    """How the sample moves where each of its conditional probabilities stays: exactly."""
+    velocity = np.zeros(len(sample))
+    for d in range(len(sample)):
+        drift = conditional_cdf(stepped, sample + 1j * STEP * velocity, d).imag / STEP
+        unit = np.eye(len(sample))[d]
+        velocity[d] = -drift * STEP / conditional_cdf(dense, sample + 1j * STEP * unit, d).imag
+    return velocity
 
 
 @every_normal
@@ -86,15 +88,12 @@ def test_reparameterised_samples_move_as_the_exact_map_does(case):
 
 
 def check_velocity(mixture, direction, draws, velocity):
-    here, step = oracles.of_mixture(mixture), 1e-5
-    ahead, behind = (oracles.of_mixture(moved(mixture, direction, sign * step)) for sign in (1, -1))
+    here = oracles.of_mixture(mixture)
+    stepped = oracles.of_mixture(moved(mixture, direction, 1j * STEP))
     for s, row in np.ndindex(draws.shape[:-1]):
-        ends = [
-            follow(here.row(row), there.row(row), np.asarray(draws[s, row]))
-            for there in (ahead, behind)
-        ]
-        numeric = (ends[0] - ends[1]) / (2 * step)
-        np.testing.assert_allclose(velocity[s, row], numeric, rtol=1e-5, atol=1e-5)
+        exact = exact_velocity(here.row(row), stepped.row(row), np.asarray(draws[s, row]))
+        # The oracle's covariances are inverted, a component's share is a ratio of densities.
+        np.testing.assert_allclose(velocity[s, row], exact, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank"])
@@ -107,6 +106,46 @@ def test_four_dimensions(covariance):
     check_velocity(mixture, direction, draws, velocity)
 
 
+def exact_motion(mixture, direction, sample):
+    """First and second derivative of a sample of two dimensions, by differences in 80 digits."""
+    step, mp = oracles.mp.mpf("1e-20"), oracles.mp
+
+    def at(tree, tangent, t):
+        exact = np.vectorize(lambda a, b: mp.mpf(float(a)) + t * mp.mpf(float(b)), otypes=[object])
+        return exact(np.asarray(tree), np.asarray(tangent))
+
+    def conditional(t, y, d):
+        logits = at(mixture.logits, direction.logits, t)
+        loc = at(mixture.components.loc, direction.components.loc, t)
+        factors = at(mixture.components.whitening_tril, direction.components.whitening_tril, t)
+        total = below = mp.mpf(0)
+        for logit, m, w in zip(logits, loc, factors, strict=True):
+            z = w[0, 0] * (y[0] - m[0])
+            share = mp.exp(logit)
+            if d:
+                share *= abs(w[0, 0]) * mp.npdf(z)
+                z = w[1, 0] * (y[0] - m[0]) + w[1, 1] * (y[1] - m[1])
+            total += share
+            below += share * mp.ncdf(z)
+        return below / total
+
+    still = [mp.mpf(float(value)) for value in sample]
+    velocity, bend = [mp.mpf(0)] * 2, [mp.mpf(0)] * 2
+    for d in (0, 1):
+
+        def along(t, d=d):
+            y = [y + t * v + t**2 / 2 * b for y, v, b in zip(still, velocity, bend, strict=True)]
+            return conditional(t, y, d)
+
+        def across(t, d=d):
+            return conditional(mp.mpf(0), [y + t * (e == d) for e, y in enumerate(still)], d)
+
+        slope = (across(step) - across(-step)) / (2 * step)
+        velocity[d] = -(along(step) - along(-step)) / (2 * step) / slope
+        bend[d] = -(along(step) - 2 * along(mp.mpf(0)) + along(-step)) / step**2 / slope
+    return np.array(velocity, float), np.array(bend, float)
+
+
 def test_reverse_mode_vmap_and_second_derivatives():
     mixture = oracles.random_mixture(np.random.default_rng(1), "full", 2, 2)
     direction = directions(mixture, 4)
@@ -115,27 +154,25 @@ def test_reverse_mode_vmap_and_second_derivatives():
         jax.jacrev(lambda m: jaxmdn.sample(jax.random.key(7), m, (4,), reparameterize=True))
     )(mixture)
     total = sum(
-        jnp.tensordot(slope, d, d.ndim)
+        np.tensordot(slope, d, np.ndim(d))
         for slope, d in zip(jax.tree.leaves(reverse), jax.tree.leaves(direction), strict=True)
     )
     np.testing.assert_allclose(total, velocity, rtol=1e-10)
 
-    def velocity_at(step, draw):
-        return jax.jvp(
-            lambda t: sequential.reattach(moved(mixture, direction, t), draw), (step,), (1.0,)
-        )[1]
+    @jax.jit
+    @jax.vmap
+    def motion(draw):
+        def velocity(t):
+            return jax.jvp(lambda t: sequential.reattach(line(t), draw), (t,), (1.0,))[1]
 
-    each = jax.vmap(lambda draw: jax.jvp(lambda t: velocity_at(t, draw), (0.0,), (1.0,)))(draws)
-    np.testing.assert_allclose(each[0], velocity, rtol=1e-10)
-    # The curve along which the sample moves, by its second difference.
-    here, step = oracles.of_mixture(mixture), 1e-3
-    for draw, bend in zip(np.asarray(draws), np.asarray(each[1]), strict=True):
-        ends = [
-            follow(here, oracles.of_mixture(moved(mixture, direction, sign * step)), draw)
-            for sign in (1, -1)
-        ]
-        numeric = (ends[0] - 2 * draw + ends[1]) / step**2
-        np.testing.assert_allclose(bend, numeric, rtol=1e-3, atol=1e-3)
+        def line(t):
+            return jax.tree.map(lambda leaf, d: leaf + t * d, mixture, direction)
+
+        return jax.jvp(velocity, (0.0,), (1.0,))
+
+    exact = [exact_motion(mixture, direction, draw) for draw in draws]
+    for found, expected in zip(motion(draws), zip(*exact, strict=True), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
 
 
 W = np.array([0.7, -0.4])
@@ -235,8 +272,8 @@ def test_far_components_and_weights_near_zero_in_float32():
 
     exact = exact_velocity(draws.astype(jnp.float64))
     # Rounding of the location, and of the cdf where its density is low: 1e-7 over 1e-3.
-    error = np.abs(np.asarray(velocity, np.float64) - exact)
-    assert np.max(error / (1 + np.abs(exact))) < 1e-4
+    error = np.abs(np.asarray(velocity, np.float64) - np.asarray(exact))
+    assert np.max(error / (1 + np.abs(np.asarray(exact)))) < 1e-4
     # So far apart, a sample moves as its own component's does, but for the change of the weights.
     gradient = jax.jit(
         jax.grad(

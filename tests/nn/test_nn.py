@@ -10,7 +10,7 @@ from flax import nnx
 import jaxmdn
 from jaxmdn import nn
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = [pytest.mark.usefixtures("as_users_run"), pytest.mark.version]
 
 
 def dense(module, x):

@@ -1,8 +1,6 @@
 """The CRPS against closed forms, scoringrules, the integral it is defined by, and mpmath."""
 
-import dataclasses
 import itertools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,8 @@ from scipy import integrate, special, stats
 
 import jaxmdn
 from jaxmdn.components import Laplace, Logistic, Normal, StudentT
-from jaxmdn.components.base import register
-from jaxmdn.components.product import ProductDensity
+from jaxmdn.components.declare import family, real
+from jaxmdn.components.univariate import Univariate
 from jaxmdn.scoring import quantile_crps
 from jaxmdn.typing import Parameter
 
@@ -343,14 +341,11 @@ def test_leading_axes_broadcast():
     np.testing.assert_allclose(found, rows, rtol=1e-13)
 
 
-@register
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gumbel(ProductDensity):
+@family(name="gumbel_of_unit_scale")
+class Gumbel(Univariate):
     """A family without mean distances, to see what it takes to write one."""
 
-    loc: Parameter
-
-    event_ranks: ClassVar = {"loc": 1}
+    loc: Parameter = real()
 
     def marginal_log_prob(self, y):
         return self.loc - y - jnp.exp(self.loc - y)
@@ -367,8 +362,8 @@ class Gumbel(ProductDensity):
 
 def test_other_families_are_scored_by_their_quantiles():
     loc, weights = np.array([0.0, 1.0, 12.0]), np.array([0.5, 0.2, 0.3])
-    family = Gumbel(loc=jnp.asarray(loc)[:, None])
-    mixture = jaxmdn.Mixture(logits=jnp.log(jnp.asarray(weights)), components=family)
+    member = Gumbel(loc=jnp.asarray(loc)[:, None])
+    mixture = jaxmdn.Mixture(logits=jnp.log(jnp.asarray(weights)), components=member)
     y = np.array([-1.0, 0.5, 6.0, 12.0, 30.0])
     exact = [crps_integral(weights, stats.gumbel_r(loc), loc, np.ones(3), t, 6.0) for t in y]
     found = jaxmdn.crps(mixture, jnp.asarray(y)[:, None])[:, 0]

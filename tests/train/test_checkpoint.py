@@ -12,7 +12,7 @@ import jaxmdn
 from jaxmdn import train
 from jaxmdn.train import checkpoint
 
-pytestmark = pytest.mark.usefixtures("as_users_run")
+pytestmark = [pytest.mark.usefixtures("as_users_run"), pytest.mark.version]
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_stateful_step_and_eval_step():
     state, _ = step(state, jnp.float32(3.0))
     assert int(state.model_state) == 1
     assert float(state.params) == 3.0
-    evaluate = train.make_eval_step(lambda params, model_state, batch: params * batch)
+    evaluate = train.make_eval_step(lambda params, batch, key: params * batch)
     assert float(evaluate(state, jnp.float32(2.0))) == 6.0
 
 
@@ -142,6 +142,7 @@ def test_standardizer_leaves_constants_alone_and_nothing_else():
 # fit
 
 
+@pytest.mark.version
 def test_fit_reaches_the_known_likelihood_and_reports_target_units():
     x, y = linear_data(2000)
     model = small_model(1)
@@ -186,6 +187,7 @@ def test_predict_and_log_prob_are_one_density_with_correlated_targets():
     )
 
 
+@pytest.mark.version
 def test_same_seed_same_result_another_seed_another():
     x, y = linear_data()
     first = quick_fit(small_model(dropout=0.1), x, y, seed=5)
@@ -246,6 +248,7 @@ def test_weights_decide_which_rows_are_learnt():
     assert np.abs(np.asarray(jaxmdn.mean(result.predict(x))) - y).mean() < 0.8
 
 
+@pytest.mark.version
 def test_non_finite_loss_raises_and_keeps_the_last_good_parameters():
     x, y = linear_data()
 
@@ -270,6 +273,7 @@ def test_non_finite_without_validation_keeps_the_epoch_before():
     assert np.isfinite(np.asarray(info.value.result.log_prob(x, y))).all()
 
 
+@pytest.mark.version
 def test_dropout_and_batch_norm_carry_their_state():
     class Trunk(nnx.Module):
         def __init__(self, rngs):
@@ -299,6 +303,7 @@ def test_same_architecture_compiles_once():
     assert program._epoch._cache_size() == before
 
 
+@pytest.mark.version
 def test_class_conditional_and_categorical_targets():
     x, y = linear_data(300)
     label = (x[:, 1] > 0).astype(np.int32)

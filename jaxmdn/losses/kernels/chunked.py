@@ -21,7 +21,7 @@ from jaxmdn import numerics
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
-from jaxmdn.losses.reductions import silence
+from jaxmdn.losses.reductions import silence, silence_targets
 from jaxmdn.typing import Array, Bool, Float
 
 # Measured on CPU: a block of about a megabyte, but not fewer rows than fill the vector units.
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
     Attributes:
       y: targets ``[N, ...]`` (a pytree).
       coefficient: ``[N]`` or ``[1]``: what each row's NLL is multiplied by.
-      kept: ``[N]`` boolean, or None; a row that is False is replaced by zeros, whatever it holds.
+      kept: ``[N]`` boolean, or None; a row that is False is replaced, whatever it holds.
     """
 
     y: Any
@@ -83,10 +83,12 @@ def take(array: Array, start: Array | int, size: int) -> Array:
     return array if array.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(array, start, size)
 
 
-def take_batch(batch: Batch, start: Array | int, size: int) -> tuple[Any, Array, Array | None]:
-    """Return the block's targets (silenced where not kept), coefficients and ``kept``."""
+def take_batch(
+    head: Head, batch: Batch, start: Array | int, size: int
+) -> tuple[Any, Array, Array | None]:
+    """Return the block's targets (replaced where not kept), coefficients and ``kept``."""
     y, coefficient, kept = jax.tree.map(lambda leaf: take(leaf, start, size), batch)
-    return silence(y, kept), coefficient, kept
+    return silence_targets(head.support, y, kept), coefficient, kept
 
 
 def block_dtype(dtype: Any) -> Any:
@@ -172,7 +174,7 @@ def weighted_nll(
     """Return ``sum_i coefficient_i nll_i``."""
 
     def total(start: Array | int, size: int) -> Array:
-        y, coefficient, kept = take_batch(batch, start, size)
+        y, coefficient, kept = take_batch(head, batch, start, size)
         nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
         return weighted_sum(nll, coefficient)
 
@@ -210,7 +212,7 @@ def rows_nll(
     """Return ``nll_i`` of every row; the batch's coefficient is not used."""
 
     def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
-        y, _, kept = take_batch(batch, start, size)
+        y, _, kept = take_batch(head, batch, start, size)
         nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
         return put(out, nll, start)
 
@@ -239,7 +241,7 @@ def _gradient(
 
     def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
         nll, sums, raw_gradient, y_gradient = carry
-        y, coefficient, kept = take_batch(batch, start, size)
+        y, coefficient, kept = take_batch(head, batch, start, size)
         part = rows_of(blocks.implementation).gradient(
             head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
         )

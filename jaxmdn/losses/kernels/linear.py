@@ -33,7 +33,7 @@ from jaxmdn.losses.kernels.chunked import (
 )
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
-from jaxmdn.losses.reductions import silence
+from jaxmdn.losses.reductions import silence, silence_targets
 from jaxmdn.typing import Array, Float
 
 
@@ -89,7 +89,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
     """Return ``sum_i coefficient_i nll_i``."""
 
     def step(sums: Array, block: Any, start: Any, size: int) -> Array:
-        y, coefficient, kept = take_batch(batch, start, size)
+        y, coefficient, kept = take_batch(config.head, batch, start, size)
         raw = _block(config, layer, kept, start, size)[1]
         return put(
             sums,
@@ -117,16 +117,16 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
 
     def step(carry: Any, block: Any, start: Any, size: int) -> Any:
         nll, sums, total, y_gradient = carry
-        y, coefficient, kept = take_batch(batch, start, size)
+        y, coefficient, kept = take_batch(config.head, batch, start, size)
         hidden, raw = _block(config, layer, kept, start, size)
         part = rows_of(config.implementation).gradient(
             config.head, raw, y, coefficient, dtype=stored, with_y=with_y
         )
-        factor = jnp.concatenate(part.raw, axis=-1)
+        factor = silence(jnp.concatenate(part.raw, axis=-1), kept)
         hidden_gradient, kernel_gradient, bias_gradient = total
         if with_hidden:
             back = product(factor, layer.kernel.T, config.precision)
-            hidden_gradient = put(hidden_gradient, silence(back, kept), start)
+            hidden_gradient = put(hidden_gradient, back, start)
         if with_parameters:
             kernel_gradient = kernel_gradient + product(hidden.T, factor, config.precision)
             bias_gradient = bias_gradient + jnp.sum(factor, axis=0, dtype=dtype)
@@ -172,7 +172,8 @@ def rows_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, "N"]:
     @jax.checkpoint
     def block(layer: Layer, batch: Batch) -> Float[Array, "n"]:
         silent = layer._replace(hidden=silence(layer.hidden, batch.kept))
-        raw, y = raw_outputs(silent, config.precision), silence(batch.y, batch.kept)
+        raw = raw_outputs(silent, config.precision)
+        y = silence_targets(config.head.support, batch.y, batch.kept)
         return rows_of(config.implementation).value(config.head, raw, y)
 
     def step(start: Any, size: int) -> Array:

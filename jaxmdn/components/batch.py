@@ -1,0 +1,91 @@
+"""The batch axes of densities: picking, joining and merging positions, for every family alike.
+
+All of it goes through ``map_parameters(function)``, which hands each parameter over with the number
+of its trailing event axes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import numerics
+from jaxmdn.typing import Array, Int
+
+DensityT = TypeVar("DensityT", bound=Any)
+
+
+def spread(density: DensityT, shape: tuple[int, ...] | None = None) -> DensityT:
+    """Write out every parameter over the whole batch shape (or ``shape``)."""
+    shape = density.batch_shape if shape is None else shape
+
+    def full(leaf: Array, rank: int) -> Array:
+        return jnp.broadcast_to(leaf, (*shape, *leaf.shape[leaf.ndim - rank :]))
+
+    return density.map_parameters(full)
+
+
+def index(density: DensityT, where: Any) -> DensityT:
+    """The densities at some positions of the batch: ``where`` as of an array of its shape."""
+    batch = density.batch_shape
+    traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(where))
+    numbers = (jnp if traced else np).arange(math.prod(batch)).reshape(batch)[where]
+
+    def pick(leaf: Array, rank: int) -> Array:
+        return leaf.reshape(-1, *leaf.shape[leaf.ndim - rank :])[numbers]
+
+    return spread(density).map_parameters(pick)
+
+
+def take(density: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
+    """Pick one entry along a batch axis (negative) at every other batch position."""
+    return density.map_parameters(lambda leaf, rank: numerics.take_along(leaf, index, axis - rank))
+
+
+def flatten(density: DensityT) -> DensityT:
+    """Merge the last two batch axes, ``[..., C, K] -> [..., C * K]``."""
+    *lead, outer, inner = density.batch_shape
+
+    def merge(leaf: Array, rank: int) -> Array:
+        return leaf.reshape(*lead, outer * inner, *leaf.shape[leaf.ndim - rank :])
+
+    return spread(density).map_parameters(merge)
+
+
+def concatenate(densities: tuple[DensityT, ...]) -> DensityT:
+    """Join densities of one family along their last batch axis."""
+    densities = type(densities[0]).align(densities)
+    lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
+    columns = [
+        _parameters(spread(density, (*lead, density.batch_shape[-1]))) for density in densities
+    ]
+    joined = iter([_join(*group) for group in zip(*columns, strict=True)])
+    return densities[0].map_parameters(lambda leaf, rank: next(joined))
+
+
+def _parameters(density: Any) -> list[tuple[Array, int]]:
+    """Every parameter with the number of its event axes, in a fixed order."""
+    found: list[tuple[Array, int]] = []
+
+    def collect(leaf: Array, rank: int) -> Array:
+        found.append((leaf, rank))
+        return leaf
+
+    density.map_parameters(collect)
+    return found
+
+
+def _join(*leaves: tuple[Array, int]) -> Array:
+    rank = leaves[0][1]
+    arrays = [leaf for leaf, _ in leaves]
+    if len({array.dtype for array in arrays}) > 1:
+        arrays = list(numerics.upcast(*arrays))
+    # A parameter that dimensions share (size one) meets one that is written out.
+    events = [array.shape[array.ndim - rank :] for array in arrays]
+    event = np.broadcast_shapes(*events)
+    full = [jnp.broadcast_to(a, (*a.shape[: a.ndim - rank], *event)) for a in arrays]
+    return jnp.concatenate(full, axis=-1 - rank)

@@ -1,0 +1,47 @@
+"""What all normal families share, whatever form their covariance has."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from jaxmdn.components.base import Density, PerDimension
+from jaxmdn.components.support import REAL, Support
+from jaxmdn.typing import Array, Float, Parameter
+
+
+class NormalDensity(Density):
+    """Base of ``Normal``, ``FullNormal`` and ``LowRankNormal``: means ``loc [..., K, D]``."""
+
+    loc: Parameter
+
+    domain: ClassVar[Support] = REAL
+
+    @property
+    def event_dim(self) -> int:
+        return self.loc.shape[-1]
+
+    @abc.abstractmethod
+    def whitening(self) -> Float[Array, "..."]:
+        """Lower-triangular ``W`` with ``W (y - loc)`` standard normal, ``[..., K, D, D]``."""
+
+    def mean(self) -> Float[Array, "..."]:
+        """Mean, ``batch_shape + [D]``."""
+        return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))
+
+
+class CorrelatedNormal(PerDimension, NormalDensity):
+    """Base of the normal families whose dimensions depend on each other."""
+
+    @abc.abstractmethod
+    def marginals(self) -> Any:
+        """The ``Normal`` whose dimensions are independent and have this one's marginals."""
+
+    def _each(self, function: str, *arrays: Array) -> Array:
+        return getattr(self.marginals(), function)(*arrays)
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Quantile of each dimension's marginal, ``[..., D]``."""
+        return self.marginals().quantile(p)

@@ -1,0 +1,265 @@
+"""Families whose dimensions are independent: what follows from one dimension, for all of them.
+
+A subclass says what happens in one dimension (``marginal_log_prob``, ``cdf``, ``quantile``,
+moments, a sampler), elementwise; the joint density, the covariance, marginals and conditionals
+follow. Any parameter may have size one for the dimensions (shared by all of them), for the
+components (tied), or for both.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import numerics
+from jaxmdn.components.base import Density, UndefinedError, others
+from jaxmdn.special import unimodal
+from jaxmdn.special.roots import invert_tail
+from jaxmdn.typing import Array, Bool, Float, Key, Num
+
+UnivariateT = TypeVar("UnivariateT", bound="Univariate")
+
+# Evaluations of a tail for a quantile without a formula, from a bracket that doubling has found.
+STEPS, DOUBLINGS = 40, 60
+
+
+class Univariate(Density):
+    """Base of the families ``p(y) = prod_d p_d(y_d)`` with parameters ``[..., K, D]``.
+
+    To write one, decorate a subclass with ``@family``, declare the parameters (``real()``,
+    ``positive()``, ...) and ``domain``, and write ``marginal_log_prob``. All else has a default:
+    ``cdf`` and ``survival``, ``mean`` and ``variance`` by quadrature for a unimodal density,
+    ``quantile`` by inversion, ``sample`` by the quantile of a uniform number. What has a formula is
+    faster by it: write what there is. ``from_moments`` lets a head start from the data, ``affine``
+    (with ``closed_under`` in ``domain``) lets ``fit`` standardise.
+    """
+
+    @property
+    def event_dim(self) -> int:
+        return max(getattr(self, name).shape[-1] for name, rank in self.event_ranks.items() if rank)
+
+    def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density of each dimension at ``y``, ``[..., D]``."""
+        raise UndefinedError(f"{type(self).__name__} must define marginal_log_prob.")
+
+    def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.sum(self.marginal_log_prob(y), axis=-1)  # [..., D] -> [...]
+
+    def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """``P(Y_d <= y_d)``; by quadrature, if the family has no formula."""
+        return self._tails(y)[0]
+
+    def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """``P(Y_d > y_d)``; by quadrature, if the family has no formula."""
+        return self._tails(y)[1]
+
+    def tail(self, y: Num[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
+        """``survival(y)`` where ``upper``, else ``cdf(y)``."""
+        return jnp.where(upper, self.survival(y), self.cdf(y))
+
+    def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the distribution function."""
+        return jnp.log(self.cdf(y))
+
+    def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the survival function."""
+        return jnp.log(self.survival(y))
+
+    def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, ``y`` in the compute dtype."""
+        at_most = self.cdf(y)
+        below = self.cdf(self.domain.before(y)) if any(self.jumps) else at_most
+        return below, at_most - below
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The ``y`` with ``P(Y_d <= y) = p``; the support's ends at 0 and 1, NaN outside."""
+        member, p = numerics.upcast_tree(self, p)
+        inside = (p > 0) & (p < 1)
+        y = _quantile(member, jnp.where(inside, p, 0.5))
+        ends = jnp.where(p == 0, self.domain.lower, jnp.where(p == 1, self.domain.upper, jnp.nan))
+        return jnp.where(inside, y, ends.astype(y.dtype))
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
+        dtype = numerics.compute_dtype(jnp.zeros((), self.dtype))
+        tiny = float(jnp.finfo(dtype).tiny)
+        full = (*shape, *self.batch_shape, self.event_dim)
+        return self.quantile(jax.random.uniform(key, full, dtype, minval=tiny)).astype(self.dtype)
+
+    def mean(self) -> Float[Array, "..."]:
+        """Mean, ``batch_shape + [D]``; by quadrature, if the family has no formula."""
+        (member,) = numerics.upcast_tree(self)
+        start = member._start()  # from it, so that a large location costs no digits
+        return self._fill(start + self._expect(lambda y: y - start))
+
+    def variance(self) -> Float[Array, "..."]:
+        """Per-dimension variance, ``batch_shape + [D]``."""
+        mean = self.mean().astype(numerics.compute_dtype(jnp.zeros((), self.dtype)))
+        return self._fill(self._expect(lambda y: (y - mean) ** 2))
+
+    def covariance(self) -> Float[Array, "..."]:
+        """Covariance matrix, ``batch_shape + [D, D]``."""
+        # Selected, not multiplied: the variance may be infinite.
+        variance = self.variance()
+        diagonal = jnp.eye(self.event_dim, dtype=bool)
+        return jnp.where(diagonal, variance[..., None], jnp.zeros((), variance.dtype))
+
+    @classmethod
+    def from_moments(
+        cls: type[UnivariateT],
+        mean: Float[Array, "..."],
+        variance: Float[Array, "..."],
+        **constants: Any,
+    ) -> UnivariateT:
+        """The member with these moments ``[..., K, D]``, or the nearest that the family has.
+
+        ``constants`` fix what two moments leave open (degrees of freedom, bounds). Finite for every
+        finite mean inside the support and every positive variance.
+        """
+        raise UndefinedError(f"from_moments: not defined for {cls.__name__}.")
+
+    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Any:
+        """The density of ``shift + scale * y`` (elementwise), by what ``closed_under`` allows."""
+        raise UndefinedError(
+            f"affine: {type(self).__name__} does not stay in its family under a change of unit."
+        )
+
+    def marginals(self: UnivariateT) -> UnivariateT:
+        """The density whose dimensions are independent and have this one's marginals."""
+        return self
+
+    def innovations(self: UnivariateT, y: Array) -> tuple[UnivariateT, Array, None]:
+        """What each dimension adds to those before it; see ``FullNormal.innovations``."""
+        return self, y, None
+
+    def marginal(self: UnivariateT, dims: tuple[int, ...]) -> UnivariateT:
+        """The density of the dimensions ``dims``, in that order."""
+
+        def pick(parameter: Array, rank: int) -> Array:
+            axis = parameter.ndim - rank
+            shared = rank == 0 or parameter.shape[axis] == 1  # by all, or the only one there is
+            return parameter if shared else jnp.take(parameter, np.array(dims), axis=axis)
+
+        return self.map_parameters(pick)
+
+    def condition(
+        self: UnivariateT, dims: tuple[int, ...], values: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], UnivariateT]:
+        """Log-density of the dimensions ``dims`` at ``values``, and the density of the others."""
+        rest = self.marginal(others(dims, self.event_dim))
+        return self.marginal(dims).log_prob(values), rest
+
+    def _fill(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Broadcast per-dimension values to ``batch_shape + [D]``, in the parameters' dtype."""
+        return jnp.broadcast_to(values, (*self.batch_shape, self.event_dim)).astype(self.dtype)
+
+    def _parameters(self, *arrays: Array) -> tuple[Array, ...]:
+        """Every parameter, in the order of the fields, and arrays, in the compute dtype."""
+        return numerics.upcast(*(getattr(self, name) for name in self.event_ranks), *arrays)
+
+    def _require_continuum(self, what: str) -> None:
+        if self.domain.discrete or self.domain.atoms:
+            raise UndefinedError(
+                f"{what}: {type(self).__name__} must define it: only a continuum has a default."
+            )
+
+    def _start(self) -> Float[Array, "..."]:
+        """A point of the support: the location, if there is one, else its middle."""
+        if np.isfinite(self.domain.lower) or np.isfinite(self.domain.upper):
+            return jnp.asarray(self.domain.inside, self.dtype)
+        return getattr(self, "loc", jnp.zeros((), self.dtype))
+
+    def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        self._require_continuum("cdf")
+        member, y = numerics.upcast_tree(self, y)
+        lower, upper = self.domain.lower, self.domain.upper
+        shape = jnp.broadcast_shapes(y.shape, (*self.batch_shape, self.event_dim))
+        start = jnp.broadcast_to(member._start(), shape)
+        inside = (y > lower) & (y < upper)
+        safe = jnp.broadcast_to(jnp.where(inside, y, start), shape)
+        below, above = _tails(member, safe, start)
+        left, nan = y <= lower, jnp.isnan(y)
+        ends = (jnp.where(nan, jnp.nan, jnp.where(left, low, 1 - low)) for low in (0.0, 1.0))
+        below, above = (
+            jnp.where(inside, value, end.astype(value.dtype))
+            for value, end in zip((below, above), ends, strict=True)
+        )
+        return below, above
+
+    def _expect(self, function: Any) -> Float[Array, "..."]:
+        """``E[function(Y_d)]`` by quadrature."""
+        self._require_continuum("moments")
+        (member,) = numerics.upcast_tree(self)
+        start = jnp.broadcast_to(member._start(), (*self.batch_shape, self.event_dim))
+        domain = self.domain
+        return unimodal.expect(
+            function, member.marginal_log_prob, start, domain.lower, domain.upper
+        )
+
+    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The quantile for ``0 < p < 1``, in the compute dtype; its derivatives are not used.
+
+        By Newton's method on the smaller tail, in a bracket that doubling steps have found.
+        """
+        self._require_continuum("quantile")
+        forward, back, _ = unimodal.coordinate(self.domain.lower, self.domain.upper)
+        p = jnp.broadcast_to(p, jnp.broadcast_shapes(p.shape, (*self.batch_shape, self.event_dim)))
+        upper = p > 0.5
+        near = jnp.where(upper, 1 - p, p)
+        start = jnp.broadcast_to(back(self._start().astype(p.dtype)), p.shape)
+
+        def tail(t: Array) -> Array:
+            return self.tail(forward(t), upper)
+
+        def widen(_: Any, ends: tuple[Array, ...]) -> tuple[Array, ...]:
+            low, high, step = ends
+            # The tail falls where it is the upper one.
+            below, above = (tail(end) > near for end in (low, high))
+            low = jnp.where(below != upper, low - step, low)
+            high = jnp.where(above == upper, high + step, high)
+            return low, high, 2 * step
+
+        ends = (start, start, jnp.ones_like(start))
+        low, high, _ = jax.lax.fori_loop(0, DOUBLINGS, widen, ends)
+        middle = 0.5 * (low + high)
+        root = invert_tail(tail, near, upper, middle, low, high, split=_middle, steps=STEPS)
+        return forward(root)
+
+
+def _middle(low: Array, high: Array) -> Array:
+    return 0.5 * (low + high)
+
+
+def _by_quadrature(family: Univariate, y: Array, start: Array) -> tuple[Array, Array]:
+    ends = family.domain.lower, family.domain.upper
+    return unimodal.tails(family.marginal_log_prob, y, start, *ends)
+
+
+_tails = jax.custom_jvp(_by_quadrature)
+
+
+@_tails.defjvp
+def _tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    # In y the derivative is the density itself, not that of a sum over nodes.
+    (family, y, start), (dfamily, dy, _) = primals, tangents
+    values, moved = jax.jvp(lambda family: _by_quadrature(family, y, start), (family,), (dfamily,))
+    density = jnp.exp(family.marginal_log_prob(y))
+    return values, (moved[0] + density * dy, moved[1] - density * dy)
+
+
+@jax.custom_jvp
+def _quantile(family: Univariate, p: Array) -> Array:
+    return family.inner_quantile(p)
+
+
+@_quantile.defjvp
+def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # F(y; theta) = p for all theta; zero where the quantile has rounded to where there is no slope.
+    (family, p), (dfamily, dp) = primals, tangents
+    y = _quantile(family, p)
+    _, dcdf = jax.jvp(lambda family: family.cdf(y), (family,), (dfamily,))
+    density = jnp.exp(family.marginal_log_prob(y))
+    sloped = (density > 0) & (density < jnp.inf)
+    return y, jnp.where(sloped, (dp - dcdf) / jnp.where(sloped, density, 1), 0)
