@@ -153,6 +153,13 @@ class Density(abc.ABC):
         """Quantile of each dimension's marginal, ``[..., D]``."""
         raise self._undefined("quantile")
 
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The ``y`` with ``tail(y, upper) = q``; families override this where ``1 - q`` rounds."""
+        most = 1 - float(jnp.finfo(q.dtype).eps)
+        return self.quantile(jnp.where(upper, jnp.where(q > 0, jnp.minimum(1 - q, most), 1), q))
+
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         """Whether the density may be positive at ``y``, per dimension; False for NaN."""
         return jnp.isfinite(y)
@@ -318,6 +325,11 @@ class LocationDensity(Density):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().quantile(p)
+
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        return self.marginals().tail_quantile(q, upper)
 
     def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.marginals().marginal_log_prob(y)

@@ -139,6 +139,11 @@ class Independent(Density):
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("quantile", p)
 
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        return self._each("tail_quantile", q, upper)
+
     def in_support(self, y: Num[Array, "..."]) -> Bool[Array, "..."]:
         return self._each("in_support", y)
 
