@@ -16,7 +16,7 @@ import jaxmdn
 from benchmarks import environment
 from jaxmdn.cli import timing
 from jaxmdn.cli.bench import draw
-from jaxmdn.heads import FAMILIES, FactorizedHead, Family, NormalHead
+from jaxmdn.heads import FactorizedHead, Family, NormalHead, family_names
 
 #: What the ratios are to; and the same density by the fused form, for comparison.
 REFERENCE, FUSED = "normal", "normal, fused (NormalHead)"
@@ -38,7 +38,7 @@ def label(family: str | Family) -> str:
 
 
 def run(
-    families: Sequence[str | Family] = (*FAMILIES, *OTHERS),
+    families: Sequence[str | Family] = (),
     *,
     rows: int = 16384,
     components: int = 32,
@@ -48,12 +48,16 @@ def run(
     """Measure families in one process, in turns, and return the report, ready for JSON.
 
     Args:
-      families: what to measure, the normal among them.
+      families: what to measure, the normal among them; by default all of one output and OTHERS.
       rows, components: N and K.
       repeats, budget: as in ``suite.run``.
     """
+    single = [name for name in family_names() if not Family(name).joint]
     heads: dict[str, Any] = {FUSED: NormalHead(components, 1)}
-    heads |= {label(family): FactorizedHead(family, components) for family in families}
+    heads |= {
+        label(family): FactorizedHead(family, components)
+        for family in families or (*single, *OTHERS)
+    }
     runners = [_runner(head, rows) for head in heads.values()]
     times = dict(zip(heads, timing.alternate(runners, repeats, budget), strict=True))
     return {

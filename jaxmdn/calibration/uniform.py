@@ -201,7 +201,8 @@ def _pit_test(pit_values: Array) -> PitTest:
 
 def _probability_above(statistic: Array, count: int) -> Array:
     """Probability that the statistic of ``count`` uniform numbers is larger."""
-    from scipy.stats import kstwo  # takes a second to load, and nothing else here needs it
+    # It takes a second to load, and nothing else here needs it.
+    from scipy.stats import kstwo
 
     def on_host(statistic: Array) -> np.ndarray:
         return kstwo.sf(np.asarray(statistic, np.float64), count).astype(statistic.dtype)

@@ -2,8 +2,10 @@
 
 | module | what it holds |
 |---|---|
-| ``elementary`` | logarithms and exponentials that do not cancel |
+| ``elementary`` | series, quadrature, logarithms and exponentials that do not cancel |
+| ``sides`` | both tails and their derivatives from the one that is computed |
 | ``gamma``, ``beta``, ``student``, ``counts``, ``circular`` | incomplete functions, and quantiles |
+| ``normal`` | the logarithm of the normal tail, and moments of half a normal |
 | ``student_distances`` | mean distances between Student variables |
 | ``roots`` | where increasing functions reach a value |
 """

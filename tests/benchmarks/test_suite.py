@@ -81,7 +81,7 @@ def test_records_of_right_wrong_and_failing_contenders():
     [
         *("nll", "linear_nll_gradient", "sample", "quantile", "log_prob"),
         *(
-            pytest.param(operation, marks=pytest.mark.slow)
+            pytest.param(operation, marks=pytest.mark.nightly)
             for operation in ("linear_nll", "training_step", "ensemble_step")
         ),
     ],

@@ -88,7 +88,8 @@ def test_the_centred_cumulant(dtype):
             )
     exact, eps = np.array(exact).T, float(np.finfo(dtype).eps)
     found = cumulant(jnp.asarray(m), jnp.asarray(u))
-    # Terms: log(1 + r) and m u (beyond one half); in m (exp(u) - 1 - u) / (1 + r), u r / (1 + r).
+    # Its terms are log(1 + r) and m u beyond one half; those of the slope in m are
+    # (exp(u) - 1 - u) / (1 + r) and u r / (1 + r).
     u, small = u.astype(float), np.minimum(np.abs(u.astype(float)), 1)
     sizes = (
         np.abs(exact[0]) + m * np.abs(u),
