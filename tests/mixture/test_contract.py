@@ -184,7 +184,8 @@ def test_batch_vmap_and_loop_agree(case):
 @pytest.mark.parametrize("name", ["low-rank", "per-class", "categorical"])
 def test_jit_and_eager_agree(name):
     case = next(case for case in CONTINUOUS + DISCRETE if case.name == name)
-    head, raw, y = numpy_rows(case)
+    head, *arrays = numpy_rows(case)
+    raw, y = map(jnp.asarray, arrays)
     compiled = jaxmdn.log_prob(head(raw), y)
     with jax.disable_jit():
         eager = jaxmdn.log_prob(head(raw), y)
