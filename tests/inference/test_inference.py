@@ -82,6 +82,7 @@ def test_survival_and_logarithms_agree_with_the_cdf(case):
     np.testing.assert_allclose(jaxmdn.log_survival(mixture, y), np.log1p(-cdf), atol=1e-9)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("K", [1, 2, 8, 33])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_quantile_inverts_the_exact_cdf(K, dtype):

@@ -166,6 +166,7 @@ def test_levels_are_exact_and_uniform_for_own_samples():
     assert stats.kstest(np.concatenate(found), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.optimised
 def test_float32_thresholds_are_exact_to_the_rounding_of_the_log_density():
     rng, off = np.random.default_rng(3), []
     for kind in KINDS:

@@ -184,7 +184,8 @@ def test_batch_vmap_and_loop_agree(case):
 @pytest.mark.parametrize("name", ["low-rank", "per-class", "categorical"])
 def test_jit_and_eager_agree(name):
     case = next(case for case in CONTINUOUS + DISCRETE if case.name == name)
-    head, raw, y = numpy_rows(case)
+    head, *arrays = numpy_rows(case)
+    raw, y = map(jnp.asarray, arrays)
     compiled = jaxmdn.log_prob(head(raw), y)
     with jax.disable_jit():
         eager = jaxmdn.log_prob(head(raw), y)
@@ -307,6 +308,9 @@ def test_one_trace_per_shape(case, monkeypatch):
         again = case.make(K, D)  # equal, but another instance
         again(scale * raw)
         jaxmdn.nll(again, scale * raw, y)
-    assert traces == [raw.shape] * 2  # one of the head, one of the loss
+        # One of the head, one of the loss; a single row says what the support is.
+        assert [shape for shape in traces if len(shape) > 1] == [raw.shape] * 2
+        assert len(traces) <= 3
     jaxmdn.nll(head, raw[:12], y[:12])
-    assert traces[2:] == [(12, head.num_outputs)]
+    assert [shape for shape in traces if len(shape) > 1][2:] == [(12, head.num_outputs)]
+    assert len(traces) <= 5

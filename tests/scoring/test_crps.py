@@ -98,6 +98,7 @@ def test_one_component_is_the_closed_form(name):
     np.testing.assert_allclose(found, exact, rtol=5e-6)
 
 
+@pytest.mark.optimised
 @every_family
 def test_mixtures_are_the_integral_of_the_squared_difference(name):
     rng = np.random.default_rng(1)
@@ -286,6 +287,7 @@ def test_gradients_by_finite_differences(name):
     check_grads(jax.jit(score), point, order=1, modes=("rev",), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.optimised
 @every_family
 def test_components_that_nearly_coincide_in_float32(name):
     """The score of a split component is that of the whole, in value and in gradient."""
