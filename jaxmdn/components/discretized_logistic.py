@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmdn import numerics
 from jaxmdn.components.base import register
-from jaxmdn.components.counts import reached
+from jaxmdn.components.counts import bisect, reached
 from jaxmdn.components.product import ProductDensity
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
@@ -151,15 +151,14 @@ class DiscretizedLogistic(ProductDensity):
         safe = jnp.where(inside, p, 0.5)
         logistic = loc + scale * (jnp.log(safe) - jnp.log1p(-safe))
         guess = jnp.ceil((logistic - origin) / step - 0.5)
-        index = jnp.clip(guess, 0, self.num_bins - 1)
-
         def reaches(index: Array) -> Array:
             z = self._edge(index)
             return reached(_sigmoid(z), _sigmoid(-z), safe)
 
-        # The guess may be off by one step.
-        index = jnp.where((index > 0) & reaches(index - 1), index - 1, index)
-        index = jnp.where((index < self.num_bins - 1) & ~reaches(index), index + 1, index)
+        # The guess may be off by one step, and next to one a compiler that computes it twice may
+        # round it both ways: only ends of a bracket are taken from it.
+        low, high = jnp.clip(guess - 2, -1, None), jnp.clip(guess + 1, 0, self.num_bins - 1)
+        index = bisect(reaches, jnp.minimum(low, high - 1), high)
         index = jnp.where(p == 0, 0, jnp.where(p == 1, self.num_bins - 1, index))
         valid = (p >= 0) & (p <= 1) & ~jnp.isnan(logistic)
         return jnp.where(valid, origin + index * step, jnp.nan)

@@ -177,7 +177,7 @@ REAL_LINE = [
         StudentT,
         {**REAL, "df": log_uniform(0.8, 40)},
         STUDENT,
-        slope_units={"quantile": 120},
+        slope_units={"any": 1200},
         crps=lambda df, **_: np.all(df > 1.2, axis=(1, 2)),
         moments=any_moments,
     ),
@@ -232,6 +232,7 @@ POSITIVE = [
         Weibull,
         {"concentration": log_uniform(0.5, 20), "scale": log_uniform(0.3, 3)},
         WEIBULL,
+        mixed={"concentration": log_uniform(0.7, 10), "scale": log_uniform(0.3, 3)},
     ),
 ]
 
@@ -339,7 +340,7 @@ def bounded(name, family, draw, oracle, lower, upper, outside, **options):
 BOUNDED = [
     bounded("beta", Beta, CONCENTRATIONS, beta, 0.0, 1.0, (-1e-9, 1.0000001), slope_units={"log_prob": 100}),
     bounded("logit-normal", LogitNormal, NORMALS, logit_normal, -2.0, 3.0, (-2.1, 3.1), units={"mean": 100, "variance": 200}, slope_units={"mean": 100, "variance": 100}, recovered=(1e-3, 1e-3)),
-    bounded("truncated-normal", TruncatedNormal, NORMALS, truncated, -1.0, 1.5, (-1.1, 1.6), units={"any": 60}, slope_units={"any": 80}),
+    bounded("truncated-normal", TruncatedNormal, NORMALS, truncated, -1.0, 1.5, (-1.1, 1.6), units={"any": 100}, slope_units={"any": 100}),
 ]
 MOVED = [
     bounded("beta-moved", Beta, CONCENTRATIONS, beta, -2.0, 3.0, (-2.1, 3.1)),
@@ -429,7 +430,15 @@ counts = partial(Case, bounds=(0.0, np.inf), outside=(-1.0, 0.5, 500.5), closed=
 ROUNDED = Counts(discretized, RoundedLogistic, log_rounded, lattice=(-1.0, 0.125))
 COUNTS = [
     counts("poisson", Poisson, RATES, Counts(base_table, lambda rate: stats.poisson(rate), log_poisson)),
-    counts("negative-binomial", NegativeBinomial, PAIRS, Counts(base_table, negative_binomial, log_counts)),
+    counts(
+        "negative-binomial",
+        NegativeBinomial,
+        PAIRS,
+        Counts(base_table, negative_binomial, log_counts),
+        units={"log_prob": 6, "log_cdf": 30},
+        moments=count_moments,
+        recovered=(1e-14, 5e-6),
+    ),
     Case(
         "bernoulli",
         Bernoulli,
@@ -475,6 +484,7 @@ HURDLES = [
         bounds=(0.0, np.inf),
         outside=(-1.5,),
         closed="scale",
+        units={"level": 60},
     ),
     Case(
         "hurdle-log-normal",
@@ -484,9 +494,10 @@ HURDLES = [
         bounds=(0.0, np.inf),
         outside=(-1.5,),
         closed="scale",
+        units={"level": 60},
         rescale=lambda c, loc, **rest: {"loc": loc + log(c), **rest},
     ),
-    Case("hurdle-normal", over(Hurdle, Normal), {**REAL, "logit": logits}, HurdleOf(NORMAL, False), closed="scale"),
+    Case("hurdle-normal", over(Hurdle, Normal), {**REAL, "logit": logits}, HurdleOf(NORMAL, False), closed="scale", units={"level": 60}),
 ]
 
 CASES = [*REAL_LINE, *POSITIVE, *BOUNDED, *CIRCLE, *COUNTS, *HURDLES]

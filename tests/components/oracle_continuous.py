@@ -115,10 +115,9 @@ class Law:
         lower = values["cdf"] < split
         side = np.where(lower, split, 1 - split)
         own = np.clip(np.where(lower, values["cdf"], values["survival"]), 1e-300, side)
-        axes = (1,) * np.ndim(y)
         ends = [0, 0.3, 0.7, 1.2, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 50, 80, 120]
-        ends = np.reshape(ends, (-1, *axes)) + np.zeros(np.shape(y))
-        between = np.linspace(0, 1, 17).reshape(-1, *axes) * np.log(side / own)
+        ends = np.reshape(ends, (-1, *(1,) * np.ndim(y))) + np.zeros(np.shape(y))
+        between = np.minimum(ends, np.log(side / own))
         mass, weights = [], []
         for start, edges in ((own, ends), (side, between), (1 - side, ends)):
             s, w = gauss(edges, 16)
