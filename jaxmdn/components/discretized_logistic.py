@@ -151,6 +151,7 @@ class DiscretizedLogistic(ProductDensity):
         safe = jnp.where(inside, p, 0.5)
         logistic = loc + scale * (jnp.log(safe) - jnp.log1p(-safe))
         guess = jnp.ceil((logistic - origin) / step - 0.5)
+
         def reaches(index: Array) -> Array:
             z = self._edge(index)
             return reached(_sigmoid(z), _sigmoid(-z), safe)

@@ -172,7 +172,9 @@ class Law:
                 slopes[name] = tail_slopes(in_cdf, values) | {"log_prob": at_y}
                 slopes[name]["mean"] = np.sum((t - mean) * mass, axis=0)
                 slopes[name]["variance"] = np.sum(square * mass, axis=0)
-                natural[name] = np.sqrt(np.sum(np.where(usual, score, 0) * mass, axis=0))  # of the information
+                natural[name] = np.sqrt(
+                    np.sum(np.where(usual, score, 0) * mass, axis=0)
+                )  # of the information
             slopes["y"] = tail_slopes(np.exp(values["log_prob"]), values)
             slopes["y"]["log_prob"] = slope(self.formula, x, parameters, "y")
             natural["y"] = 1 / self.deviation(parameters, values)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from oracle_continuous import TAILS, Exact, tail_slopes
+from oracle_continuous import Exact, tail_slopes
 from scipy import special
 
 
