@@ -101,8 +101,11 @@ def standard(formula):
 
 
 def student(z, df):
-    return loggamma((df + 1) / 2) - loggamma(df / 2) - log(df * np.pi) / 2 - (df + 1) / 2 * np.log1p(
-        z * z / df
+    return (
+        loggamma((df + 1) / 2)
+        - loggamma(df / 2)
+        - log(df * np.pi) / 2
+        - (df + 1) / 2 * np.log1p(z * z / df)
     )
 
 
@@ -177,7 +180,7 @@ REAL_LINE = [
         StudentT,
         {**REAL, "df": log_uniform(0.8, 40)},
         STUDENT,
-        slope_units={"quantile": 120},
+        slope_units={"any": 1200},
         crps=lambda df, **_: np.all(df > 1.2, axis=(1, 2)),
         moments=any_moments,
     ),
@@ -197,7 +200,10 @@ REAL_LINE = [
 GAMMA = Law(
     lambda concentration, rate: stats.gamma(concentration, scale=1 / rate),
     lambda y, concentration, rate: (
-        concentration * log(rate) + (concentration - 1) * log(y) - rate * y - loggamma(concentration)
+        concentration * log(rate)
+        + (concentration - 1) * log(y)
+        - rate * y
+        - loggamma(concentration)
     ),
 )
 LOG_NORMAL = Law(
@@ -207,7 +213,9 @@ LOG_NORMAL = Law(
 WEIBULL = Law(
     lambda concentration, scale: stats.weibull_min(concentration, scale=scale),
     lambda y, concentration, scale: (
-        log(concentration / scale) + (concentration - 1) * log(y / scale) - (y / scale) ** concentration
+        log(concentration / scale)
+        + (concentration - 1) * log(y / scale)
+        - (y / scale) ** concentration
     ),
 )
 SHAPE = {"concentration": log_uniform(0.3, 30), "rate": log_uniform(0.3, 3)}
@@ -232,6 +240,7 @@ POSITIVE = [
         Weibull,
         {"concentration": log_uniform(0.5, 20), "scale": log_uniform(0.3, 3)},
         WEIBULL,
+        mixed={"concentration": log_uniform(0.7, 10), "scale": log_uniform(0.3, 3)},
     ),
 ]
 
@@ -337,9 +346,39 @@ def bounded(name, family, draw, oracle, lower, upper, outside, **options):
 
 
 BOUNDED = [
-    bounded("beta", Beta, CONCENTRATIONS, beta, 0.0, 1.0, (-1e-9, 1.0000001), slope_units={"log_prob": 100}),
-    bounded("logit-normal", LogitNormal, NORMALS, logit_normal, -2.0, 3.0, (-2.1, 3.1), units={"mean": 100, "variance": 200}, slope_units={"mean": 100, "variance": 100}, recovered=(1e-3, 1e-3)),
-    bounded("truncated-normal", TruncatedNormal, NORMALS, truncated, -1.0, 1.5, (-1.1, 1.6), units={"any": 60}, slope_units={"any": 80}),
+    bounded(
+        "beta",
+        Beta,
+        CONCENTRATIONS,
+        beta,
+        0.0,
+        1.0,
+        (-1e-9, 1.0000001),
+        slope_units={"log_prob": 100},
+    ),
+    bounded(
+        "logit-normal",
+        LogitNormal,
+        NORMALS,
+        logit_normal,
+        -2.0,
+        3.0,
+        (-2.1, 3.1),
+        units={"mean": 100, "variance": 200},
+        slope_units={"mean": 100, "variance": 100},
+        recovered=(1e-3, 1e-3),
+    ),
+    bounded(
+        "truncated-normal",
+        TruncatedNormal,
+        NORMALS,
+        truncated,
+        -1.0,
+        1.5,
+        (-1.1, 1.6),
+        units={"any": 100},
+        slope_units={"any": 100},
+    ),
 ]
 MOVED = [
     bounded("beta-moved", Beta, CONCENTRATIONS, beta, -2.0, 3.0, (-2.1, 3.1)),
@@ -352,7 +391,9 @@ MOVED = [
 
 
 def across_the_cut(rng, shape):
-    return np.where(rng.random(shape) < 0.3, rng.choice([-3.1, 3.1], shape), rng.uniform(-3, 3, shape))
+    return np.where(
+        rng.random(shape) < 0.3, rng.choice([-3.1, 3.1], shape), rng.uniform(-3, 3, shape)
+    )
 
 
 def any_concentration(rng, shape):
@@ -370,6 +411,8 @@ CIRCLE = [
         mixed={"loc": across_the_cut, "concentration": log_uniform(0.1, 40)},
         crps=None,
         units={"level": 20},
+        moments=lambda rng, shape: (np.zeros(shape), rng.uniform(1e-3, 3, shape)),
+        recovered=(1e-7, 1e-4),
         mean_of=lambda y, loc, concentration: jnp.sin(y - loc - 0.7),
     )
 ]
@@ -428,8 +471,22 @@ PAIRS = {**RATES, "concentration": log_uniform(0.5, 1e5)}
 counts = partial(Case, bounds=(0.0, np.inf), outside=(-1.0, 0.5, 500.5), closed="none")
 ROUNDED = Counts(discretized, RoundedLogistic, log_rounded, lattice=(-1.0, 0.125))
 COUNTS = [
-    counts("poisson", Poisson, RATES, Counts(base_table, lambda rate: stats.poisson(rate), log_poisson)),
-    counts("negative-binomial", NegativeBinomial, PAIRS, Counts(base_table, negative_binomial, log_counts)),
+    counts(
+        "poisson",
+        Poisson,
+        RATES,
+        Counts(base_table, lambda rate: stats.poisson(rate), log_poisson),
+        units={"log_prob": 6},
+    ),
+    counts(
+        "negative-binomial",
+        NegativeBinomial,
+        PAIRS,
+        Counts(base_table, negative_binomial, log_counts),
+        units={"log_prob": 6, "log_cdf": 30},
+        moments=count_moments,
+        recovered=(1e-14, 5e-6),
+    ),
     Case(
         "bernoulli",
         Bernoulli,
@@ -475,6 +532,7 @@ HURDLES = [
         bounds=(0.0, np.inf),
         outside=(-1.5,),
         closed="scale",
+        units={"level": 60},
     ),
     Case(
         "hurdle-log-normal",
@@ -484,9 +542,17 @@ HURDLES = [
         bounds=(0.0, np.inf),
         outside=(-1.5,),
         closed="scale",
+        units={"level": 60},
         rescale=lambda c, loc, **rest: {"loc": loc + log(c), **rest},
     ),
-    Case("hurdle-normal", over(Hurdle, Normal), {**REAL, "logit": logits}, HurdleOf(NORMAL, False), closed="scale"),
+    Case(
+        "hurdle-normal",
+        over(Hurdle, Normal),
+        {**REAL, "logit": logits},
+        HurdleOf(NORMAL, False),
+        closed="scale",
+        units={"level": 60},
+    ),
 ]
 
 CASES = [*REAL_LINE, *POSITIVE, *BOUNDED, *CIRCLE, *COUNTS, *HURDLES]

@@ -28,7 +28,10 @@ class Representative:
     def __init__(self, loc, concentration):
         self.loc, self.concentration = loc, concentration
         wide = np.clip(concentration, 1e-9, 1e3)
-        self.wide, self.narrow = stats.vonmises(wide), stats.norm(scale=np.maximum(concentration, 1) ** -0.5)
+        self.wide, self.narrow = (
+            stats.vonmises(wide),
+            stats.norm(scale=np.maximum(concentration, 1) ** -0.5),
+        )
 
     def whole(self, y):
         """The cdf on the whole line, which rises by one a turn."""
@@ -76,7 +79,9 @@ class Circular(Integrated):
             for output in by_output:
                 if output != "log_prob":
                     log = "log" in output
-                    tail = np.maximum(exact.values[output.removeprefix("log_")], 1e-300) if log else 1
+                    tail = (
+                        np.maximum(exact.values[output.removeprefix("log_")], 1e-300) if log else 1
+                    )
                     own = log * np.abs(exact.slopes[name][output])
                     by_output[output] += (1 + exact.natural[name] + own) * cut / tail
         return exact

@@ -115,10 +115,9 @@ class Law:
         lower = values["cdf"] < split
         side = np.where(lower, split, 1 - split)
         own = np.clip(np.where(lower, values["cdf"], values["survival"]), 1e-300, side)
-        axes = (1,) * np.ndim(y)
         ends = [0, 0.3, 0.7, 1.2, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 50, 80, 120]
-        ends = np.reshape(ends, (-1, *axes)) + np.zeros(np.shape(y))
-        between = np.linspace(0, 1, 17).reshape(-1, *axes) * np.log(side / own)
+        ends = np.reshape(ends, (-1, *(1,) * np.ndim(y))) + np.zeros(np.shape(y))
+        between = np.minimum(ends, np.log(side / own))
         mass, weights = [], []
         for start, edges in ((own, ends), (side, between), (1 - side, ends)):
             s, w = gauss(edges, 16)
@@ -173,7 +172,9 @@ class Law:
                 slopes[name] = tail_slopes(in_cdf, values) | {"log_prob": at_y}
                 slopes[name]["mean"] = np.sum((t - mean) * mass, axis=0)
                 slopes[name]["variance"] = np.sum(square * mass, axis=0)
-                natural[name] = np.sqrt(np.sum(np.where(usual, score, 0) * mass, axis=0))  # of the information
+                natural[name] = np.sqrt(
+                    np.sum(np.where(usual, score, 0) * mass, axis=0)
+                )  # of the information
             slopes["y"] = tail_slopes(np.exp(values["log_prob"]), values)
             slopes["y"]["log_prob"] = slope(self.formula, x, parameters, "y")
             natural["y"] = 1 / self.deviation(parameters, values)

@@ -115,7 +115,9 @@ class RoundedLogistic:
 
     def cdf(self, y):
         y = -1 + np.floor((y + 1) * 8 + 1e-6) / 8
-        return np.where(y > 1.99, 1, (y > -1.01) * special.expit((y + 1 / 16 - self.loc) / self.scale))
+        return np.where(
+            y > 1.99, 1, (y > -1.01) * special.expit((y + 1 / 16 - self.loc) / self.scale)
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,7 +163,9 @@ class Counts:
         upper = value > y.astype(LD) + self.lattice[1] / 16
 
         def parts(table):
-            return [np.sum(np.where(w, table, 0), axis=1, keepdims=True) for w in (at, ~upper, upper)]
+            return [
+                np.sum(np.where(w, table, 0), axis=1, keepdims=True) for w in (at, ~upper, upper)
+            ]
 
         def expect(weights, table):
             return np.sum(table * weights, axis=1, keepdims=True)
@@ -206,7 +210,9 @@ class Counts:
                 moment = name in ("mean", "variance")
                 terms = self.cancelling(parameter, name, parameters, values, y)
                 own = 0.1 / np.minimum(1, parameters.get("scale", 1))  # the oracle's rounding
-                found[parameter][name] = np.abs(slope) * (1 if moment else factor) + terms + own / 20
+                found[parameter][name] = (
+                    np.abs(slope) * (1 if moment else factor) + terms + own / 20
+                )
         return size, found
 
     def cancelling(self, parameter, name, parameters, values, y):

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from oracle_continuous import TAILS, Exact, tail_slopes
+from oracle_continuous import Exact, tail_slopes
 from scipy import special
 
 
@@ -55,6 +55,10 @@ class HurdleOf:
         other = np.log(rest) + self.base.log_prob(inner, self.inside(y))
         return np.where(y == 0, np.log(zero), other)
 
+    def share(self, parameters):
+        """Of the part that has a density."""
+        return self.parts(parameters)[2]
+
     def exact(self, parameters, y):
         inner, zero, rest = self.parts(parameters)
         at_zero, upper, logit = y == 0, y >= 0, np.abs(parameters["logit"])
@@ -84,7 +88,7 @@ class HurdleOf:
             slopes["logit"]["log_prob"] = np.where(at_zero, rest, -zero)
             slopes["logit"]["mean"] = -zero * rest * mean
             slopes["logit"]["variance"] = zero * rest * ((rest - zero) * mean**2 - variance)
-            values_own = {n: 1 + np.abs(v) if "log" in n else v for n, v in values.items()}
+            values_own = {n: np.abs(v) + ("log" in n) for n, v in values.items()}
             value_sizes = {
                 name: np.where(at_zero, 0, own_sizes[name]) + (1 + logit) * size
                 for name, size in values_own.items()
@@ -93,7 +97,7 @@ class HurdleOf:
                 own_size = slope_sizes.get(name, {})
                 sizes[name] = {
                     output: np.where(at_zero, 0, own_size.get(output, 0))
-                    + (2 + logit) * (np.abs(slope) + (1 if "log" in output else values[output]))
+                    + (2 + logit) * (np.abs(slope) + (1 if "log" in output else values_own[output]))
                     for output, slope in by.items()
                 }
         return Exact(values, slopes, value_sizes, sizes, {**natural, "logit": np.ones(y.shape)})

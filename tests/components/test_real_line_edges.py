@@ -114,9 +114,7 @@ def test_student_quantile_derivative_is_that_of_the_implicit_function():
     values, slope = in_two_runs(np.float64, z, df, 1 - tail)
     density = np.exp(log_prob)[keep]
     np.testing.assert_allclose(values["quantile"][keep], z[keep], rtol=1e-12)
-    np.testing.assert_allclose(
-        slope("df", "quantile")[keep], tail_in_df[keep] / density, rtol=1e-9
-    )
+    np.testing.assert_allclose(slope("df", "quantile")[keep], tail_in_df[keep] / density, rtol=1e-9)
     np.testing.assert_allclose(slope("p", "quantile")[keep], 1 / density, rtol=1e-10)
 
 
@@ -189,9 +187,7 @@ def test_student_at_its_limits():
         np.testing.assert_allclose(values[name], expected, rtol=1e-5, atol=1e-30, err_msg=name)
     cauchy = {k: v[:7, 0] for k, v in run(STUDENT, standard(1.0, np.float32), y)[0].items()}
     # z^2 overflows, the density does not.
-    np.testing.assert_allclose(
-        cauchy["log_prob"][4], -np.log(np.pi) - 2 * np.log(1e20), rtol=1e-6
-    )
+    np.testing.assert_allclose(cauchy["log_prob"][4], -np.log(np.pi) - 2 * np.log(1e20), rtol=1e-6)
     np.testing.assert_allclose(cauchy["survival"][4], 1e-20 / np.pi, rtol=1e-5)
     np.testing.assert_array_equal(cauchy["survival"][5:], [0.0, 1.0])
     np.testing.assert_array_equal(cauchy["log_cdf"][5:], [0.0, -np.inf])
@@ -214,7 +210,9 @@ def test_a_component_without_moments_counts_for_nothing_where_its_weight_is_zero
         df=jnp.asarray([[0.5], [1.0], [1.5], [2.0], [4.0]]),
     )
     mixture = jaxmdn.Mixture(logits=jnp.asarray([-jnp.inf] * 4 + [0.0]), components=family)
-    found = jax.jit(lambda m: (jaxmdn.mean(m), jaxmdn.variance(m), jaxmdn.covariance(m)[0]))(mixture)
+    found = jax.jit(lambda m: (jaxmdn.mean(m), jaxmdn.variance(m), jaxmdn.covariance(m)[0]))(
+        mixture
+    )
     np.testing.assert_allclose(np.ravel(found), [1.0, 8.0, 8.0])
 
 
@@ -241,9 +239,9 @@ def test_samples_are_differentiable_in_every_parameter():
     score = 0.5 * (score - np.log1p(t**2 / df) + (df + 1) * t**2 / (df * (df + t**2)))
     exact = 2 * integrate.simpson(weights, x=u)
     in_df = 2 * integrate.simpson(weights * score, x=u)
-    (value, deviation), slope = jax.jit(
-        lambda df: jax.jvp(g_mean, (df,), (jnp.ones_like(df),))
-    )(jnp.asarray(df))
+    (value, deviation), slope = jax.jit(lambda df: jax.jvp(g_mean, (df,), (jnp.ones_like(df),)))(
+        jnp.asarray(df)
+    )
     assert abs(value - exact) < 4 * deviation / 200
     np.testing.assert_allclose(slope[0], in_df, rtol=0.1)
 
@@ -270,8 +268,10 @@ def test_three_dimensions_with_shared_parameters():
     """Marginals and conditionals in any order; a parameter of size one stays as it is."""
     rng = np.random.default_rng(10)
     logits, y = rng.normal(size=(1, 3)), rng.normal(size=(5, 3))
-    loc, scale, df = 2 * rng.normal(size=(5, 3, 3)), np.exp(rng.normal(size=(1, 1, 3))), np.full(
-        (5, 3, 1), 3.5
+    loc, scale, df = (
+        2 * rng.normal(size=(5, 3, 3)),
+        np.exp(rng.normal(size=(1, 1, 3))),
+        np.full((5, 3, 1), 3.5),
     )
     family = StudentT(loc=jnp.asarray(loc), scale=jnp.asarray(scale), df=jnp.asarray(df))
     mixture = jaxmdn.Mixture(logits=jnp.asarray(logits), components=family)
