@@ -117,9 +117,7 @@ def test_pit_of_counts_spreads_each_over_its_step():
     """A stand-in for a count family: a geometric distribution, ``F(y) = 1 - (1 - q)^(y + 1)``."""
 
     class Geometric(Normal):
-        @property
-        def discrete(self):
-            return True
+        domain = Support("integers", lower=0.0, step=1.0)
 
         def cdf(self, y):
             return jnp.where(y < 0, 0.0, 1 - (1 - self.scale) ** (jnp.floor(y) + 1))

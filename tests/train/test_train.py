@@ -263,7 +263,7 @@ def test_non_finite_loss_raises_and_keeps_the_last_good_parameters():
     assert "learning rate" in str(info.value)
     assert result.model is model
     assert np.isfinite(np.asarray(result.log_prob(x, y))).all()
-    assert result.best_epoch < len(result.history["train_nll"]) - 1
+    assert result.best_epoch < len(result.history["seconds"]) - 1
 
 
 def test_non_finite_without_validation_keeps_the_epoch_before():
