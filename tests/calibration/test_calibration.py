@@ -19,7 +19,7 @@ from jaxmdn.calibration import (
     recalibrated_quantile,
     reliability_table,
 )
-from jaxmdn.components import Categorical, FullNormal, Normal
+from jaxmdn.components import Categorical, FullNormal, Normal, Support
 
 K, D, N = 3, 2, 5
 RNG = np.random.default_rng(0)
