@@ -31,8 +31,8 @@ from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.special.sides import complete, log_complete, log_side
 from jaxmdn.typing import Array, Float
 
-# By the dtype's bytes: Gauss nodes of the two integrals above; beside 100 of them the logarithm of a
-# tail changes by rounding (20,000 z from 1e-3 to 1e4, df from 0.1 to 1e9).
+# By the dtype's bytes: Gauss nodes of the two integrals above; beside 100 of them the logarithm of
+# a tail changes by rounding (20,000 z from 1e-3 to 1e4, df from 0.1 to 1e9).
 _NODES = {4: 16, 8: 32}
 #: Newton's steps of the quantile: one more than the worst of v >= 0.1, p >= 1e-30 (1e-300) needs.
 NEWTON_STEPS = 6
