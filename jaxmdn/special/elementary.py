@@ -24,9 +24,10 @@ from jaxmdn.typing import Array, Float
 # n / (n + 1)! of the slope of decay_mean.
 _LOG_TERMS, _CUMULANT_TERMS = {4: 7, 8: 15}, {4: 5, 8: 9}
 _EXP_TERMS, _DECAY_TERMS = {4: 8, 8: 14}, {4: 12, 8: 19}
-#: By the dtype's bytes: Gauss nodes for integrands that are smooth up to where they end (with more
-#: of them nothing changes but rounding), and the exponent at which they end: exp(-20) = 2e-9 and
-#: exp(-42) = 6e-19.
+#: By the dtype's bytes: Gauss nodes for integrands that are smooth up to where they end, and the
+#: exponent at which they end: exp(-20) = 2e-9 and exp(-42) = 6e-19. Beside 100 nodes the logarithm
+#: of a tail (20,000 shapes from 1e-2 to 1e6) changes by rounding, but for the beta's in float64: by
+#: up to 1.4e-13 of one plus itself.
 NODES, CUT = {4: 14, 8: 32}, {4: 20.0, 8: 42.0}
 
 

@@ -1,5 +1,9 @@
 """Student's t distribution with real degrees of freedom: tails, quantile, mean distances.
 
+The tails are half an incomplete beta function of ``v / (v + z^2)``, to rounding, but their
+derivative in ``v`` is then a difference that grows with ``v`` beside it: off by half of itself in
+float32 at ``v = 40``, by 2e-4 in float64 at 1e4. Hence integrals of their own.
+
 The incomplete beta function of JAX has no derivative in its parameters and, in float32, no digit
 left for many degrees of freedom. With ``tau = (v / 2) log(1 + z^2 / v)``, which is ``z^2 / 2`` for
 the normal, both halves of the distribution are integrals of smooth functions for all ``v >= 0.1``:
@@ -27,7 +31,8 @@ from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.special.sides import complete, log_complete, log_side
 from jaxmdn.typing import Array, Float
 
-# By the dtype's bytes: Gauss nodes of the two integrals above; with more nothing changes.
+# By the dtype's bytes: Gauss nodes of the two integrals above; beside 100 of them the logarithm of
+# a tail changes by rounding (20,000 z from 1e-3 to 1e4, df from 0.1 to 1e9).
 _NODES = {4: 16, 8: 32}
 #: Newton's steps of the quantile: one more than the worst of v >= 0.1, p >= 1e-30 (1e-300) needs.
 NEWTON_STEPS = 6
