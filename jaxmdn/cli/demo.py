@@ -143,7 +143,7 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
         baseline.append(evaluate.linear_gaussian(x[train], y[train], x[test]))
         history.append(members[0])
     # All held-back rows at once: the mean over rows, and one compilation instead of one a fold.
-    held_back = y[np.concatenate([test for _, test in folds])]
+    held_back = jnp.asarray(y[np.concatenate([test for _, test in folds])])
     models = {f"mixture density network x {ENSEMBLE}": network, "linear Gaussian": baseline}
     rows, pits, nlls = [], [], []
     for name, parts in models.items():
@@ -171,7 +171,9 @@ def diabetes(seed: int, out: Path, progress: bool) -> dict[str, Any]:
     plots.reliability_curve(pits[1], name="linear Gaussian", ax=ax)
     evaluate.save_figure(ax.figure, out / "diabetes_reliability.png")
     patient = network[-1][0]
-    ax = plots.density(patient, value=y[folds[-1][1]][0, 0], ylabel="progression after a year")
+    ax = plots.density(
+        patient, value=float(y[folds[-1][1][0], 0]), ylabel="progression after a year"
+    )
     ax.set_title("one patient", fontsize=10)
     evaluate.save_figure(ax.figure, out / "diabetes_region.png")
     return {"rows": len(x), "folds": len(folds), "scores": rows, "nll_difference_se": float(error)}

@@ -87,11 +87,17 @@ class AsymmetricLaplace(Univariate):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
-        loc, scale, asymmetry, p = self._parameters(p)
-        share = _share(asymmetry)
-        below = p < share
-        left = jnp.log(jnp.where(below, p, share) / share)
-        right = jnp.log(jnp.where(below, 1, 1 - p) / _share(1 / asymmetry))
+        return self.tail_quantile(p, jnp.zeros((), bool))
+
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        loc, scale, asymmetry, q = self._parameters(q)
+        share, rest = _share(asymmetry), _share(1 / asymmetry)
+        below = jnp.where(upper, q >= rest, q < share)
+        near = jnp.where(below == upper, 1 - q, q)  # the tail that is exponential there
+        left = jnp.log(jnp.where(below, near, share) / share)
+        right = jnp.log(jnp.where(below, rest, near) / rest)
         return loc + scale * jnp.where(below, asymmetry * left, -right / asymmetry)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:

@@ -15,6 +15,7 @@ from jaxmdn.components.counts import reached
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.univariate import Univariate
+from jaxmdn.special.roots import bisect
 from jaxmdn.typing import Array, Float, Key, Num, Parameter
 
 
@@ -132,15 +133,16 @@ class DiscretizedLogistic(Univariate):
         safe = jnp.where(inside, p, 0.5)
         logistic = loc + scale * (jnp.log(safe) - jnp.log1p(-safe))
         guess = jnp.ceil((logistic - origin) / step - 0.5)
-        index = jnp.clip(guess, 0, self.num_bins - 1)
 
         def reaches(index: Array) -> Array:
             z = self._edge(index)
             return reached(_sigmoid(z), _sigmoid(-z), safe)
 
-        # The guess may be off by one step.
-        index = jnp.where((index > 0) & reaches(index - 1), index - 1, index)
-        index = jnp.where((index < self.num_bins - 1) & ~reaches(index), index + 1, index)
+        # The guess may be off by one step, and next to one a compiler that computes it twice may
+        # round it both ways: only ends of a bracket are taken from it.
+        low, high = jnp.clip(guess - 2, -1, None), jnp.clip(guess + 1, 0, self.num_bins - 1)
+        ends = jnp.minimum(low, high - 1), high  # at most three apart: two halvings
+        index = bisect(reaches, *ends, steps=2, middle=lambda a, b: jnp.floor(0.5 * (a + b)))[1]
         index = jnp.where(p == 0, 0, jnp.where(p == 1, self.num_bins - 1, index))
         valid = (p >= 0) & (p <= 1) & ~jnp.isnan(logistic)
         return jnp.where(valid, origin + index * step, jnp.nan)

@@ -124,6 +124,11 @@ class Independent(PerDimension, Density):
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._each("quantile", p)
 
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        return self._each("tail_quantile", q, upper)
+
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         pairs = (part.jump(columns) for part, columns in self._groups(y))
         below, at = (self._join(list(side)) for side in zip(*pairs, strict=True))

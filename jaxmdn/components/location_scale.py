@@ -79,8 +79,13 @@ class LocationScale(Univariate):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
-        loc, scale, *_, p = self._parameters(p)
-        return loc + scale * self.standard_quantile(p)
+        return self.tail_quantile(p, jnp.zeros((), bool))
+
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        loc, scale, *_, q = self._parameters(q)
+        return loc + jnp.where(upper, -scale, scale) * self.standard_quantile(q)
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(self.loc)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmdn.components.base import Density, PerDimension
 from jaxmdn.components.support import REAL, Support
-from jaxmdn.typing import Array, Float, Parameter
+from jaxmdn.typing import Array, Bool, Float, Parameter
 
 
 class NormalDensity(Density):
@@ -45,3 +45,9 @@ class CorrelatedNormal(PerDimension, NormalDensity):
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Quantile of each dimension's marginal, ``[..., D]``."""
         return self.marginals().quantile(p)
+
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The ``y`` with ``tail(y, upper) = q``, ``[..., D]``."""
+        return self.marginals().tail_quantile(q, upper)

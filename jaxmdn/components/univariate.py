@@ -82,6 +82,13 @@ class Univariate(Density):
         ends = jnp.where(p == 0, self.domain.lower, jnp.where(p == 1, self.domain.upper, jnp.nan))
         return jnp.where(inside, y, ends.astype(y.dtype))
 
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The ``y`` with ``tail(y, upper) = q``; families override this where ``1 - q`` rounds."""
+        most = 1 - float(jnp.finfo(q.dtype).eps)
+        return self.quantile(jnp.where(upper, jnp.where(q > 0, jnp.minimum(1 - q, most), 1), q))
+
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         dtype = numerics.compute_dtype(jnp.zeros((), self.dtype))
         tiny = float(jnp.finfo(dtype).tiny)

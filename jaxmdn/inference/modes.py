@@ -75,7 +75,7 @@ def modes(mixture: Mixture) -> Modes:
       Carreira-Perpinan (2007), Gaussian mean-shift is an EM algorithm;
       Carreira-Perpinan and Williams (2003), On the number of modes of a Gaussian mixture.
     """
-    require_continuous("mode", mixture)
+    require_continuous("modes", mixture)
     (mixture,) = numerics.upcast_tree(mixture)
     flat = flatten_mixture(mixture)
     fixed = jax.lax.stop_gradient(flat)

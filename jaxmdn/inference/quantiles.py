@@ -21,7 +21,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.counts import lattices, reaches
-from jaxmdn.inference.sums import nearest_inside, tail_of
+from jaxmdn.inference.sums import components_first, nearest_inside, tail_of
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.special.roots import first_whole, invert_tail
@@ -115,15 +115,12 @@ def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "...
 @jax.custom_jvp
 def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
     mixture = mixture.marginals()
-    components = mixture.components.quantile(p[..., None, :])  # [..., K, D]
-    weights = mixture.weights()[..., None]
-    lower, upper = _bracket(mixture.components, components, weights, p[..., None, :])
+    lower, upper, guess, edges = _bracket(mixture, p)
     # Each half of the distribution is measured from its own end, where 1 - p is exact.
     upper_half = p > 0.5
     probability = jnp.where(upper_half, 1 - p, p)
     inside = jnp.isfinite(lower) & jnp.isfinite(upper)
     lower_end, upper_end = jnp.where(inside, lower, -1), jnp.where(inside, upper, 1)
-    guess = jnp.sum(jnp.where(weights > 0, weights * components, 0), axis=-2)
     root = invert_tail(
         tail_of(mixture, upper_half),
         jnp.where(inside, probability, 0.5),
@@ -131,41 +128,60 @@ def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D
         jnp.clip(guess, lower_end, upper_end),
         lower_end,
         upper_end,
-        split=functools.partial(nearest_inside, _edges(mixture.components)),
+        split=functools.partial(nearest_inside, edges),
         steps=STEPS,
     )
     ends = jnp.where(p < 0.5, lower, upper)  # infinite, or NaN for a p that is no probability
-    return jnp.where(inside, root, jnp.where(jnp.isnan(components).any(axis=-2), jnp.nan, ends))
+    return jnp.where(inside, root, jnp.where(jnp.isnan(guess), jnp.nan, ends))
 
 
-def _edges(components: Density) -> Float[Array, "K2 ... D"]:
-    """Where every component begins and ends, the components in front."""
-    shape, dtype = (components.event_dim,), components.dtype
-    each = [components.quantile(jnp.full(shape, level, dtype)) for level in EDGES]
-    return jnp.concatenate([jnp.moveaxis(edge, -2, 0) for edge in each])
+def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, Array, Array]:
+    """Bounds of the quantile, a guess between them, and where each component begins and ends.
 
-
-def _bracket(
-    family: Density, quantiles: Array, weights: Array, p: Array
-) -> tuple[Float[Array, "... D"], Float[Array, "... D"]]:
-    """Bounds of the mixture's quantile from its components' quantiles ``[..., K, D]``.
-
-    Between the smallest and the largest of them; and, since ``F >= w_k F_k``, not above any
-    component's quantile at ``p / w_k``, nor below any at ``1 - (1 - p) / w_k``.
+    The quantile lies between the smallest and the largest of the components'; and, since ``F >=
+    w_k F_k``, not above any component's quantile at ``p / w_k``, nor below any at
+    ``1 - (1 - p) / w_k``. Where a component has both of these, ``p`` lies between them, so that two
+    levels serve each. A component's quantile may be a long program, which is therefore written
+    once: for all levels together, and for one component after another.
     """
-    lower = jnp.min(jnp.where(weights > 0, quantiles, jnp.inf), axis=-2)
-    upper = jnp.max(jnp.where(weights > 0, quantiles, -jnp.inf), axis=-2)
-    # A little outside, so that rounding (of a number next to one, say) cannot put a bound on the
-    # wrong side.
     eps = float(jnp.finfo(p.dtype).eps)
-    slack = 1 + 256 * eps
-    safe = jnp.where(weights > 0, weights, 1)
-    above = jnp.where(p * slack < weights, jnp.minimum(p * slack / safe + 4 * eps, 1), 1)
-    below = jnp.where((1 - p) * slack < weights, 1 - (1 - p) * slack / safe - 4 * eps, 0)
-    below = jnp.maximum(below, 0)
-    lower = jnp.maximum(lower, jnp.max(family.quantile(below), axis=-2))
-    upper = jnp.minimum(upper, jnp.min(family.quantile(above), axis=-2))
-    return jnp.minimum(lower, upper), jnp.maximum(lower, upper)
+    slack = 1 + 256 * eps  # so that rounding cannot put a bound on the wrong side
+    batch = list(mixture.batch_shape)
+    while batch and batch[0] == 1:
+        batch.pop(0)
+    own = p.shape[p.ndim - 1 - len(batch) :]  # the edges need no axes that only p has
+    edges = jnp.broadcast_to(jnp.array(EDGES, p.dtype).reshape(2, *(1,) * len(own)), (2, *own))
+
+    def narrow(state: tuple[Array, ...], part: tuple) -> tuple[tuple, Array]:
+        component, weight = part
+        alive, safe = weight > 0, jnp.where(weight > 0, weight, 1)
+        has_above, has_below = p * slack < weight, (1 - p) * slack < weight
+        both = has_above & has_below
+        above = jnp.minimum(p * slack / safe + 4 * eps, 1)
+        below = jnp.maximum(1 - (1 - p) * slack / safe - 4 * eps, 0)
+        second = jnp.where(has_above, above, jnp.where(has_below, below, p))
+        levels = jnp.stack([jnp.where(both, below, p), second])  # [2, ..., D]
+        found = component.quantile(jnp.concatenate([levels.reshape(-1, *own), edges]))
+        first, second = found[:-2].reshape(levels.shape)
+        least, most, lower, upper, guess = state
+        state = (
+            jnp.minimum(least, jnp.where(alive, first, jnp.inf)),
+            jnp.maximum(most, jnp.where(alive, jnp.where(both, second, first), -jnp.inf)),
+            jnp.maximum(lower, jnp.where(has_below, jnp.where(both, first, second), -jnp.inf)),
+            jnp.minimum(upper, jnp.where(has_above, second, jnp.inf)),
+            guess + jnp.where(jnp.isnan(first), jnp.nan, jnp.where(alive, weight * first, 0)),
+        )
+        return state, found[-2:]
+
+    weights = jnp.moveaxis(mixture.weights(), -1, 0)[..., None]  # [K, ..., 1]
+    zero = 0 * (p + weights[0])
+    start = (zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf, zero)
+    (least, most, lower, upper, guess), edges = jax.lax.scan(
+        narrow, start, (components_first(mixture), weights)
+    )
+    lower, upper = jnp.maximum(least, lower), jnp.minimum(most, upper)
+    edges = edges.reshape(-1, *edges.shape[2:])
+    return jnp.minimum(lower, upper), jnp.maximum(lower, upper), guess, edges
 
 
 @_quantile.defjvp

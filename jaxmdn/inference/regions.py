@@ -15,22 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.inference.turning_points import (
-    TurningPoints,
-    component_quantiles,
-    log_density,
-    require_continuous,
-    slope,
-    turning_points,
+from jaxmdn.inference.level_sets import (
+    crossing,
+    expand,
+    follow,
+    region_ends,
+    region_probability,
+    solve_level,
 )
+from jaxmdn.inference.turning_points import require_continuous, turning_points
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
-from jaxmdn.special.roots import close_in
-from jaxmdn.typing import Array, ArrayLike, Bool, Float, Key
-
-# By the dtype's bytes: evaluations of the density for each end of an interval, Newton's steps after
-# them, and evaluations of the region's probability for its threshold.
-STEPS, NEWTON_STEPS, LEVEL_STEPS = {4: 12, 8: 18}, 2, {4: 28, 8: 42}
+from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 
 class Intervals(NamedTuple):
@@ -186,15 +182,14 @@ def hdr_level(
 
 @jax.jit
 def _threshold(mixture: Mixture, level: Float[Array, "..."]) -> Float[Array, "..."]:
-    plain, level = _plain(mixture, level)
-    return _solve(plain, level, _turns(plain))
+    return solve_level(*_plain(mixture, level))[0]
 
 
 @jax.jit
 def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
     plain, level = _plain(mixture, level)
-    turns = _turns(plain)
-    lower, upper = _ends(plain, _solve(plain, level, turns), turns)
+    points = follow(plain, *solve_level(plain, level))
+    lower, upper = points[0::2], points[1::2]
     # Two intervals that meet at a valley above the threshold are one.
     apart, gap = jnp.ones_like(lower[:1], bool), lower[1:] > upper[:-1]
     filled = upper > lower
@@ -211,7 +206,10 @@ def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
 def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     plain, y = _plain(mixture, y)
     log_t = plain.log_prob(y)
-    level = _probability(plain, *_ends(plain, log_t, _turns(plain)))
+    fixed, height = jax.lax.stop_gradient((plain, log_t))
+    turns = turning_points(fixed)
+    ends = region_ends(fixed, height, turns)
+    level = region_probability(plain, follow(plain, log_t, ends, crossing(ends, turns)))
     return jnp.where(jnp.isnan(log_t), jnp.nan, level)
 
 
@@ -220,7 +218,7 @@ def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: 
     mixture, level = jax.lax.stop_gradient(_plain(mixture, level))
     values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
     lead = np.broadcast_shapes(values.shape[1:], level.shape)
-    values = jnp.broadcast_to(_expand(values, len(lead)), (num_samples, *lead))
+    values = jnp.broadcast_to(expand(values, len(lead)), (num_samples, *lead))
     level = jnp.broadcast_to(level, lead)
     quantile = jax.vmap(lambda v, q: jnp.quantile(v, q), in_axes=(1, 0))
     flat = quantile(values.reshape(num_samples, -1), 1 - level.reshape(-1))
@@ -232,7 +230,7 @@ def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> 
     mixture, y = jax.lax.stop_gradient(_plain(mixture, y))
     values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
     log_t = mixture.log_prob(y)
-    values = _expand(values, log_t.ndim)
+    values = expand(values, log_t.ndim)
     share = jnp.mean(values >= log_t, axis=0, dtype=log_t.dtype)
     return jnp.where(jnp.isnan(log_t + jnp.sum(values, axis=0)), jnp.nan, share)
 
@@ -242,136 +240,6 @@ def _plain(mixture: Mixture, other: Array) -> Any:
     mixture, other = numerics.upcast_tree(mixture, other)
     flat = flatten_mixture(mixture)
     return flat.marginals() if flat.event_dim == 1 else flat, other
-
-
-def _expand(values: Float[Array, "P ..."], ndim: int) -> Float[Array, "P ..."]:
-    """Insert axes after the first, so that the others broadcast against ``ndim`` batch axes."""
-    missing = (1,) * max(ndim + 1 - values.ndim, 0)
-    return values.reshape(values.shape[0], *missing, *values.shape[1:])
-
-
-def _turns(mixture: Mixture) -> TurningPoints:
-    return turning_points(jax.lax.stop_gradient(mixture))
-
-
-def _ends(
-    mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoints
-) -> tuple[Float[Array, "M ..."], Float[Array, "M ..."]]:
-    """Ends of ``{log p >= log_t}`` around each mode, ``[M, ...]``; equal where it is below.
-
-    Where the valley between two modes is above the threshold, both have it as their end.
-    """
-    fixed, level = jax.lax.stop_gradient((mixture, log_t))
-    location, grid, height = (
-        _expand(values, level.ndim) for values in (turns.location, turns.grid, turns.height)
-    )
-    lead = np.broadcast_shapes(location.shape[1:], level.shape)
-    location = jnp.broadcast_to(location, (location.shape[0], *lead))
-    below, above = location[:-1], location[1:]
-    # Between a valley and a mode the density rises, then it falls.
-    rises = (jnp.arange(below.shape[0]) % 2 == 0).reshape(-1, *(1,) * len(lead))
-    sign = jnp.where(rises, 1, -1).astype(level.dtype)
-
-    def excess(y: Array) -> Array:
-        return sign * (log_density(fixed, y) - level)
-
-    # The crossing of a piece lies between the last point of the grid on its one side and the first
-    # on the other: [2 M, N, ...], which is never stored.
-    inside = (grid >= below[:, None]) & (grid <= above[:, None])
-    high = (height >= level) == rises[:, None]
-    start = jnp.max(jnp.where(inside & ~high, grid, below[:, None]), axis=1)
-    stop = jnp.min(jnp.where(inside & high, grid, above[:, None]), axis=1)
-    start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
-    root, left, right = close_in(excess, start, stop, steps=STEPS[level.dtype.itemsize])
-    for _ in range(NEWTON_STEPS):
-        value, rate = jax.jvp(excess, (root,), (jnp.ones_like(root),))
-        step = jnp.where(rate > 0, value / jnp.where(rate > 0, rate, 1), 0)
-        root = jnp.clip(root - step, left, right)
-    crossing = (root > below) & (root < above)
-    points = _follow(mixture, log_t, root, crossing)
-    return points[0::2], points[1::2]
-
-
-@jax.custom_jvp
-def _follow(
-    mixture: Mixture,
-    log_t: Float[Array, "..."],
-    y: Float[Array, "P ..."],
-    moves: Bool[Array, "..."],
-) -> Float[Array, "P ..."]:
-    """Return ``y``, which moves with the parameters so that ``log p(y) = log_t``."""
-    return y
-
-
-@_follow.defjvp
-def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    mixture, log_t, y, moves = primals
-    dmixture, dlog_t = tangents[:2]
-    y = _follow(mixture, log_t, y, moves)
-    _, dlog_p = jax.jvp(lambda mixture: log_density(mixture, y), (mixture,), (dmixture,))
-    rate = slope(mixture, y)
-    moves = moves & (rate != 0)
-    return y, jnp.where(moves, (dlog_t - dlog_p) / jnp.where(moves, rate, 1), 0)
-
-
-def _probability(
-    mixture: Mixture, lower: Float[Array, "M ..."], upper: Float[Array, "M ..."]
-) -> Float[Array, "..."]:
-    parts = mixture.cdf(upper[..., None]) - mixture.cdf(lower[..., None])
-    return jnp.sum(parts[..., 0], axis=0)
-
-
-def _solve(
-    mixture: Mixture, level: Float[Array, "..."], turns: TurningPoints
-) -> Float[Array, "..."]:
-    level = jnp.broadcast_to(level, np.broadcast_shapes(mixture.batch_shape, level.shape))
-    log_t = _search(*jax.lax.stop_gradient((mixture, level)), turns)
-    return _settle(mixture, level, log_t, turns)
-
-
-def _search(
-    mixture: Mixture, level: Float[Array, "..."], turns: TurningPoints
-) -> Float[Array, "..."]:
-    highest = jnp.max(log_density(mixture, turns.location), axis=0)
-    # All but 1 - level lies above t >= (1 - level) / 2 / L, if all but half of that lies in an
-    # interval of length L.
-    outside = (1 - level) / 2
-    alive = mixture.weights() > 0
-    left = jnp.where(alive, component_quantiles(mixture, outside / 2), jnp.inf)
-    right = jnp.where(alive, component_quantiles(mixture, outside / 2, upper=True), -jnp.inf)
-    length = jnp.max(right, axis=-1) - jnp.min(left, axis=-1)
-    lowest = jnp.log(outside) - jnp.log(length)
-
-    def missing(log_t: Array) -> Array:
-        return level - _probability(mixture, *_ends(mixture, log_t, turns))
-
-    highest = jnp.broadcast_to(highest, level.shape)
-    steps = LEVEL_STEPS[level.dtype.itemsize]
-    log_t, _, _ = close_in(missing, jnp.minimum(lowest, highest), highest, steps=steps)
-    return jnp.where((level > 0) & (level < 1), log_t, jnp.nan)
-
-
-@jax.custom_jvp
-def _settle(
-    mixture: Mixture, level: Float[Array, "..."], log_t: Float[Array, "..."], turns: TurningPoints
-) -> Float[Array, "..."]:
-    """Return ``log_t``, which moves with the parameters so that the region keeps its level."""
-    return log_t
-
-
-@_settle.defjvp
-def _settle_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    mixture, level, log_t, turns = primals
-    dmixture, dlevel = tangents[:2]
-    log_t = _settle(mixture, level, log_t, turns)
-
-    def probability(mixture: Mixture, log_t: Array) -> Array:
-        return _probability(mixture, *_ends(mixture, log_t, turns))
-
-    _, moved = jax.jvp(lambda mixture: probability(mixture, log_t), (mixture,), (dmixture,))
-    _, rate = jax.jvp(partial(probability, mixture), (log_t,), (jnp.ones_like(log_t),))
-    flat = ~(rate < 0)
-    return log_t, jnp.where(flat, 0, (dlevel - moved) / jnp.where(flat, 1, rate))
 
 
 def _check_level(function: str, mixture: Mixture, level: Any) -> Array:

@@ -8,7 +8,6 @@ million points and K = 8. GPUs have lanes enough for the plain sum, and one kern
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -52,18 +51,16 @@ def nearest_inside(
 
     The middle itself where there is none. ``points[m]`` broadcasts against the bounds.
     """
-    middle = lower + (upper - lower) / 2
+    half = (upper - lower) / 2
+    middle = lower + half
 
-    def choose(best: Array, point: Array) -> tuple[Array, None]:
-        point = jnp.where((point > lower) & (point < upper), point, jnp.inf)
-        return jnp.where(jnp.abs(point - middle) < jnp.abs(best - middle), point, best), None
+    def choose(nearest: tuple[Array, Array], point: Array) -> tuple[tuple[Array, Array], None]:
+        best, least = nearest
+        distance = jnp.abs(point - middle)
+        return (jnp.where(distance < least, point, best), jnp.minimum(distance, least)), None
 
-    none = jnp.full_like(middle, jnp.inf)
-    if _one_by_one(middle.size):
-        best = jax.lax.scan(choose, none, points)[0]
-    else:
-        best = functools.reduce(lambda best, point: choose(best, point)[0], points, none)
-    return jnp.where(best < jnp.inf, best, middle)
+    best = jax.lax.scan(choose, (middle, half), points)[0][0]
+    return jnp.where((best > lower) & (best < upper), best, middle)
 
 
 def _one_by_one(size: int) -> bool:

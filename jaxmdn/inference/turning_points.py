@@ -12,17 +12,17 @@ a mixture as they are; the event axis, of size one, is dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxmdn import numerics
 from jaxmdn.components import Normal
+from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, require_mixture
-from jaxmdn.special.roots import bisect, halfway
 from jaxmdn.typing import Array, Bool, Float
 
 #: Families on a circle, or with mass at a point; by name, so that nobody has to load them.
@@ -57,43 +57,72 @@ class TurningPoints(NamedTuple):
     Attributes:
       location: ``[P, ...]``: the left end, a mode, a valley, a mode, ..., the right end. What is
         left of the slots holds the right end.
+      value: the log-density there.
       is_mode: ``[M, ...]``: which of the slots 1, 3, ... hold a mode.
       grid: sorted points ``[N, ...]`` that resolve the density, and
       height: its logarithm there.
+      least, most: ends ``[L, ...]`` of intervals beyond which no component has more than each of
+        :func:`grid_levels` on either side.
     """
 
     location: Float[Array, "P ..."]
+    value: Float[Array, "P ..."]
     is_mode: Bool[Array, "M ..."]
     grid: Float[Array, "N ..."]
     height: Float[Array, "N ..."]
+    least: Float[Array, "L ..."]
+    most: Float[Array, "L ..."]
 
 
-def log_density(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Log-density at points ``[P, ...]`` without their event axis."""
-    return mixture.log_prob(y[..., None])
+class Parts(NamedTuple):
+    """A mixture as a loop wants it: its weights are normalised once, ``[..., K]``."""
+
+    log_weights: Float[Array, "..."]
+    components: Density
+
+    @classmethod
+    def of(cls, mixture: Mixture) -> Parts:
+        """The parts of a mixture."""
+        return cls(mixture.log_weights(), mixture.components)
 
 
-def slope(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Derivative of the log-density at points ``[P, ...]``."""
-    return jax.jvp(partial(log_density, mixture), (y,), (jnp.ones_like(y),))[1]
+def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array, ...]:
+    """The log-density at points ``[P, ...]`` and its first ``order`` (up to three) derivatives.
 
-
-def component_quantiles(
-    mixture: Mixture, p: Float[Array, "..."], *, upper: bool = False
-) -> Float[Array, "..."]:
-    """Points below (or above) which each component has probability ``p [...]``, ``[..., K]``.
-
-    ``upper`` counts from the other end, where ``1 - p`` would round, in families that can be
-    reflected; in others it ends where ``1 - p`` does.
+    With the derivatives ``a, b, c`` of a component's log-density and means over the
+    responsibilities, they are ``s = E a``, ``E[b + (a - s)^2]`` and
+    ``E[c + 3 b (a - s) + (a - s)^3]``: the components' are short programs, a mixture's own third
+    derivative a long one.
     """
-    family = mixture.components
-    if upper and set(family.closure) != {"affine"}:
-        upper, p = False, jnp.minimum(1 - p, 1 - float(jnp.finfo(p.dtype).eps))
-    if upper:
-        zero = jnp.zeros(1, p.dtype)
-        family = family.affine(zero, zero - 1)  # -Y has the same quantiles, negated and reversed
-    found = family.quantile(p[..., None, None])[..., 0]
-    return -found if upper else found
+
+    def lift(function: Callable) -> Callable:
+        """From ``y -> (f, lower derivatives)`` to ``y -> (f', (f, lower derivatives))``."""
+
+        def derivative(y: Array) -> tuple[Array, tuple]:
+            value, rate, lower = jax.jvp(function, (y,), (jnp.ones_like(y),), has_aux=True)
+            return rate, (*lower, value)
+
+        return derivative
+
+    log_weights, components = parts
+    function: Callable = lambda y: (components.log_prob(y[..., None, None]), ())  # noqa: E731
+    for _ in range(order):
+        function = lift(function)
+    highest, lower = function(y)
+    of_components: list[Array] = [*lower, highest]  # [P, ..., K] each
+    values, rates = of_components[0], of_components[1:]
+    joint = log_weights + values
+    found = [numerics.logsumexp(joint)]
+    if order:
+        share = jnp.exp(joint - jnp.maximum(found[0], float(jnp.finfo(joint.dtype).min))[..., None])
+        found.append(numerics.weighted_sum(share, rates[0], -1))
+    if order > 1:
+        off = jnp.where(share > 0, rates[0] - found[1][..., None], 0)
+        found.append(numerics.weighted_sum(share, rates[1] + off * off, -1))
+    if order > 2:
+        third = rates[2] + off * (3 * rates[1] + off * off)
+        found.append(numerics.weighted_sum(share, third, -1))
+    return tuple(found)
 
 
 def turning_points(mixture: Mixture) -> TurningPoints:
@@ -104,7 +133,9 @@ def turning_points(mixture: Mixture) -> TurningPoints:
     may be more: they get ``M = 2 K`` slots, and the rightmost are left out beyond that.
     """
     slots = mixture.num_components * (1 if isinstance(mixture.components, Normal) else 2)
-    grid, rate = _refine(mixture, _grid(mixture))  # [N, ...], sorted
+    parts = Parts.of(mixture)
+    points, least, most = _grid(mixture)
+    grid, rate, height = _refine(parts, points)  # [N, ...], sorted
     rising = rate > 0
     rising = jnp.concatenate([jnp.ones_like(rising[:1]), rising[1:-1], jnp.zeros_like(rising[:1])])
     turns = rising[1:] != rising[:-1]
@@ -113,44 +144,57 @@ def turning_points(mixture: Mixture) -> TurningPoints:
     # The first turn is to the left of a mode, and they alternate.
     is_mode = jnp.arange(lower.shape[0]) % 2 == 0
     sign = jnp.where(is_mode, -1, 1).astype(grid.dtype).reshape(-1, *(1,) * (grid.ndim - 1))
-    steps = STEPS[grid.dtype.itemsize]
-    found = _bisect(lambda y: sign * slope(mixture, y), lower, upper, steps)
-    location = jnp.concatenate([grid[:1], found, grid[-1:]])
+
+    def turning(y: Array) -> tuple[Array, Any]:
+        value, rate = derivatives(parts, y, 1)
+        return sign * rate, value
+
+    found, value = _bisect(turning, lower, upper, STEPS[grid.dtype.itemsize])
+    location, value = (
+        jnp.concatenate([ends[:1], inner, ends[-1:]])
+        for ends, inner in ((grid, found), (height, value))
+    )
     count = (jnp.sum(turns, axis=0) + 1) // 2
     is_mode = jnp.arange(slots).reshape(-1, *(1,) * count.ndim) < count
-    return TurningPoints(location, is_mode, grid, log_density(mixture, grid))
+    return TurningPoints(location, value, is_mode, grid, height, least, most)
 
 
-def _grid(mixture: Mixture) -> Float[Array, "N ..."]:
-    """Every component's quantiles, sorted; components of weight zero have none."""
-    batch, dtype = mixture.batch_shape, mixture.dtype
-    z = -Z_STEP * np.arange(Z_STEPS, -1, -1)
-    p = jnp.concatenate([jnp.array([NOTHING], dtype), jax.scipy.special.ndtr(jnp.array(z, dtype))])
-    p = p.reshape(-1, *(1,) * len(batch))
+def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
+    """Every component's quantiles, sorted; components of weight zero have none.
+
+    Also, for each of :func:`grid_levels`, an interval that leaves no component more on either side.
+    """
+    batch, K = mixture.batch_shape, mixture.num_components
+    p = grid_levels(mixture.dtype)
+    # Levels in front: of the lower tails, then of the upper ones.
+    levels = jnp.broadcast_to(p.reshape(-1, *(1,) * (len(batch) + 2)), (len(p), *batch, K, 1))
+    upper = jnp.stack([jnp.zeros(levels.shape, bool), jnp.ones(levels.shape, bool)])
+    found = mixture.components.tail_quantile(jnp.stack([levels, levels]), upper)
+    below, above = jnp.broadcast_to(found, upper.shape)[..., 0]
     alive = mixture.weights() > 0
-    below, above = (
-        jnp.broadcast_to(points, (p.shape[0], *batch, mixture.num_components))
-        for points in (component_quantiles(mixture, p, upper=upper) for upper in (False, True))
-    )
-    last = jnp.max(jnp.where(alive, above[0], -jnp.inf), axis=-1)[..., None]
-    points = jnp.where(alive, jnp.concatenate([below, above[:-1]]), last)  # [G, ..., K]
+    least = jnp.min(jnp.where(alive, below, jnp.inf), axis=-1)
+    most = jnp.max(jnp.where(alive, above, -jnp.inf), axis=-1)
+    points = jnp.concatenate([below, above[:-1]])  # [G, ..., K]
+    points = jnp.where(alive, points, most[:1, ..., None])
     points = jnp.moveaxis(points, -1, 0).reshape(-1, *batch)
-    return jnp.sort(points, axis=0)
+    return jnp.sort(points, axis=0), least, most
 
 
-def _slopes(mixture: Mixture, y: Float[Array, "..."]) -> tuple[Array, Array]:
-    """First and second derivative of the log-density at points ``[P, ...]``."""
-    return jax.jvp(partial(slope, mixture), (y,), (jnp.ones_like(y),))
+def grid_levels(dtype: Any) -> Float[Array, "L"]:
+    """The levels of a component's lower (or upper) quantiles on the grid, ascending."""
+    z = [-Z_STEP * step for step in range(Z_STEPS, -1, -1)]
+    return jnp.asarray([NOTHING, *(0.5 * math.erfc(-x / math.sqrt(2)) for x in z)], dtype)
 
 
-def _refine(mixture: Mixture, grid: Float[Array, "N ..."]) -> tuple[Array, Array]:
-    """Add the points that separate turning points between neighbours; return the slopes, too.
+def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Array]:
+    """Add the points that separate turning points between neighbours; also slopes and heights.
 
     Between two points of opposite slope there may be three turning points instead of one, between
     two of like slope two instead of none. The zeros of the curvature keep them apart, so those are
     added, and before them its extrema in cells where it may have a pair of zeros.
     """
-    first, second = _slopes(mixture, grid)
+    height, first, second = derivatives(parts, grid, 2)
+    count = parts.log_weights.shape[-1]
     (s0, s1), (c0, c1) = ((values[:-1], values[1:]) for values in (first, second))
     width = jnp.diff(grid, axis=0)
     chord = jnp.where(width > 0, (s1 - s0) / jnp.where(width > 0, width, 1), c0)
@@ -162,24 +206,28 @@ def _refine(mixture: Mixture, grid: Float[Array, "N ..."]) -> tuple[Array, Array
     inside = (u > 0) & (u < 1) & (side == jnp.sign(c1)) & (bend != 0)
     hidden = inside & (side * q < jnp.minimum(jnp.abs(c0), jnp.abs(c1))) & _near(first, size, width)
     priority = side * q / jnp.where(size > 0, size, 1)
-    lower, upper, side = _cells(grid, side, hidden, priority, mixture.num_components)
+    lower, upper, side = _cells(grid, side, hidden, priority, count)
 
-    def third(y: Array) -> Array:
-        change = jax.jvp(lambda y: _slopes(mixture, y)[1], (y,), (jnp.ones_like(y),))[1]
-        return side * change
+    def third(y: Array) -> tuple[Array, Any]:
+        *known, change = derivatives(parts, y, 3)
+        return side * change, tuple(known)
 
-    found = _bisect(third, lower, upper, ROUGH_STEPS)
-    points = (found, *_slopes(mixture, found))
-    grid, first, second = _merge((grid, first, second), points)
+    found, known = _bisect(third, lower, upper, ROUGH_STEPS)
+    grid, height, first, second = _merge((grid, height, first, second), (found, *known))
 
     width, size = jnp.diff(grid, axis=0), jnp.abs(second[:-1]) + jnp.abs(second[1:])
     bends = (jnp.sign(second[:-1]) != jnp.sign(second[1:])) & _near(first, size, width)
-    height = jnp.minimum(jnp.abs(first[:-1]), jnp.abs(first[1:]))
-    priority = height / jnp.where(bends, size * width, 1)
+    lowest = jnp.minimum(jnp.abs(first[:-1]), jnp.abs(first[1:]))
+    priority = lowest / jnp.where(bends, size * width, 1)
     side = jnp.where(second[:-1] > 0, -1, 1).astype(grid.dtype)
-    lower, upper, side = _cells(grid, side, bends, priority, 2 * mixture.num_components)
-    found = _bisect(lambda y: side * _slopes(mixture, y)[1], lower, upper, ROUGH_STEPS)
-    return _merge((grid, first), (found, slope(mixture, found)))
+    lower, upper, turn = _cells(grid, side, bends, priority, 2 * count)
+
+    def curvature(y: Array) -> tuple[Array, Any]:
+        value, rate, change = derivatives(parts, y, 2)
+        return turn * change, (rate, value)
+
+    found, known = _bisect(curvature, lower, upper, ROUGH_STEPS)
+    return _merge((grid, first, height), (found, *known))
 
 
 def _near(first: Array, size: Array, width: Array) -> Bool[Array, "..."]:
@@ -225,23 +273,32 @@ def _cells(
 
 
 def _bisect(
-    function: Callable[[Array], Array],
+    function: Callable[[Array], tuple[Array, Any]],
     lower: Float[Array, "..."],
     upper: Float[Array, "..."],
     steps: int,
-) -> Float[Array, "..."]:
-    """A root of an increasing function, to the cell's width over ``2^steps``.
+) -> tuple[Float[Array, "..."], Any]:
+    """A root of an increasing function, to the cell's width over ``2^steps``; what else it gave.
 
-    Its derivatives are dear to compile: one evaluation a step, none of the ends.
+    Its derivatives are long programs: one evaluation a step, none of the ends.
     """
-    return halfway(*bisect(lambda y: function(y) > 0, lower, upper, steps=steps))
+
+    def halve(_: Any, state: tuple) -> tuple:
+        low, high, *_ = state
+        middle = low + (high - low) / 2
+        value, extra = function(middle)
+        above = value > 0
+        return jnp.where(above, low, middle), jnp.where(above, middle, high), middle, extra
+
+    extra = jax.tree.map(lambda _: lower, jax.eval_shape(function, lower)[1])
+    return jax.lax.fori_loop(0, steps + 1, halve, (lower, upper, lower, extra))[2:]
 
 
 __all__ = [
+    "Parts",
     "TurningPoints",
-    "component_quantiles",
-    "log_density",
+    "derivatives",
+    "grid_levels",
     "require_continuous",
-    "slope",
     "turning_points",
 ]

@@ -48,20 +48,14 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     n = a + b
     fit = a * log_gap(a, x * n, gap) + b * log_gap(b, y * n, -gap)
     rests = stirling_rest(n) - stirling_rest(a) - stirling_rest(b)
-    return 0.5 * (_log_harmonic(a, b) - numerics.LOG_2PI) + rests - fit
-
-
-def _log_harmonic(a: Array, b: Array) -> Array:
-    """``log(a b / (a + b))``."""
-    less, more = jnp.minimum(a, b), jnp.maximum(a, b)
-    return jnp.log(less) - jnp.log1p(less / more)
+    return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) + rests - fit
 
 
 def log_beta(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log B(a, b)`` for ``a, b > 0``."""
     n = a + b
     rests = stirling_rest(a) + stirling_rest(b) - stirling_rest(n)
-    halves = 0.5 * (numerics.LOG_2PI - _log_harmonic(a, b))
+    halves = 0.5 * (numerics.LOG_2PI - jnp.log(a / n * b))
     return rests + halves - a * jnp.log1p(b / a) - b * jnp.log1p(a / b)
 
 

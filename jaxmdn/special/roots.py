@@ -7,6 +7,7 @@ one loop; each keeps a bracket, and no step leaves it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -63,40 +64,45 @@ def first_whole(
 
 
 def close_in(
-    function: Callable[[Array], Array],
+    function: Callable[[Array], tuple[Array, Any]],
     lower: Float[Array, "..."],
     upper: Float[Array, "..."],
     *,
     steps: int,
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """Return an increasing elementwise function's root and the bracket that is left around it.
+) -> tuple[Float[Array, "..."], Any]:
+    """Return an increasing function's root, and what else it gave there.
 
     By ``steps`` evaluations (static) of Chandrupatla's method: inverse quadratic interpolation
-    where it is safe, bisection elsewhere. ``function(lower) <= 0 <= function(upper)`` up to
-    rounding; where that fails, or nothing lies between the two, the nearer end is the root.
+    where it is safe, bisection elsewhere. ``function`` is elementwise and returns its value and a
+    tree of arrays whose last axes are those of the value. ``function(lower) <= 0 <=
+    function(upper)`` up to rounding; where that fails, or nothing lies between the two, the nearer
+    end is the root. The function is compiled once: its ends are evaluated inside the loop.
 
     References:
       Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
       nonlinear function without using derivatives.
     """
-    known = steps - 2  # the ends cost one evaluation each
 
-    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        a, b, fa, fb, t = state  # a is the newest point
+    def step(i: Array, state: tuple) -> tuple:
+        (a, fa, extra_a), (b, fb, extra_b), t = state  # a is the newest point
         new = a + t * (b - a)
-        value = function(new)
+        # The two ends first; the lower one again where it is already above zero.
+        new = jnp.where(i == 0, lower, jnp.where((i == 1) & (fa <= 0), upper, new))
+        value, extra = function(new)
         same = jnp.sign(value) == jnp.sign(fa)
         c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
-        b, fb = jnp.where(same, b, a), jnp.where(same, fb, fa)
-        a, fa = new, value
-        return a, b, fa, fb, _next_fraction(a, b, c, fa, fb, fc)
+        old = (a, fa, extra_a)
+        b, fb, extra_b = jax.tree.map(partial(jnp.where, same), (b, fb, extra_b), old)
+        t = _next_fraction(new, b, c, value, fb, fc)
+        return (new, value, extra), (b, fb, extra_b), t
 
-    below, above = function(lower), function(upper)
-    lower = jnp.where(above < 0, upper, lower)
-    upper = jnp.where(below > 0, lower, upper)
-    state = (lower, upper, below, above, jnp.full_like(lower, 0.5))
-    a, b, fa, fb, _ = jax.lax.fori_loop(0, known, step, state)
-    return jnp.where(jnp.abs(fa) <= jnp.abs(fb), a, b), jnp.minimum(a, b), jnp.maximum(a, b)
+    # Made of the bounds, so that under shard_map they vary over the mesh as they do.
+    infinite, shapes = jnp.maximum(lower, jnp.inf), jax.eval_shape(function, lower)[1]
+    extra = jax.tree.map(lambda leaf: jnp.broadcast_to(lower, leaf.shape), shapes)
+    state = ((upper, infinite, extra), (lower, -infinite, extra), jnp.minimum(infinite, 0.5))
+    (a, fa, extra_a), (b, fb, extra_b), _ = jax.lax.fori_loop(0, steps, step, state)
+    newest = jnp.abs(fa) <= jnp.abs(fb)
+    return jax.tree.map(partial(jnp.where, newest), (a, extra_a), (b, extra_b))
 
 
 def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
@@ -149,7 +155,7 @@ def invert_tail(
         y = jnp.where(good, newton, split(lower, upper))
         return y, lower, upper, missing, jnp.minimum(missing, least), best
 
-    infinite = jnp.full_like(start, jnp.inf)
+    infinite = jnp.maximum(start, jnp.inf)
     state = (start, lower, upper, infinite, infinite, start)
     return jax.lax.fori_loop(0, steps, step, state)[-1]
 

@@ -1,0 +1,177 @@
+"""Where a density of one dimension takes a value, and how much it has above it.
+
+Between neighbouring turning points it is monotone: each piece crosses a threshold at most once.
+Pieces and their ends come first in the arrays, ``[M2, ...]``: left of the first mode, right of it,
+left of the second, and so on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn.inference.turning_points import (
+    Parts,
+    TurningPoints,
+    derivatives,
+    grid_levels,
+    turning_points,
+)
+from jaxmdn.mixture import Mixture
+from jaxmdn.special.roots import close_in
+from jaxmdn.typing import Array, Bool, Float
+
+# By the dtype's bytes: evaluations of the density for each end of an interval, and of the region's
+# probability for its threshold.
+STEPS, LEVEL_STEPS = {4: 7, 8: 9}, {4: 28, 8: 42}
+
+
+def expand(values: Float[Array, "P ..."], ndim: int) -> Float[Array, "P ..."]:
+    """Insert axes after the first, so that the others broadcast against ``ndim`` batch axes."""
+    missing = (1,) * max(ndim + 1 - values.ndim, 0)
+    return values.reshape(values.shape[0], *missing, *values.shape[1:])
+
+
+def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoints) -> Array:
+    """Ends of ``{log p >= log_t}`` around each mode, left, right, left, ..., ``[M2, ...]``.
+
+    Both ends are the same point where a mode is below. Where the valley between two modes is above
+    the threshold, both have it as their end. No derivative passes.
+    """
+    parts = Parts.of(mixture)
+    below, above, rises = _pieces(turns, log_t.shape)
+    grid, height = (expand(values, log_t.ndim) for values in (turns.grid, turns.height))
+    # The crossing of a piece lies between the last point of the grid on its one side and the first
+    # on the other: [2 M, N, ...], which is never stored.
+    inside = (grid >= below[:, None]) & (grid <= above[:, None])
+    high = (height >= log_t) == rises[:, None]
+    start = jnp.max(jnp.where(inside & ~high, grid, below[:, None]), axis=1)
+    stop = jnp.min(jnp.where(inside & high, grid, above[:, None]), axis=1)
+    sign = jnp.where(rises, 1, -1).astype(log_t.dtype)
+    # Where a whole piece is above the threshold, or below, its nearer end is the end.
+    excess = expand(turns.value, log_t.ndim) - log_t
+    late, early = sign * excess[1:] <= 0, sign * excess[:-1] >= 0
+    start, stop = (jnp.where(early, below, jnp.where(late, above, end)) for end in (start, stop))
+
+    def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        y, start, stop = state
+        value, rate, bend = (sign * part for part in derivatives(parts, y, 2))
+        value = value - sign * log_t
+        start, stop = jnp.where(value < 0, y, start), jnp.where(value < 0, stop, y)
+        # To the root of the parabola through this point; where there is none, halfway.
+        root = jnp.sqrt(rate * rate - 2 * value * bend)
+        new = y - 2 * value / (rate + root)
+        good = (new >= start) & (new <= stop)  # False for NaN
+        return jnp.where(good, new, start + (stop - start) / 2), start, stop
+
+    start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
+    state = (start + (stop - start) / 2, start, stop)
+    return jax.lax.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
+
+
+def _pieces(turns: TurningPoints, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Ends of the monotone pieces between turning points ``[M2, ...]``, and which of them rise."""
+    location = expand(turns.location, len(shape))
+    lead = jnp.broadcast_shapes(location.shape[1:], shape)
+    location = jnp.broadcast_to(location, (location.shape[0], *lead))
+    below, above = location[:-1], location[1:]
+    # Between a valley and a mode the density rises, then it falls.
+    return below, above, (jnp.arange(below.shape[0]) % 2 == 0).reshape(-1, *(1,) * len(lead))
+
+
+def crossing(ends: Array, turns: TurningPoints) -> Bool[Array, "M2 ..."]:
+    """Whether the density crosses the threshold at an end, which then moves with it."""
+    below, above, _ = _pieces(turns, ends.shape[1:])
+    return (ends > below) & (ends < above)
+
+
+@jax.custom_jvp
+def follow(
+    mixture: Mixture,
+    log_t: Float[Array, "..."],
+    y: Float[Array, "P ..."],
+    moves: Bool[Array, "P ..."],
+) -> Float[Array, "P ..."]:
+    """Return ``y``, which moves with the parameters so that ``log p(y) = log_t``."""
+    return y
+
+
+@follow.defjvp
+def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    mixture, log_t, y, moves = primals
+    dmixture, dlog_t = tangents[:2]
+    y = follow(mixture, log_t, y, moves)
+    points = y[..., None]
+    _, dlog_p = jax.jvp(lambda mixture: mixture.log_prob(points), (mixture,), (dmixture,))
+    rate = derivatives(Parts.of(mixture), y, 1)[1]
+    moves = moves & (rate != 0)
+    return y, jnp.where(moves, (dlog_t - dlog_p) / jnp.where(moves, rate, 1), 0)
+
+
+def region_probability(mixture: Mixture, ends: Float[Array, "M2 ..."]) -> Float[Array, "..."]:
+    """The probability between left and right ends ``[M2, ...]``, ``[...]``."""
+    below = mixture.cdf(ends[..., None])[..., 0]
+    return jnp.sum(below[1::2] - below[0::2], axis=0)
+
+
+def solve_level(
+    mixture: Mixture, level: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "M2 ..."], Bool[Array, "M2 ..."]]:
+    """The threshold, the ends of its region, and whether it is crossed there."""
+    level = jnp.broadcast_to(level, jnp.broadcast_shapes(mixture.batch_shape, level.shape))
+    log_t, ends, moves = _search(*jax.lax.stop_gradient((mixture, level)))
+    return _settle(mixture, level, log_t, ends, moves), ends, moves
+
+
+def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array, Array]:
+    turns = turning_points(mixture)
+    highest = jnp.max(turns.value, axis=0)
+    # All but 1 - level lies above t >= (1 - level) / 2 / L, if all but half of that lies in an
+    # interval of length L: the shortest one known that leaves a quarter on either side at most.
+    outside = (1 - level) / 2
+    known = grid_levels(level.dtype)
+    index = jnp.maximum(jnp.searchsorted(known, outside / 2, side="right") - 1, 0)
+    length = expand(turns.most - turns.least, level.ndim)
+    length = jnp.broadcast_to(length, (len(known), *level.shape))
+    length = jnp.take_along_axis(length, index[None], axis=0)[0]
+    lowest = jnp.log(outside) - jnp.log(length)
+
+    def missing(log_t: Array) -> tuple[Array, Array]:
+        ends = region_ends(mixture, log_t, turns)
+        return level - region_probability(mixture, ends), ends
+
+    highest = jnp.broadcast_to(highest, level.shape)
+    steps = LEVEL_STEPS[level.dtype.itemsize]
+    lowest = jnp.minimum(lowest, highest)
+    log_t, ends = close_in(missing, lowest, highest, steps=steps)
+    known = (level > 0) & (level < 1)
+    ends = jnp.where(known, ends, jnp.nan)
+    return jnp.where(known, log_t, jnp.nan), ends, crossing(ends, turns)
+
+
+@jax.custom_jvp
+def _settle(
+    mixture: Mixture, level: Array, log_t: Array, ends: Array, moves: Array
+) -> Float[Array, "..."]:
+    """Return ``log_t``, which moves with the parameters so that the region keeps its level."""
+    return log_t
+
+
+@_settle.defjvp
+def _settle_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    mixture, level, log_t, ends, moves = primals
+    dmixture, dlevel = tangents[:2]
+    log_t = _settle(mixture, level, log_t, ends, moves)
+
+    def reached(mixture: Mixture, log_t: Array) -> Array:
+        return region_probability(mixture, follow(mixture, log_t, ends, moves))
+
+    _, moved = jax.jvp(lambda mixture: reached(mixture, log_t), (mixture,), (dmixture,))
+    _, rate = jax.jvp(partial(reached, mixture), (log_t,), (jnp.ones_like(log_t),))
+    flat = ~(rate < 0)
+    return log_t, jnp.where(flat, 0, (dlevel - moved) / jnp.where(flat, 1, rate))
+
+
+__all__ = ["crossing", "expand", "follow", "region_ends", "region_probability", "solve_level"]
