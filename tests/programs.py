@@ -8,6 +8,7 @@ depends on neither the machine nor that cache, so that it, and not a time, has a
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import jax
@@ -44,14 +45,22 @@ class Counter:
     """What this process has spent so far."""
 
     def __init__(self):
-        self.spent = Spent()
+        self.spent, self.parts = Spent(), []
         jax.monitoring.register_event_duration_secs_listener(self.hear)
 
     def hear(self, event, seconds, **_):
         if event == COMPILE:
-            self.spent += Spent(1, 0.0, seconds)
+            self.spent += Spent(1, 0.0, self.own(seconds))
         elif event in TRACE:
-            self.spent += Spent(0, seconds, 0.0)
+            self.spent += Spent(0, self.own(seconds), 0.0)
+
+    def own(self, seconds):
+        """What just ended took ``seconds``; less those of its parts, which ended and counted."""
+        start, own = time.perf_counter() - seconds, seconds
+        while self.parts and self.parts[-1][0] >= start:
+            own -= self.parts.pop()[1]
+        self.parts.append((start, seconds))
+        return own
 
 
 class Report:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONTINUOUS, DISCRETE, every_case, every_density, rows
+from head_cases import CONTINUOUS, DISCRETE, every_case, every_density, rows
 from scipy import special
 
 import jaxmdn

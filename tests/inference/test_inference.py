@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import every_untied_density, rows
+from head_cases import every_untied_density, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import mp

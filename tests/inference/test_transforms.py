@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import every_density, rows
+from head_cases import every_density, rows
 from jax.test_util import check_grads
 from scipy import special, stats
 

@@ -1,6 +1,6 @@
 """The contract of every family and head: values, moments, gradients, shapes, dtypes, traces.
 
-The families are listed in ``cases``; the edges and the samples have files of their own.
+The families are listed in ``head_cases``; the edges and the samples have files of their own.
 """
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import (
+from head_cases import (
     CONTINUOUS,
     DISCRETE,
     ROWS,

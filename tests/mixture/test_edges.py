@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONTINUOUS, ROWS, K, answers, every_density, log_prob_and_gradients, numpy_rows
+from head_cases import (
+    CONTINUOUS,
+    ROWS,
+    K,
+    answers,
+    every_density,
+    log_prob_and_gradients,
+    numpy_rows,
+)
 
 import jaxmdn
 

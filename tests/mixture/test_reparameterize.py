@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONTINUOUS, rows
 from complex_step import STEP
+from head_cases import CONTINUOUS, rows
 from scipy import optimize, special, stats
 
 import jaxmdn

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import DISCRETE, D, K, every_density
+from head_cases import DISCRETE, D, K, every_density
 from scipy import stats
 
 import jaxmdn

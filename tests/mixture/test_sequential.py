@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import answers, every_density, rows
+from head_cases import answers, every_density, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats

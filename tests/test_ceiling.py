@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from programs import COUNTER, Report, Spent
+from programs import COMPILE, COUNTER, TRACE, Counter, Report, Spent
 
 TESTS = """
     import jax
@@ -34,6 +34,17 @@ def test_each_program_counts_once_also_where_it_is_read_from_disk():
     function.clear_cache()
     assert programs_of(function, x) == 1  # in the cache on disk, if there is one
     assert min(COUNTER.spent) > 0
+
+
+def test_no_second_of_a_part_counts_twice(monkeypatch):
+    monkeypatch.setattr("jax.monitoring.register_event_duration_secs_listener", lambda _: None)
+    counter, now = Counter(), iter([10.0, 11.0, 12.0, 12.5, 20.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    # From 9 to 10; from 10.5 to 11, a part of 10.2 to 12; from 12.1 to 12.5; all of that from 8 on.
+    for event, seconds in ((TRACE[0], 1), (TRACE[0], 0.5), (TRACE[0], 1.8), (COMPILE, 0.4)):
+        counter.hear(event, seconds)
+    counter.hear(TRACE[1], 12)
+    assert counter.spent == pytest.approx((1, 11.6, 0.4))
 
 
 @pytest.mark.parametrize(("ceiling", "over"), [(0, False), (5, False), (4, True)])

@@ -1,4 +1,4 @@
-"""The families and heads that the contract runs over: a new one is one line here."""
+"""The heads that the contract runs over: a new one is one line here."""
 
 from __future__ import annotations
 
