@@ -47,7 +47,8 @@ def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dic
     Coverage of the central intervals and of the 90 % highest-density region; the p-value is that of
     the Kolmogorov-Smirnov test of the target's PIT.
     """
-    nll, crps, cover, densest, p_value = jax.tree.map(np.asarray, _scores(density, jnp.asarray(y)))
+    nll, crps, cover, densest, pit = jax.tree.map(np.asarray, _scores(density, jnp.asarray(y)))
+    p_value = calibration.pit_test(jnp.asarray(pit)).p_value
     return [
         {
             "model": model,
@@ -64,7 +65,7 @@ def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dic
 
 @jax.jit
 def _scores(density: Any, y: Any) -> tuple[Any, ...]:
-    """Means over rows and the p-value, as one program."""
+    """Means over rows, and the PIT, as one program."""
     nll = jnp.mean(scoring.log_score(density, y))
     crps = jnp.mean(scoring.crps(density, y), axis=0)
     densest = [
@@ -73,8 +74,8 @@ def _scores(density: Any, y: Any) -> tuple[Any, ...]:
         )[0]
         for d in range(y.shape[-1])
     ]
-    p_value = calibration.pit_test(calibration.pit(density, y)).p_value
-    return nll, crps, calibration.coverage(density, y, LEVELS), densest, p_value
+    cover = calibration.coverage(density, y, LEVELS)
+    return nll, crps, cover, densest, calibration.pit(density, y)
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
