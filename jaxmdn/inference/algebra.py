@@ -14,14 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal
+from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import flatten
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Num
-
-NORMALS = (Normal, FullNormal, LowRankNormal)
 
 
 class Product(NamedTuple):
@@ -119,7 +117,7 @@ def _product_full(a: Any, b: Any) -> tuple[FullNormal, Array]:
     # a + A (A + B)^-1 (b - a) = a + M_a Q_a t, t = S^-1 (b - a), and -log Z is half of |t|^2 plus
     # constants: a sum of squares that cancels nothing.
     roots = [_square_root(part) for part in (a, b)]
-    whitenings = [_whitening(part) for part in (a, b)]
+    whitenings = [part.whitening() for part in (a, b)]
     lead = np.broadcast_shapes(a.batch_shape, b.batch_shape)
     stacked, rows = (
         jnp.concatenate(
@@ -161,15 +159,6 @@ def _square_root(components: Any) -> Float[Array, "... D M"]:
     )
 
 
-def _whitening(components: Any) -> Float[Array, "... D D"]:
-    """The lower-triangular ``W`` with ``precision = W^T W``."""
-    if isinstance(components, Normal):
-        return _square_root(dataclasses.replace(components, scale=1 / components.scale))
-    if isinstance(components, LowRankNormal):
-        components = components.to_full()
-    return components.whitening_tril
-
-
 def _triangular(root: Float[Array, "... D M"]) -> tuple[Array, Array]:
     """``Q [..., M, D]`` and the scale factor ``S`` (positive diagonal) with ``root = S Q^T``."""
     basis, upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2))
@@ -184,7 +173,7 @@ def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
     components: Any = mixture.components
     loc = shift + numerics.matvec(matrix, components.loc)
     if matrix.shape[-2] == matrix.shape[-1] and not isinstance(components, LowRankNormal):
-        columns = jnp.swapaxes(_whitening(components), -1, -2)
+        columns = jnp.swapaxes(components.whitening(), -1, -2)
         lead = np.broadcast_shapes(matrix.shape[:-2], columns.shape[:-2])
         turned = jnp.broadcast_to(jnp.swapaxes(matrix, -1, -2), (*lead, *matrix.shape[-2:]))
         solved = jnp.linalg.solve(turned, jnp.broadcast_to(columns, (*lead, *columns.shape[-2:])))
@@ -304,7 +293,7 @@ def require_normals(function: str, name: str, mixture: Any) -> None:
     family: Density = mixture.components
     while isinstance(family, Mixture):
         family = family.components
-    if not isinstance(family, NORMALS):
+    if not isinstance(family, NormalDensity):
         raise TypeError(
             f"{function}: not defined for {type(family).__name__}; the components of {name} must "
             f"be normal (any covariance)."

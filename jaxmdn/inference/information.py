@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
-from jaxmdn.components import FullNormal, LowRankNormal, Normal
+from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.mixture import Mixture, require_mixture
@@ -261,7 +261,7 @@ def _normals(function: str, mixture: Any) -> Mixture:
     require_mixture(function, mixture)
     (mixture,) = numerics.upcast_tree(mixture)
     flat = flatten_mixture(mixture)
-    if not isinstance(flat.components, (Normal, FullNormal, LowRankNormal)):
+    if not isinstance(flat.components, NormalDensity):
         raise TypeError(
             f"{function}: the components must be normal, got {type(flat.components).__name__}; "
             f"kl_divergence and log_prob over samples serve any family."

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components import FullNormal, LowRankNormal, Normal
+from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.inference.turning_points import require_continuous, turning_points
@@ -83,7 +83,7 @@ def modes(mixture: Mixture) -> Modes:
         turns = turning_points(fixed.marginals())
         points, found = turns.location[1::2, ..., None], turns.is_mode
     else:
-        if not isinstance(flat.components, (Normal, FullNormal, LowRankNormal)):
+        if not isinstance(flat.components, NormalDensity):
             raise TypeError(
                 f"modes: for D > 1 the components must be normal, got "
                 f"{type(flat.components).__name__}; take one dimension first, "
