@@ -122,10 +122,10 @@ def variogram_score(
       num_samples, reparameterize: as in :func:`energy_score`.
 
     Returns:
-      :class:`~jaxmdn.mixture.Estimate`, ``[...]`` each, in the compute dtype, the standard error by
-      the jackknife over groups (up to ``sqrt(2)`` too large where the score is near zero); zero for ``D = 1``. Plugging means of ``S`` draws into the
-      square would add ``Var / S`` in expectation; that is taken off, so an estimate may be
-      negative.
+      :class:`~jaxmdn.mixture.Estimate`, ``[...]`` each, in the compute dtype; zero for ``D = 1``.
+      Plugging means of ``S`` draws into the square would add ``Var / S`` in expectation; that is
+      taken off, so an estimate may be negative. The standard error is the jackknife's over groups,
+      up to ``sqrt(2)`` too large where the score is near zero.
 
     Raises:
       ValueError: on wrong sizes, weights below zero (NumPy), an order that is not positive, fewer
