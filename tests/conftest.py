@@ -44,8 +44,9 @@ hypothesis.settings.register_profile("ci", max_examples=15, deadline=None, deran
 hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
 
-#: Linux gives a process 65,530 memory maps; every compiled program takes some.
-MOST_MAPS = 40_000
+#: Linux gives a process 65,530 memory maps; every compiled program takes some, and at so many a
+#: worker of the whole run holds 4 GB.
+MOST_MAPS = 15_000
 
 
 def pytest_collection_finish():

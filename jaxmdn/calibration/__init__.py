@@ -10,7 +10,12 @@
 Rows that the model was fitted to answer none of these: use rows it has not seen.
 """
 
-from jaxmdn.calibration.conformal import central_interval, conformal_hdr, conformal_interval
+from jaxmdn.calibration.conformal import (
+    Interval,
+    central_interval,
+    conformal_hdr,
+    conformal_interval,
+)
 from jaxmdn.calibration.coverage import ReliabilityTable, coverage, reliability_table
 from jaxmdn.calibration.recalibration import (
     Recalibration,
@@ -22,6 +27,7 @@ from jaxmdn.calibration.recalibration import (
 from jaxmdn.calibration.uniform import PitTest, pit, pit_test, rosenblatt
 
 __all__ = [
+    "Interval",
     "PitTest",
     "Recalibration",
     "ReliabilityTable",

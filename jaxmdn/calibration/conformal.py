@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxmdn import checks, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level, quantile
-from jaxmdn.mixture import Mixture, check_target
+from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 
@@ -29,7 +29,7 @@ def conformal_hdr(
     level: float = 0.9,
     *,
     key: Key[Array, ""] | None = None,
-    num_samples: int = 1000,
+    num_samples: int = NUM_SAMPLES,
 ) -> Float[Array, ""]:
     """Probability to ask of highest-density regions so that they really hold ``level``, a scalar.
 
@@ -40,7 +40,7 @@ def conformal_hdr(
 
         adjusted = conformal_hdr(mixture, y, 0.9)        # held-out rows
         hdr_intervals(new, adjusted)                     # D = 1
-        hdr_level(new, y_new) <= adjusted                # any D: is it inside?
+        hdr_level(new, y_new).value <= adjusted                # any D: is it inside?
 
     Args:
       mixture: predictive densities of the calibration rows, batch shape ``[...]``; rows the model
@@ -70,12 +70,12 @@ def conformal_hdr(
       dimensions, algorithm 2.
     """
     _check_level("conformal_hdr", level)
-    scores = hdr_level(mixture, y, key=key, num_samples=num_samples)
+    scores = hdr_level(mixture, y, key=key, num_samples=num_samples).value
     return _ranked(scores.reshape(-1, 1), level, 1.0)[0]
 
 
 def conformal_interval(
-    mixture: Density, y: Num[Array, "..."], level: float = 0.9
+    density: Density, y: Num[Array, "..."], level: float = 0.9
 ) -> Float[Array, "D"]:
     """What to add to both ends of central intervals so that they really hold ``level``, ``[D]``.
 
@@ -85,7 +85,7 @@ def conformal_interval(
     ``level``; all of them together do not.
 
     Args:
-      mixture: predictive densities of the calibration rows, batch shape ``[...]``; rows the model
+      density: predictive densities of the calibration rows, batch shape ``[...]``; rows the model
         was not fitted to.
       y: their targets ``[..., D]``; all leading axes are pooled into ``n`` rows.
       level: a Python number in (0, 1).
@@ -109,32 +109,44 @@ def conformal_interval(
       Romano, Patterson and Candes (2019), Conformalized quantile regression, eq. 6-8.
     """
     _check_level("conformal_interval", level)
-    check_target("conformal_interval", mixture, y)
-    excess = _excess(mixture, y, level)
+    check_target("conformal_interval", density, y)
+    excess = _excess(density, y, level)
     return _ranked(excess.reshape(-1, excess.shape[-1]), level, jnp.inf)
 
 
 @jax.jit
-def _excess(mixture: Density, y: Array, level: Array) -> Array:
+def _excess(density: Density, y: Array, level: Array) -> Array:
     """How far targets lie outside their central interval, ``[..., D]``; inside, below zero."""
-    mixture, y = numerics.upcast_tree(mixture, y)
-    lower, upper = _central_interval(mixture, level, jnp.zeros((), y.dtype))
+    density, y = numerics.upcast_tree(density, y)
+    lower, upper = _central_interval(density, level, jnp.zeros((), y.dtype))
     return jnp.maximum(lower - y, y - upper)
 
 
+class Interval(NamedTuple):
+    """An interval in each dimension.
+
+    Attributes:
+      lower: ``[..., D]``.
+      upper: ``[..., D]``; below ``lower`` where the interval is empty.
+    """
+
+    lower: Float[Array, "..."]
+    upper: Float[Array, "..."]
+
+
 def central_interval(
-    mixture: Density,
+    density: Density,
     level: Float[ArrayLike, ""] = 0.9,
     *,
     offset: Float[ArrayLike, "..."] = 0.0,
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Central interval of each dimension's marginal: ``(lower [..., D], upper [..., D])``.
+) -> Interval:
+    """Central interval of each dimension's marginal, :class:`Interval`.
 
     From the quantile at ``(1 - level) / 2`` to the one at ``(1 + level) / 2``, both ends moved
     outward by ``offset``.
 
     Args:
-      mixture: a density with batch shape ``[...]``.
+      density: a density with batch shape ``[...]``.
       level: the interval's probability in (0, 1).
       offset: broadcasts against ``[..., D]``, in the target's unit: from
         :func:`conformal_interval`. Where a negative one makes the ends pass each other, the
@@ -153,17 +165,17 @@ def central_interval(
     """
     if not isinstance(level, jax.Array):
         _check_level("central_interval", level)
-    return _central_interval(mixture, level, offset)
+    return _central_interval(density, level, offset)
 
 
 @jax.jit
-def _central_interval(mixture: Density, level: Array, offset: Array) -> tuple[Array, Array]:
-    (mixture,) = numerics.upcast_tree(mixture)
-    dtype = numerics.compute_dtype(mixture)
+def _central_interval(density: Density, level: Array, offset: Array) -> Interval:
+    (density,) = numerics.upcast_tree(density)
+    dtype = numerics.compute_dtype(density)
     miss, offset = 1 - jnp.asarray(level, dtype), jnp.asarray(offset, dtype)
     ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
-    lower, upper = quantile(mixture, ends.reshape(2, *(1,) * (len(mixture.batch_shape) + 1)))
-    return lower - offset, upper + offset
+    lower, upper = quantile(density, ends.reshape(2, *(1,) * (len(density.batch_shape) + 1)))
+    return Interval(lower - offset, upper + offset)
 
 
 def _check_level(function: str, level: Any) -> None:
@@ -183,4 +195,4 @@ def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Flo
     return jnp.where(jnp.isnan(scores).any(axis=0), jnp.nan, chosen)
 
 
-__all__ = ["central_interval", "conformal_hdr", "conformal_interval"]
+__all__ = ["Interval", "central_interval", "conformal_hdr", "conformal_interval"]

@@ -12,19 +12,20 @@ from jaxmdn import checks
 from jaxmdn.calibration.uniform import pit
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level
-from jaxmdn.mixture import Mixture
+from jaxmdn.mixture import NUM_SAMPLES, Mixture
 from jaxmdn.typing import Array, Float, Key, Num
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def coverage(
-    mixture: Density,
+    density: Density,
     y: Num[Array, "..."],
     levels: Sequence[float] = (0.5, 0.9),
     *,
     region: str = "central",
     key: Key[Array, ""] | None = None,
+    num_samples: int = NUM_SAMPLES,
 ) -> Float[Array, "..."]:
     """Share of targets inside the region of each probability, averaged over all leading axes.
 
@@ -34,12 +35,13 @@ def coverage(
     calibrated model the share is ``q``, give or take ``sqrt(q (1 - q) / N)``.
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       levels: probabilities in (0, 1), Python numbers.
       region: ``"central"`` or ``"highest_density"`` (static).
       key: a typed key; needed for central intervals of discrete densities (randomised PIT) and for
         highest-density regions of several dimensions, whose probability is found by sampling.
+      num_samples: as in ``hdr_level``, for the latter.
 
     Returns:
       ``[L, D]`` for central intervals, ``[L]`` for highest-density regions. NaN if any target or
@@ -55,49 +57,50 @@ def coverage(
     >>> jaxmdn.coverage(mixture, y, (0.5, 0.9)).tolist()
     [[0.5], [0.75]]
     """
-    _check_levels("coverage", levels)
+    _check_levels("coverage", "levels", levels)
     checks.require_option("coverage", "region", region, ("central", "highest_density"))
     if region == "highest_density":
-        inside = hdr_level(cast(Mixture, mixture), y, key=key)  # which checks that it is one
+        mixture = cast(Mixture, density)  # hdr_level checks that it is one
+        inside = hdr_level(mixture, y, key=key, num_samples=num_samples).value
         return _share_below(inside[..., None], levels)[:, 0]
-    return _share_below(2 * jnp.abs(pit(mixture, y, key=key) - 0.5), levels)
+    return _share_below(2 * jnp.abs(pit(density, y, key=key) - 0.5), levels)
 
 
 class ReliabilityTable(NamedTuple):
-    """What :func:`reliability_table` returns: a row per level.
+    """What :func:`reliability_table` returns: a row per probability.
 
     Attributes:
-      level: predicted probabilities, ``[L]``.
+      p: predicted probabilities, ``[L]``.
       observed: share of the targets at or below the predicted quantile, ``[L, D]``.
-      standard_error: of that share if the model is right, ``sqrt(level (1 - level) / N)``,
+      standard_error: of that share if the model is right, ``sqrt(p (1 - p) / N)``,
         ``[L, D]``.
     """
 
-    level: Array
+    p: Array
     observed: Array
     standard_error: Array
 
 
 def reliability_table(
-    mixture: Density,
+    density: Density,
     y: Num[Array, "..."],
-    levels: Sequence[float] = DECILES,
+    p: Sequence[float] = DECILES,
     *,
     key: Key[Array, ""] | None = None,
 ) -> ReliabilityTable:
     """Predicted probabilities against observed shares, the numbers of a reliability diagram.
 
-    For each level ``p``, the share of targets with ``F(y) <= p``: for a calibrated model ``p``
+    For each ``p``, the share of targets with ``F(y) <= p``: for a calibrated model ``p``
     itself, give or take the standard error of a binomial share (rows taken as independent).
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``; all leading axes are pooled.
-      levels: probabilities in (0, 1), Python numbers.
+      p: probabilities of quantiles in (0, 1), Python numbers.
       key: a typed key, needed by discrete densities (randomised PIT).
 
     Raises:
-      ValueError: if a level lies outside (0, 1), or for a discrete density without a key.
+      ValueError: if one lies outside (0, 1), or for a discrete density without a key.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -111,18 +114,18 @@ def reliability_table(
       Kuleshov, Fenner and Ermon (2018), Accurate uncertainties for deep learning using calibrated
       regression, eq. 8.
     """
-    _check_levels("reliability_table", levels)
-    values = pit(mixture, y, key=key)
-    observed = _share_below(values, levels)
-    level = jnp.asarray(levels, observed.dtype)
+    _check_levels("reliability_table", "p", p)
+    values = pit(density, y, key=key)
+    observed = _share_below(values, p)
+    level = jnp.asarray(p, observed.dtype)
     count = values.size // values.shape[-1]
     error = jnp.sqrt(level * (1 - level) / count)[:, None]
     return ReliabilityTable(level, observed, jnp.broadcast_to(error, observed.shape))
 
 
-def _check_levels(function: str, levels: Sequence[float]) -> None:
+def _check_levels(function: str, name: str, levels: Sequence[float]) -> None:
     for level in levels:
-        checks.require_number(function, "levels", level, lower=0.0, upper=1.0, strict_lower=True)
+        checks.require_number(function, name, level, lower=0.0, upper=1.0, strict_lower=True)
 
 
 @jax.jit

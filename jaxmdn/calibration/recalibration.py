@@ -106,30 +106,30 @@ def _fit(values: Array, share: Array, levels: Array) -> Recalibration:
 
 
 def recalibrated_cdf(
-    recalibration: Recalibration, mixture: Density, y: Float[Array, "..."]
+    recalibration: Recalibration, density: Density, y: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Recalibrated distribution function of each dimension, ``R_d(F_d(y_d))``, ``[..., D]``.
 
     Args:
       recalibration: from :func:`recalibrate`.
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
 
     Raises as ``cdf``, and ``ValueError`` for a map of another event size. Differentiable, with
     kinks at the knots.
     """
-    _check("recalibrated_cdf", recalibration, mixture)
-    return _apply(recalibration, cdf(mixture, y))
+    _check("recalibrated_cdf", recalibration, density)
+    return _apply(recalibration, cdf(density, y))
 
 
 def recalibrated_quantile(
-    recalibration: Recalibration, mixture: Density, p: Float[ArrayLike, "..."]
+    recalibration: Recalibration, density: Density, p: Float[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
     """Recalibrated quantile of each dimension, the ``y`` with ``R_d(F_d(y_d)) = p``, ``[..., D]``.
 
     Args:
       recalibration: from :func:`recalibrate`.
-      mixture: a density with batch shape ``[...]``.
+      density: a density with batch shape ``[...]``.
       p: probabilities in [0, 1]; broadcasts against ``[..., D]`` as in ``quantile``.
 
     Raises as ``quantile``, and ``ValueError`` for a map of another event size. JAX arrays outside
@@ -143,19 +143,19 @@ def recalibrated_quantile(
     >>> round(float(jaxmdn.calibration.recalibrated_quantile(fitted, mixture, 0.9)[0]), 1)
     3.2
     """
-    _check("recalibrated_quantile", recalibration, mixture)
+    _check("recalibrated_quantile", recalibration, density)
     if isinstance(p, (int, float, np.ndarray)) and not np.all(
         (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
     ):
         raise ValueError(f"recalibrated_quantile: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, numerics.compute_dtype(mixture))
-    event = (*mixture.batch_shape, mixture.event_dim)
+    level = jnp.asarray(p, numerics.compute_dtype(density))
+    event = (*density.batch_shape, density.event_dim)
     checks.require_broadcastable("recalibrated_quantile", density=event, p=level.shape)
-    return _quantile(recalibration, mixture, level)
+    return _quantile(recalibration, density, level)
 
 
 def recalibrated_log_prob(
-    recalibration: Recalibration, mixture: Density, y: Float[Array, "..."]
+    recalibration: Recalibration, density: Density, y: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Log-density after recalibration, ``[...]``, in nats; it integrates to one.
 
@@ -166,7 +166,7 @@ def recalibrated_log_prob(
 
     Args:
       recalibration: from :func:`recalibrate`.
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
 
     Raises:
@@ -177,29 +177,29 @@ def recalibrated_log_prob(
     Limits: jumps at the knots. NaN in gives NaN out. For ``D > 1``, where the cdf is 0 or 1 to the
     dtype (5 standard deviations above the mean in float32, 8 in float64), ``z_d = y_d`` is taken.
     """
-    _check("recalibrated_log_prob", recalibration, mixture)
-    check_target("recalibrated_log_prob", mixture, y)
-    if mixture.discrete:
+    _check("recalibrated_log_prob", recalibration, density)
+    check_target("recalibrated_log_prob", density, y)
+    if density.discrete:
         raise TypeError(
             "recalibrated_log_prob: needs a continuous density; of a discrete one take differences "
             "of recalibrated_cdf."
         )
-    return _log_prob(recalibration, mixture, y)
+    return _log_prob(recalibration, density, y)
 
 
 @jax.jit
-def _log_prob(recalibration: Recalibration, mixture: Density, y: Array) -> Array:
-    recalibration, mixture, y = numerics.upcast_tree(recalibration, mixture, y)
-    p = mixture.cdf(y)
+def _log_prob(recalibration: Recalibration, density: Density, y: Array) -> Array:
+    recalibration, density, y = numerics.upcast_tree(recalibration, density, y)
+    p = density.cdf(y)
     low, high, _ = _segment(recalibration.knots, p)
     steps = recalibration.knots.shape[-1] - 1
     log_slope = -jnp.sum(jnp.log(steps * (high - low)), axis=-1)
-    if mixture.event_dim == 1:
-        return mixture.log_prob(y) + log_slope
-    z = quantile(mixture, _apply(recalibration, p))
+    if density.event_dim == 1:
+        return density.log_prob(y) + log_slope
+    z = quantile(density, _apply(recalibration, p))
     z = jnp.where(jnp.isfinite(z), z, y)
-    change = _log_marginals(mixture, y) - _log_marginals(mixture, z)
-    return mixture.log_prob(z) + log_slope + jnp.sum(change, axis=-1)
+    change = _log_marginals(density, y) - _log_marginals(density, z)
+    return density.log_prob(z) + log_slope + jnp.sum(change, axis=-1)
 
 
 def _log_marginals(density: Density, y: Array) -> Array:
@@ -219,14 +219,14 @@ def _apply(recalibration: Recalibration, p: Array) -> Array:
 
 
 @jax.jit
-def _quantile(recalibration: Recalibration, mixture: Density, p: Array) -> Array:
-    knots, mixture, p = numerics.upcast_tree(recalibration.knots, mixture, p)
+def _quantile(recalibration: Recalibration, density: Density, p: Array) -> Array:
+    knots, density, p = numerics.upcast_tree(recalibration.knots, density, p)
     steps, dims = knots.shape[-1] - 1, jnp.arange(knots.shape[0], dtype=jnp.int32)
     place = p * steps
     index = jnp.clip(place.astype(jnp.int32), 0, steps - 1)
     low, high = knots[dims, index], knots[dims, index + 1]
     level = low + (place - index.astype(p.dtype)) * (high - low)
-    return quantile(mixture, level)
+    return quantile(density, level)
 
 
 def _segment(knots: Array, p: Array) -> tuple[Array, Array, Array]:
@@ -237,17 +237,17 @@ def _segment(knots: Array, p: Array) -> tuple[Array, Array, Array]:
     return knots[dims, index], knots[dims, index + 1], index
 
 
-def _check(function: str, recalibration: Recalibration, mixture: Density) -> None:
+def _check(function: str, recalibration: Recalibration, density: Density) -> None:
     if not isinstance(recalibration, Recalibration):
         raise TypeError(
             f"{function}: expected a Recalibration, got {type(recalibration).__name__}; "
             f"recalibrate makes one from PIT values."
         )
-    if not isinstance(mixture, Density):
-        raise TypeError(f"{function}: expected a density, got {type(mixture).__name__}.")
-    if recalibration.knots.shape[0] != mixture.event_dim:
+    if not isinstance(density, Density):
+        raise TypeError(f"{function}: expected a density, got {type(density).__name__}.")
+    if recalibration.knots.shape[0] != density.event_dim:
         raise ValueError(
-            f"{function}: expected a map of {mixture.event_dim} dimensions (the density's D), got "
+            f"{function}: expected a map of {density.event_dim} dimensions (the density's D), got "
             f"one of {recalibration.knots.shape[0]}; fit it to PIT values of this model."
         )
 

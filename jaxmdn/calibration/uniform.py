@@ -20,7 +20,7 @@ from jaxmdn.typing import Array, Float, Key, Num
 
 
 def pit(
-    mixture: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
+    density: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
 ) -> Float[Array, "..."]:
     """Probability integral transform of each dimension, ``F_d(y_d)``, ``[..., D]``.
 
@@ -30,7 +30,7 @@ def pit(
     ``P(Y < y) + v P(Y = y)`` with ``v`` uniform.
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       key: a typed key for ``v``; needed if any dimension's cdf jumps, else not used. Classes are
         taken in the order of their indices.
@@ -58,14 +58,14 @@ def pit(
       series models; Czado, Gneiting and Held (2009), Predictive model assessment for count data,
       eq. 1.
     """
-    check_target("pit", mixture, y)
-    _require_key("pit", mixture, key)
-    return _pit(mixture, y, key)
+    check_target("pit", density, y)
+    _require_key("pit", density, key)
+    return _pit(density, y, key)
 
 
-def _require_key(function: str, mixture: Density, key: Array | None) -> None:
-    if any(mixture.jumps) and key is None:
-        what = "a discrete density" if all(mixture.jumps) else "a density with discrete dimensions"
+def _require_key(function: str, density: Density, key: Array | None) -> None:
+    if any(density.jumps) and key is None:
+        what = "a discrete density" if all(density.jumps) else "a density with discrete dimensions"
         raise ValueError(
             f"{function}: {what} needs a key, to spread each target over its jump of the cdf: "
             f"{function}(mixture, y, key=jax.random.key(0))."
@@ -73,11 +73,11 @@ def _require_key(function: str, mixture: Density, key: Array | None) -> None:
 
 
 @jax.jit
-def _pit(mixture: Density, y: Array, key: Array | None) -> Array:
-    if not any(mixture.jumps):
-        return mixture.cdf(y)
-    mixture = numerics.upcast_tree(mixture)[0]
-    return _spread(key, *mixture.jump(y.astype(numerics.compute_dtype(mixture))))
+def _pit(density: Density, y: Array, key: Array | None) -> Array:
+    if not any(density.jumps):
+        return density.cdf(y)
+    density = numerics.upcast_tree(density)[0]
+    return _spread(key, *density.jump(y.astype(numerics.compute_dtype(density))))
 
 
 def _spread(key: Any, below: Array, at: Array) -> Array:
@@ -85,7 +85,7 @@ def _spread(key: Any, below: Array, at: Array) -> Array:
 
 
 def rosenblatt(
-    mixture: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
+    density: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
 ) -> Float[Array, "..."]:
     """Rosenblatt's transform, ``u_d = P(Y_d <= y_d | y_1, ..., y_{d-1})``, ``[..., D]``.
 
@@ -94,7 +94,7 @@ def rosenblatt(
     With D = 1 the two are the same. Of an autoregressive density: each output given its parents.
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``; leading axes broadcast. The order of the dimensions matters; take
         ``jaxmdn.marginal(mixture, order)`` for another one.
       key: a typed key, needed if any dimension's cdf jumps: the transform is then randomised as in
@@ -122,18 +122,18 @@ def rosenblatt(
     References:
       Rosenblatt (1952), Remarks on a multivariate transformation, p. 470.
     """
-    check_target("rosenblatt", mixture, y)
-    _require_key("rosenblatt", mixture, key)
-    return _rosenblatt(mixture, y, key)
+    check_target("rosenblatt", density, y)
+    _require_key("rosenblatt", density, key)
+    return _rosenblatt(density, y, key)
 
 
 @jax.jit
-def _rosenblatt(mixture: Density, y: Array, key: Array | None) -> Array:
-    jumps = any(mixture.jumps)
+def _rosenblatt(density: Density, y: Array, key: Array | None) -> Array:
+    jumps = any(density.jumps)
     if jumps:
-        mixture = numerics.upcast_tree(mixture)[0]
-        y = y.astype(numerics.compute_dtype(mixture))
-    below, at = conditional_jumps(mixture, y)
+        density = numerics.upcast_tree(density)[0]
+        y = y.astype(numerics.compute_dtype(density))
+    below, at = conditional_jumps(density, y)
     return _spread(key, below, at) if jumps else below
 
 

@@ -14,7 +14,7 @@ from jaxmdn.typing import Array, Float
 
 
 @jax.jit
-def cdf(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Distribution function of each dimension's marginal, ``P(Y_d <= y_d)``, ``[..., D]``.
 
     ``F(y) = sum_k w_k F_k(y)``; for full and low-rank covariance the components' marginals are
@@ -29,23 +29,23 @@ def cdf(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> jaxmdn.cdf(jaxmdn.Mixture(logits=jnp.zeros(2), components=normal), jnp.zeros(1)).tolist()
     [0.5]
     """
-    check_target("cdf", mixture, y)
-    return mixture.cdf(y)
+    check_target("cdf", density, y)
+    return density.cdf(y)
 
 
 @jax.jit
-def survival(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def survival(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Probability above ``y`` in each dimension, ``P(Y_d > y_d)``, ``[..., D]``.
 
     ``1 - cdf`` without its cancellation: right of the mean it is accurate to the dtype until it
     underflows. Raises as :func:`cdf`.
     """
-    check_target("survival", mixture, y)
-    return mixture.survival(y)
+    check_target("survival", density, y)
+    return density.survival(y)
 
 
 @jax.jit
-def log_cdf(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def log_cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Logarithm of :func:`cdf`, ``[..., D]``, accurate where the cdf itself underflows.
 
     Raises as :func:`cdf`.
@@ -56,12 +56,12 @@ def log_cdf(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> round(float(jaxmdn.log_cdf(mixture, jnp.array([-40.0]))[0]), 2)
     -804.61
     """
-    check_target("log_cdf", mixture, y)
-    return mixture.log_cdf(y)
+    check_target("log_cdf", density, y)
+    return density.log_cdf(y)
 
 
 @jax.jit
-def log_survival(mixture: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def log_survival(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Logarithm of :func:`survival`, ``[..., D]``. Raises as :func:`cdf`."""
-    check_target("log_survival", mixture, y)
-    return mixture.log_survival(y)
+    check_target("log_survival", density, y)
+    return density.log_survival(y)

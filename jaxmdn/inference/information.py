@@ -18,7 +18,7 @@ from jaxmdn import checks, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
-from jaxmdn.mixture import Mixture, require_mixture
+from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, require_mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Float, Key
 
@@ -33,18 +33,6 @@ class Bounds(NamedTuple):
 
     lower: Float[Array, "..."]
     upper: Float[Array, "..."]
-
-
-class Estimate(NamedTuple):
-    """A Monte Carlo mean and its standard error.
-
-    Attributes:
-      value: ``[...]``.
-      standard_error: ``[...]``; NaN for a single sample.
-    """
-
-    value: Float[Array, "..."]
-    standard_error: Float[Array, "..."]
 
 
 @jax.jit
@@ -118,7 +106,7 @@ def entropy_bounds(mixture: Mixture) -> Bounds:
 
 
 def kl_divergence(
-    key: Key[Array, ""], p: Density, q: Density, *, num_samples: int = 1000
+    key: Key[Array, ""], p: Density, q: Density, *, num_samples: int = NUM_SAMPLES
 ) -> Estimate:
     """Monte Carlo estimate of the Kullback-Leibler divergence ``E_p[log p(Y) - log q(Y)]``, nats.
 
@@ -345,4 +333,4 @@ def _trace(components: Any, other: Any) -> Float[Array, "... K"]:
     return loadings + jnp.sum(axes * components.scale**2, axis=-1)
 
 
-__all__ = ["Bounds", "Estimate", "entropy_bounds", "kl_divergence", "kl_upper_bound"]
+__all__ = ["Bounds", "entropy_bounds", "kl_divergence", "kl_upper_bound"]

@@ -35,11 +35,11 @@ STEPS = 20
 EDGES = (0.00135, 0.99865)
 
 
-def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def quantile(density: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Quantile of each dimension's marginal: the ``y`` with ``P(Y_d <= y_d) = p``, ``[..., D]``.
 
     Args:
-      mixture: a density with batch shape ``[...]``, univariate or not.
+      density: a density with batch shape ``[...]``, univariate or not.
       p: probabilities in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch
         ``[N]``, pass shape ``[L, 1, 1]``.
 
@@ -62,21 +62,21 @@ def quantile(mixture: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     >>> round(float(jaxmdn.quantile(mixture, 0.75)[0]), 3)
     9.0
     """
-    if not isinstance(mixture, Density):
-        raise TypeError(f"quantile: expected a density, got {type(mixture).__name__}.")
+    if not isinstance(density, Density):
+        raise TypeError(f"quantile: expected a density, got {type(density).__name__}.")
     if isinstance(p, (int, float, np.ndarray)) and not np.all(
         (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
     ):
         raise ValueError(f"quantile: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, mixture.dtype)
-    event = (*mixture.batch_shape, mixture.event_dim)
+    level = jnp.asarray(p, density.dtype)
+    event = (*density.batch_shape, density.event_dim)
     checks.require_broadcastable("quantile", density=event, p=level.shape)
-    return _solve(mixture, jnp.broadcast_to(level, np.broadcast_shapes(event, level.shape)))
+    return _solve(density, jnp.broadcast_to(level, np.broadcast_shapes(event, level.shape)))
 
 
 @jax.jit
-def _solve(mixture: Density, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    return _invert(*numerics.upcast_tree(mixture, p))
+def _solve(density: Density, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    return _invert(*numerics.upcast_tree(density, p))
 
 
 def _invert(density: Any, level: Float[Array, "... D"]) -> Float[Array, "... D"]:

@@ -24,7 +24,7 @@ from jaxmdn.inference.level_sets import (
     solve_level,
 )
 from jaxmdn.inference.turning_points import require_continuous, turning_points
-from jaxmdn.mixture import Mixture, check_target
+from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Key
 
@@ -46,8 +46,8 @@ def hdr_threshold(
     level: Float[ArrayLike, "..."],
     *,
     key: Key[Array, ""] | None = None,
-    num_samples: int = 1000,
-) -> Float[Array, "..."]:
+    num_samples: int = NUM_SAMPLES,
+) -> Estimate:
     """Log-density above which a mixture has probability ``level``, ``[...]``, nats.
 
     ``P(log p(Y) >= t) = level``: the region ``{y : log p(y) >= t}`` is the smallest one of that
@@ -58,12 +58,13 @@ def hdr_threshold(
       level: probabilities in (0, 1), ``[...]``; they broadcast against the batch.
       key: needed for D > 1 only, where the threshold is the empirical quantile of the log-density
         over samples.
-      num_samples: how many (static; D > 1 only). The standard error of the region's *probability*
-        is ``sqrt(level (1 - level) / num_samples)``; that of the threshold is this divided by the
-        density of ``log p(Y)`` at it, about 0.05 for 1000 samples at level 0.9 and D = 2.
+      num_samples: how many (static; D > 1 only).
 
     Returns:
-      ``[...]`` in the compute dtype, exact to its rounding for D = 1.
+      :class:`~jaxmdn.mixture.Estimate`, ``[...]`` each in the compute dtype: exact to its rounding
+      for D = 1, with a standard error of zero. For D > 1 the standard error of the region's
+      *probability* is ``sqrt(level (1 - level) / num_samples)``; the threshold's is half the
+      distance between the quantiles that far to both sides.
 
     Raises:
       ValueError: if ``level`` is a number or a NumPy array that lies outside (0, 1) or does not
@@ -78,7 +79,7 @@ def hdr_threshold(
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
     >>> threshold = jaxmdn.hdr_threshold(mixture, 0.95)  # the density at 1.96
-    >>> round(float(threshold), 3)
+    >>> round(float(threshold.value), 3)
     -2.84
 
     References:
@@ -87,7 +88,7 @@ def hdr_threshold(
     require_continuous("hdr_threshold", mixture)
     level = _check_level("hdr_threshold", mixture, level)
     if mixture.event_dim == 1:
-        return _threshold(mixture, level)
+        return _exact(_threshold(mixture, level))
     _require_key("hdr_threshold", mixture, key, num_samples)
     return _sampled_threshold(key, mixture, level, num_samples)
 
@@ -135,8 +136,8 @@ def hdr_level(
     y: Float[Array, "..."],
     *,
     key: Key[Array, ""] | None = None,
-    num_samples: int = 1000,
-) -> Float[Array, "..."]:
+    num_samples: int = NUM_SAMPLES,
+) -> Estimate:
     """Level of the smallest region that holds ``y``, ``P(p(Y) >= p(y))``, ``[...]``.
 
     It is zero at the highest mode and one far away, and uniform on (0, 1) if ``y`` comes from the
@@ -147,11 +148,12 @@ def hdr_level(
       y: targets ``[..., D]``; leading axes broadcast.
       key: needed for D > 1 only, where the level is the share of samples that are at least as
         dense as ``y``.
-      num_samples: how many (static; D > 1 only); the standard error is
-        ``sqrt(level (1 - level) / num_samples)``.
+      num_samples: how many (static; D > 1 only).
 
     Returns:
-      ``[...]`` in the compute dtype, exact to its rounding for D = 1.
+      :class:`~jaxmdn.mixture.Estimate`, ``[...]`` each in the compute dtype: exact to its rounding
+      for D = 1, with a standard error of zero; else with ``sqrt(level (1 - level) /
+      num_samples)``.
 
     Raises:
       ValueError: on a wrong event size, and for D > 1 without a key. TypeError: if the mixture is
@@ -164,7 +166,7 @@ def hdr_level(
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
-    >>> round(float(jaxmdn.hdr_level(mixture, jnp.array([-1.96]))), 3)
+    >>> round(float(jaxmdn.hdr_level(mixture, jnp.array([-1.96])).value), 3)
     0.95
 
     References:
@@ -175,7 +177,7 @@ def hdr_level(
     require_continuous("hdr_level", mixture)
     check_target("hdr_level", mixture, y)
     if mixture.event_dim == 1:
-        return _level(mixture, y)
+        return _exact(_level(mixture, y))
     _require_key("hdr_level", mixture, key, num_samples)
     return _sampled_level(key, mixture, y, num_samples)
 
@@ -213,26 +215,35 @@ def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.isnan(log_t), jnp.nan, level)
 
 
+def _exact(value: Array) -> Estimate:
+    return Estimate(value, jnp.zeros_like(value))
+
+
 @partial(jax.jit, static_argnums=3)
-def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: int) -> Array:
+def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: int) -> Estimate:
     mixture, level = jax.lax.stop_gradient(_plain(mixture, level))
     values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
-    lead = np.broadcast_shapes(values.shape[1:], level.shape)
+    lead = jnp.broadcast_shapes(values.shape[1:], level.shape)
     values = jnp.broadcast_to(expand(values, len(lead)), (num_samples, *lead))
     level = jnp.broadcast_to(level, lead)
-    quantile = jax.vmap(lambda v, q: jnp.quantile(v, q), in_axes=(1, 0))
-    flat = quantile(values.reshape(num_samples, -1), 1 - level.reshape(-1))
-    return jnp.where((level > 0) & (level < 1), flat.reshape(lead), jnp.nan)
+    error = jnp.sqrt(level * (1 - level) / num_samples)
+    shares = jnp.clip(1 - level + jnp.stack([-error, jnp.zeros_like(error), error]), 0, 1)
+    quantiles = jax.vmap(jnp.quantile, in_axes=(1, 1), out_axes=1)
+    low, value, high = quantiles(values.reshape(num_samples, -1), shares.reshape(3, -1))
+    known = (level > 0) & (level < 1)
+    value, error = (part.reshape(lead) for part in (value, 0.5 * (high - low)))
+    return Estimate(*(jnp.where(known, part, jnp.nan) for part in (value, error)))
 
 
 @partial(jax.jit, static_argnums=3)
-def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> Array:
+def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> Estimate:
     mixture, y = jax.lax.stop_gradient(_plain(mixture, y))
     values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
     log_t = mixture.log_prob(y)
     values = expand(values, log_t.ndim)
     share = jnp.mean(values >= log_t, axis=0, dtype=log_t.dtype)
-    return jnp.where(jnp.isnan(log_t + jnp.sum(values, axis=0)), jnp.nan, share)
+    share = jnp.where(jnp.isnan(log_t + jnp.sum(values, axis=0)), jnp.nan, share)
+    return Estimate(share, jnp.sqrt(share * (1 - share) / num_samples))
 
 
 def _plain(mixture: Mixture, other: Array) -> Any:

@@ -17,11 +17,11 @@ from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Num
 
 
-def marginal(mixture: Any, dims: Sequence[int]) -> Any:
+def marginal(density: Any, dims: Sequence[int]) -> Any:
     """Density of some of the dimensions, ``p(y_dims)``, in the order given.
 
     Args:
-      mixture: a mixture (or a single component family) of batch shape ``[...]`` over D dimensions.
+      density: a mixture (or a single component family) of batch shape ``[...]`` over D dimensions.
       dims: indices in ``0 .. D - 1``, each at most once (static).
 
     Returns:
@@ -37,11 +37,11 @@ def marginal(mixture: Any, dims: Sequence[int]) -> Any:
     >>> pair.event_dim, pair.batch_shape
     (2, (5,))
     """
-    _require_density("marginal", mixture)
-    return _marginal(mixture, _check_dims("marginal", dims, mixture.event_dim))
+    _require_density("marginal", density)
+    return _marginal(density, _check_dims("marginal", dims, density.event_dim))
 
 
-def condition(mixture: Any, dims: Sequence[int], values: Float[Array, "... G"]) -> Any:
+def condition(density: Any, dims: Sequence[int], values: Float[Array, "... G"]) -> Any:
     """Density of the other dimensions once some are known, ``p(y_rest | y_dims = values)``.
 
     Every component is conditioned, and weighted by how well it explains the values:
@@ -49,7 +49,7 @@ def condition(mixture: Any, dims: Sequence[int], values: Float[Array, "... G"]) 
     ``log p(y_dims = values)``.
 
     Args:
-      mixture: a mixture of batch shape ``[...]`` over D dimensions.
+      density: a mixture of batch shape ``[...]`` over D dimensions.
       dims: the known dimensions, in any order, each at most once, not all of them (static).
       values: ``[..., len(dims)]``, in the order of ``dims``; leading axes broadcast.
 
@@ -75,21 +75,21 @@ def condition(mixture: Any, dims: Sequence[int], values: Float[Array, "... G"]) 
       Bishop (2006), Pattern Recognition and Machine Learning, eq. 2.81-2.82 (one component); for
       the low-rank form see :mod:`jaxmdn.components.low_rank_normal`.
     """
-    _require_density("condition", mixture)
-    known = _check_dims("condition", dims, mixture.event_dim)
-    if len(known) == mixture.event_dim:
+    _require_density("condition", density)
+    known = _check_dims("condition", dims, density.event_dim)
+    if len(known) == density.event_dim:
         raise ValueError(
             f"condition: dims {list(known)} are all dimensions, so that nothing is left; use "
             f"log_prob for the density at a point."
         )
     checks.require_floating("condition", "values", values)
     checks.require_last_axis("condition", "values", values, len(known), "one value per known dim")
-    checks.require_broadcastable("condition", density=mixture.batch_shape, values=values.shape[:-1])
-    return _condition(mixture, known, values)
+    checks.require_broadcastable("condition", density=density.batch_shape, values=values.shape[:-1])
+    return _condition(density, known, values)
 
 
 def affine(
-    mixture: Any,
+    density: Any,
     shift: Num[ArrayLike, "..."],
     matrix_or_scale: Num[ArrayLike, "..."],
 ) -> Any:
@@ -99,7 +99,7 @@ def affine(
     it is the density of linear combinations, as a marginal is.
 
     Args:
-      mixture: a density of batch shape ``[...]`` over D dimensions.
+      density: a density of batch shape ``[...]`` over D dimensions.
       shift: in the new unit: a number or ``[E]``; with a matrix also ``[..., E]``, one for each
         mixture.
       matrix_or_scale: of rank 0 or 1 (a number, ``[D]``) the factor of each dimension, which may be
@@ -128,15 +128,15 @@ def affine(
     >>> float(jaxmdn.mean(difference)[0]), round(float(jaxmdn.variance(difference)[0]), 4)
     (-1.0, 2.0)
     """
-    _require_density("affine", mixture)
+    _require_density("affine", density)
     known = isinstance(matrix_or_scale, (int, float, np.ndarray, np.number))
     factor = jnp.asarray(matrix_or_scale)
     move = jnp.asarray(shift)
     for name, value in (("shift", move), ("matrix_or_scale", factor)):
         if jnp.issubdtype(value.dtype, jnp.complexfloating) or value.dtype == jnp.bool_:
             raise TypeError(f"affine: {name} must be real numbers, got {value.dtype}.")
-    move, factor = (value.astype(mixture.dtype) for value in (move, factor))
-    D = mixture.event_dim
+    move, factor = (value.astype(density.dtype) for value in (move, factor))
+    D = density.event_dim
     if factor.ndim <= 1:
         for name, value in (("shift", move), ("matrix_or_scale", factor)):
             if value.shape not in ((), (1,), (D,)):
@@ -150,13 +150,13 @@ def affine(
                 f"affine: a scale must not be zero, got {matrix_or_scale}; drop the dimension with "
                 f"jaxmdn.marginal instead."
             )
-        positive = _check_closure(mixture, shift, matrix_or_scale if known else None)
+        positive = _check_closure(density, shift, matrix_or_scale if known else None)
         factor = jnp.broadcast_to(factor, (D,))
         # A zero scale (a negative one, where the family has none) is no density.
         factor = jnp.where(factor > 0, factor, jnp.where(positive | (factor == 0), jnp.nan, factor))
-        return _scale(mixture, jnp.broadcast_to(move, (D,)), factor)
+        return _scale(density, jnp.broadcast_to(move, (D,)), factor)
     _check_matrix(matrix_or_scale if known else factor, D, known)
-    require_normals("affine", "mixture", mixture)
+    require_normals("affine", "mixture", density)
     E = factor.shape[-2]
     if move.ndim and move.shape[-1] not in (1, E):
         raise ValueError(
@@ -165,16 +165,16 @@ def affine(
         )
     checks.require_broadcastable(
         "affine",
-        density=mixture.batch_shape,
+        density=density.batch_shape,
         shift=move.shape[:-1],
         matrix_or_scale=factor.shape[:-2],
     )
-    return _transform(mixture, jnp.broadcast_to(move, (*move.shape[:-1], E)), factor)
+    return _transform(density, jnp.broadcast_to(move, (*move.shape[:-1], E)), factor)
 
 
-def _check_closure(mixture: Any, shift: Any, scale: Any) -> np.ndarray:
+def _check_closure(density: Any, shift: Any, scale: Any) -> np.ndarray:
     """Raise where a family does not take the map; return which dimensions take positive scales."""
-    family, kinds = mixture, np.asarray(mixture.closure)
+    family, kinds = density, np.asarray(density.closure)
     while isinstance(family, Mixture):
         family = family.components
     name = type(family).__name__
@@ -210,27 +210,27 @@ def _check_matrix(matrix: Any, event_dim: int, known: bool) -> None:
 
 
 @jax.jit
-def _scale(mixture: Density, shift: Array, scale: Array) -> Density:
-    mixture, shift, scale = numerics.upcast_tree(mixture, shift, scale)
-    return mixture.affine(shift, scale)
+def _scale(density: Density, shift: Array, scale: Array) -> Density:
+    density, shift, scale = numerics.upcast_tree(density, shift, scale)
+    return density.affine(shift, scale)
 
 
 _transform = jax.jit(transform)
 
 
 @partial(jax.jit, static_argnums=1)
-def _marginal(mixture: Density, dims: tuple[int, ...]) -> Density:
-    return mixture.marginal(dims)
+def _marginal(density: Density, dims: tuple[int, ...]) -> Density:
+    return density.marginal(dims)
 
 
 @partial(jax.jit, static_argnums=1)
-def _condition(mixture: Density, dims: tuple[int, ...], values: Array) -> Density:
-    return mixture.condition(dims, values)[1]
+def _condition(density: Density, dims: tuple[int, ...], values: Array) -> Density:
+    return density.condition(dims, values)[1]
 
 
-def _require_density(function: str, mixture: Any) -> None:
-    if not isinstance(mixture, Density):
-        raise TypeError(f"{function}: expected a density, got {type(mixture).__name__}.")
+def _require_density(function: str, density: Any) -> None:
+    if not isinstance(density, Density):
+        raise TypeError(f"{function}: expected a density, got {type(density).__name__}.")
 
 
 def _check_dims(function: str, dims: Sequence[int], event_dim: int) -> tuple[int, ...]:

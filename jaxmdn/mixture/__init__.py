@@ -28,9 +28,12 @@ from jaxmdn.mixture.mixture import (
     responsibilities,
     variance,
 )
-from jaxmdn.mixture.sampling import sample
+from jaxmdn.mixture.sampling import NUM_SAMPLES, Draws, Estimate, sample
 
 __all__ = [
+    "NUM_SAMPLES",
+    "Draws",
+    "Estimate",
     "Labeled",
     "Mixture",
     "check_target",

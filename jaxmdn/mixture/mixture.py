@@ -205,13 +205,13 @@ def require_mixture(function: str, mixture: Any) -> None:
 
 
 @jax.jit
-def log_prob(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
+def log_prob(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Log-density of ``y`` under a mixture (or any other density), in nats.
 
     ``log p(y) = logsumexp_k(log w_k + log p_k(y))``.
 
     Args:
-      mixture: a density with batch shape ``[...]``.
+      density: a density with batch shape ``[...]``.
       y: targets ``[..., D]``; leading axes broadcast against the mixture's.
 
     Returns:
@@ -234,8 +234,8 @@ def log_prob(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     References:
       Bishop (1994), Mixture Density Networks, eq. 29.
     """
-    check_target("log_prob", mixture, y)
-    return mixture.log_prob(y)
+    check_target("log_prob", density, y)
+    return density.log_prob(y)
 
 
 @jax.jit
@@ -264,24 +264,24 @@ def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..
 
 
 @jax.jit
-def mean(mixture: Density) -> Float[Array, "..."]:
+def mean(density: Density) -> Float[Array, "..."]:
     """Mean ``E[y]``, ``[..., D]``, in the target's unit (Bishop 1994, eq. 45).
 
     Raises ``TypeError`` for a family without one (categorical); so do the other moments.
     """
-    return mixture.mean()
+    return density.mean()
 
 
 @jax.jit
-def variance(mixture: Density) -> Float[Array, "..."]:
+def variance(density: Density) -> Float[Array, "..."]:
     """Per-dimension variance, ``[..., D]``, in the target's unit squared (Bishop 1994, eq. 47).
 
     Law of total variance, taken about the mean, so that it neither cancels nor turns negative.
     """
-    return mixture.variance()
+    return density.variance()
 
 
 @jax.jit
-def covariance(mixture: Density) -> Float[Array, "..."]:
+def covariance(density: Density) -> Float[Array, "..."]:
     """Covariance matrix, ``[..., D, D]``, by the law of total covariance about the mean."""
-    return mixture.covariance()
+    return density.covariance()

@@ -4,25 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
 from jaxmdn.mixture.mixture import Mixture
 from jaxmdn.mixture.sequential import reattach
-from jaxmdn.typing import Array, Int, Key, Num
+from jaxmdn.typing import Array, Float, Key, Num
+
+#: How many samples an estimate takes unless told otherwise.
+NUM_SAMPLES = 1000
+
+
+class Draws(NamedTuple):
+    """Samples and where they came from.
+
+    Attributes:
+      value: ``shape + [..., D]``.
+      component: the component of each, ``shape + [...]``, ``int32``.
+    """
+
+    value: Array
+    component: Array
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate and its standard error.
+
+    Attributes:
+      value: ``[...]``.
+      standard_error: ``[...]``; zero where the value is exact, NaN where too few samples tell.
+    """
+
+    value: Float[Array, "..."]
+    standard_error: Float[Array, "..."]
 
 
 def sample(
     key: Key[Array, ""],
-    mixture: Density,
+    density: Density,
     shape: int | Sequence[int] = (),
     *,
     return_index: bool = False,
     reparameterize: bool = False,
-) -> Num[Array, "..."] | tuple[Num[Array, "..."], Int[Array, "..."]]:
+) -> Num[Array, "..."] | Draws:
     """Draw independent samples.
 
     The component is drawn by inverting the cdf of one uniform number, then that component alone is
@@ -30,22 +58,22 @@ def sample(
 
     Args:
       key: a typed key, ``jax.random.key(seed)``.
-      mixture: a density with batch shape ``[...]``.
+      density: a density with batch shape ``[...]``.
       shape: sample shape, put in front: a number or several (static).
       return_index: also return the component each draw came from (static).
       reparameterize: make the same samples differentiable in every parameter, the weights included
         (static).
 
     Returns:
-      Samples ``shape + [..., D]`` in the parameters' dtype; with ``return_index``, also ``int32``
-      indices ``shape + [...]``. The samples are differentiable with respect to the chosen
+      Samples ``shape + [..., D]`` in the parameters' dtype; with ``return_index``, :class:`Draws`.
+      The samples are differentiable with respect to the chosen
       component's parameters, not with respect to the weights. With ``reparameterize`` they are
       differentiable in both, so that the derivative of ``mean(f(sample))`` is an unbiased estimate
       of that of ``E[f(Y)]``: each sample moves as the point whose conditional probabilities
       ``F(y_d | y_<d)`` stay as they are. The index has no derivative.
 
     Raises:
-      TypeError: if ``mixture`` is no density, if ``return_index`` meets one without components, or
+      TypeError: if ``density`` is no density, if ``return_index`` meets one without components, or
         ``reparameterize`` one without a cdf (categorical).
 
     Limits: where a conditional density underflows, the reparameterised derivative of that dimension
@@ -65,35 +93,35 @@ def sample(
       Figurnov et al. (2018), Implicit reparameterization gradients, eq. 5; Graves (2016),
       Stochastic backpropagation through mixture density distributions.
     """
-    if not isinstance(mixture, Density):
+    if not isinstance(density, Density):
         raise TypeError(
-            f"sample: expected a density, got {type(mixture).__name__}; the order is "
+            f"sample: expected a density, got {type(density).__name__}; the order is "
             f"sample(key, mixture, shape)."
         )
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     for size in shape:
         checks.require_count("sample", "shape", size, minimum=0)
-    if return_index and not isinstance(mixture, Mixture):
+    if return_index and not isinstance(density, Mixture):
         raise TypeError(
-            f"sample: return_index needs a Mixture, got {type(mixture).__name__}, which has no "
+            f"sample: return_index needs a Mixture, got {type(density).__name__}, which has no "
             f"components to choose from."
         )
-    if reparameterize and mixture.discrete:
+    if reparameterize and density.discrete:
         raise TypeError(
-            f"sample: reparameterize needs real-valued samples, got a {type(mixture).__name__} of "
+            f"sample: reparameterize needs real-valued samples, got a {type(density).__name__} of "
             f"class indices; use the score function, or its probabilities."
         )
-    return _sample(key, mixture, shape, return_index, reparameterize)
+    return _sample(key, density, shape, return_index, reparameterize)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _sample(
-    key: Array, mixture: Any, shape: tuple[int, ...], return_index: bool, reparameterize: bool
+    key: Array, density: Any, shape: tuple[int, ...], return_index: bool, reparameterize: bool
 ) -> Any:
-    if isinstance(mixture, Mixture):
-        draws, index = mixture.sample_with_index(key, shape)
+    if isinstance(density, Mixture):
+        draws = Draws(*density.sample_with_index(key, shape))
     else:
-        draws, index = mixture.sample(key, shape), None
+        draws = Draws(density.sample(key, shape), jnp.zeros(()))
     if reparameterize:
-        draws = reattach(mixture, jax.lax.stop_gradient(draws))
-    return (draws, index) if return_index else draws
+        draws = draws._replace(value=reattach(density, jax.lax.stop_gradient(draws.value)))
+    return draws if return_index else draws.value

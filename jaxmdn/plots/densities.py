@@ -195,7 +195,7 @@ def contours(
     values = np.asarray(log_prob(pair, jnp.asarray(mesh)))
     levels = sorted(levels, reverse=True)
     key = jax.random.key(seed)
-    heights = [float(hdr_threshold(pair, q, key=key, num_samples=4000)) for q in levels]
+    heights = [float(hdr_threshold(pair, q, key=key, num_samples=4000).value) for q in levels]
     shades = _blues(len(levels))
     ax.contourf(*grid, values, levels=[*heights, np.inf], colors=shades)
     lines = ax.contour(

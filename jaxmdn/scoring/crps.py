@@ -20,7 +20,7 @@ NUM_LEVELS = 32
 
 
 @jax.jit
-def crps(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
+def crps(density: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Continuous ranked probability score of each dimension's marginal, ``[..., D]``.
 
     ``CRPS = E|Y - y| - E|Y - Y'| / 2``, in the target's unit; for a point forecast it is the
@@ -33,14 +33,14 @@ def crps(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     other families are scored by :func:`quantile_crps` with its defaults.
 
     Args:
-      mixture: a mixture of batch shape ``[...]``.
+      density: a mixture of batch shape ``[...]``.
       y: targets ``[..., D]``; leading axes broadcast.
 
     Returns:
       ``[..., D]``, in the compute dtype; lower is better.
 
     Raises:
-      TypeError: if ``mixture`` is no mixture, or its dimensions have no cdf (categorical).
+      TypeError: if ``density`` is no mixture, or its dimensions have no cdf (categorical).
       ValueError: on a wrong event size.
 
     Limits: NaN where a Student-t component of positive weight has one degree of freedom or less:
@@ -57,10 +57,10 @@ def crps(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
       Jordan, Krueger and Lerch (2019), Evaluating probabilistic forecasts with scoringRules,
       appendix A (one component of each family).
     """
-    check_target("crps", mixture, y)
-    if not isinstance(mixture, Mixture):
-        raise TypeError(f"crps: expected a Mixture, got {type(mixture).__name__}.")
-    flat = flatten_mixture(mixture).marginals()
+    check_target("crps", density, y)
+    if not isinstance(density, Mixture):
+        raise TypeError(f"crps: expected a Mixture, got {type(density).__name__}.")
+    flat = flatten_mixture(density).marginals()
     if not flat.components.absolute_moments:
         return _by_levels(flat, y, NUM_LEVELS)
     weights, distance = numerics.upcast(
@@ -99,7 +99,7 @@ def _dispersion(mixture: Mixture, dtype: np.dtype) -> Float[Array, "..."]:
 
 
 def quantile_crps(
-    mixture: Density, y: Num[Array, "..."], *, num_levels: int = NUM_LEVELS
+    density: Density, y: Num[Array, "..."], *, num_levels: int = NUM_LEVELS
 ) -> Float[Array, "..."]:
     """CRPS of each dimension's marginal by its quantiles, ``[..., D]``, for any family.
 
@@ -109,7 +109,7 @@ def quantile_crps(
     towards both ends.
 
     Args:
-      mixture: a density of batch shape ``[...]`` with a cdf and quantiles.
+      density: a density of batch shape ``[...]`` with a cdf and quantiles.
       y: targets ``[..., D]``; leading axes broadcast.
       num_levels: quantiles on each of the ``K + 1`` pieces (static).
 
@@ -136,15 +136,15 @@ def quantile_crps(
       Gneiting and Ranjan (2011), Comparing density forecasts using threshold- and
       quantile-weighted scoring rules, eq. 13.
     """
-    check_target("quantile_crps", mixture, y)
+    check_target("quantile_crps", density, y)
     checks.require_count("quantile_crps", "num_levels", num_levels)
-    return _by_levels(mixture, y, num_levels)
+    return _by_levels(density, y, num_levels)
 
 
 @partial(jax.jit, static_argnums=2)
-def _by_levels(mixture: Density, y: Num[Array, "..."], num_levels: int) -> Float[Array, "..."]:
-    reached, target = numerics.upcast(mixture.cdf(y), y)
-    edges = jax.lax.stop_gradient(_cuts(mixture, reached))  # [pieces + 1, ..., D]
+def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float[Array, "..."]:
+    reached, target = numerics.upcast(density.cdf(y), y)
+    edges = jax.lax.stop_gradient(_cuts(density, reached))  # [pieces + 1, ..., D]
     reached_level = jax.lax.stop_gradient(reached)
     x, weights = np.polynomial.legendre.leggauss(num_levels)
     x, weights = 0.5 * (x + 1), 0.5 * weights
@@ -160,7 +160,7 @@ def _by_levels(mixture: Density, y: Num[Array, "..."], num_levels: int) -> Float
         (share, weight), piece = node[0], node[1]
         start, end = edges[piece], edges[piece + 1]
         level = start + (end - start) * share
-        gap = quantile(mixture, level) - target
+        gap = quantile(density, level) - target
         # The ends themselves, which a level next to one rounds to, have no weight.
         gap = jnp.where(jnp.isinf(gap) & jnp.isfinite(target), 0, gap)
         slope = jnp.where(start < reached_level, -level, 1 - level)
@@ -170,11 +170,11 @@ def _by_levels(mixture: Density, y: Num[Array, "..."], num_levels: int) -> Float
     return jax.lax.scan(jax.checkpoint(add), zero, (jnp.asarray(nodes, zero.dtype), which))[0]
 
 
-def _cuts(mixture: Density, reached: Float[Array, "... D"]) -> Float[Array, "S ... D"]:
+def _cuts(density: Density, reached: Float[Array, "... D"]) -> Float[Array, "S ... D"]:
     """Ascending levels from 0 to 1: ``F(y)``, and those at which the quantiles may jump."""
     cuts = [jnp.zeros_like(reached), jnp.ones_like(reached), reached]
-    if isinstance(mixture, Mixture):
-        flat = flatten_mixture(mixture)
+    if isinstance(density, Mixture):
+        flat = flatten_mixture(density)
         half = jnp.full((flat.num_components, flat.event_dim), 0.5, reached.dtype)
         medians, weights = numerics.upcast(
             flat.components.quantile(half), flat.weights()[..., None]

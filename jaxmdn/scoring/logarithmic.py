@@ -10,7 +10,7 @@ from jaxmdn.typing import Array, Float, Num
 
 
 @jax.jit
-def log_score(mixture: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
+def log_score(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Logarithmic score, ``-log p(y)``, ``[...]``, in nats (Good 1952)."""
-    check_target("log_score", mixture, y)
-    return -mixture.log_prob(y)
+    check_target("log_score", density, y)
+    return -density.log_prob(y)

@@ -18,7 +18,7 @@ from jaxmdn.typing import Array, ArrayLike, Float, Num
 
 
 def pinball_score(
-    mixture: Density, y: Num[Array, "..."], p: Float[ArrayLike, "..."]
+    density: Density, y: Num[Array, "..."], p: Float[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
     """Pinball (quantile) score of each dimension's quantile at level ``p``, ``[..., D]``.
 
@@ -26,7 +26,7 @@ def pinball_score(
     in the target's unit, lower is better. At ``p = 1/2`` it is half the absolute error.
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       p: levels in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch ``[N]``,
         pass shape ``[L, 1, 1]``.
@@ -51,27 +51,27 @@ def pinball_score(
       Koenker and Bassett (1978), Regression quantiles, eq. 3.1; Gneiting and Raftery (2007),
       Strictly proper scoring rules, prediction, and estimation, section 6.1.
     """
-    check_target("pinball_score", mixture, y)
+    check_target("pinball_score", density, y)
     if isinstance(p, (int, float, np.ndarray)) and not np.all(
         (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
     ):
         raise ValueError(f"pinball_score: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, numerics.compute_dtype(mixture))
-    event = (*np.broadcast_shapes(mixture.batch_shape, y.shape[:-1]), mixture.event_dim)
+    level = jnp.asarray(p, numerics.compute_dtype(density))
+    event = (*np.broadcast_shapes(density.batch_shape, y.shape[:-1]), density.event_dim)
     checks.require_broadcastable("pinball_score", targets=event, p=level.shape)
-    return _pinball(mixture, y, level)
+    return _pinball(density, y, level)
 
 
 @jax.jit
-def _pinball(mixture: Density, y: Array, p: Array) -> Array:
-    mixture, p, y = numerics.upcast_tree(mixture, p, y)
-    error = y - quantile(mixture, p)
+def _pinball(density: Density, y: Array, p: Array) -> Array:
+    density, p, y = numerics.upcast_tree(density, p, y)
+    error = y - quantile(density, p)
     # The quantile at p = 0 or 1 is infinite, but nothing is paid for it.
     return numerics.silent_product(jnp.where(error > 0, p, 1 - p), jnp.abs(error))
 
 
 def interval_score(
-    mixture: Density, y: Num[Array, "..."], level: float = 0.9
+    density: Density, y: Num[Array, "..."], level: float = 0.9
 ) -> Float[Array, "..."]:
     """Interval (Winkler) score of each dimension's central interval, ``[..., D]``.
 
@@ -80,7 +80,7 @@ def interval_score(
     is ``2 / a`` times the two ends' pinball scores together.
 
     Args:
-      mixture: predictive densities, batch shape ``[...]``.
+      density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       level: the interval's probability, a number in (0, 1).
 
@@ -99,16 +99,16 @@ def interval_score(
       (2007), Strictly proper scoring rules, prediction, and estimation, eq. 43.
     """
     checks.require_number("interval_score", "level", level, lower=0.0, upper=1.0, strict_lower=True)
-    check_target("interval_score", mixture, y)
-    return _interval(mixture, y, level)
+    check_target("interval_score", density, y)
+    return _interval(density, y, level)
 
 
 @jax.jit
-def _interval(mixture: Density, y: Array, level: Array) -> Array:
-    mixture, y = numerics.upcast_tree(mixture, y)
+def _interval(density: Density, y: Array, level: Array) -> Array:
+    density, y = numerics.upcast_tree(density, y)
     miss = 1 - jnp.asarray(level, y.dtype)
     ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
-    low, high = quantile(mixture, ends.reshape(2, *(1,) * (len(mixture.batch_shape) + 1)))
+    low, high = quantile(density, ends.reshape(2, *(1,) * (len(density.batch_shape) + 1)))
     outside = jnp.maximum(jnp.maximum(low - y, y - high), 0)
     return high - low + 2 / miss * outside
 

@@ -68,7 +68,7 @@ def test_the_true_density_is_calibrated(name):
     shares = jaxmdn.coverage(mixture, y, levels)
     assert shares.shape == (len(levels), D)
     table = reliability_table(mixture, y, levels)
-    assert (table.level.shape, table.observed.shape) == ((4,), (4, D))
+    assert (table.p.shape, table.observed.shape) == ((4,), (4, D))
     for i, level in enumerate(levels):
         error = np.sqrt(level * (1.0 - level) / (count * N))
         np.testing.assert_allclose(table.standard_error[i], error, rtol=1e-12)
@@ -412,7 +412,7 @@ ERRORS = [
     (jaxmdn.coverage, (FULL, Y, (0.0,)), {}, ValueError, r"levels must lie in \(0, 1\), got 0.0"),
     (jaxmdn.coverage, (FULL, Y), {"region": "hdr"}, ValueError, "region must be one of 'central'"),
     (jaxmdn.coverage, (FULL, Y), {"region": "highest_density"}, ValueError, "needs samples"),
-    (reliability_table, (FULL, Y, (1.0,)), {}, ValueError, r"reliability_table: levels must lie"),
+    (reliability_table, (FULL, Y, (1.0,)), {}, ValueError, r"reliability_table: p must lie"),
     (recalibrate, (Y[:, 0],), {}, ValueError, r"recalibrate: expected pit_values of shape"),
     (recalibrate, (Y,), {"num_knots": 1}, ValueError, "num_knots must be at least 2"),
     (recalibrate, (Y,), {"pseudo_rows": 0.0}, ValueError, r"pseudo_rows must lie in \(0, inf\)"),

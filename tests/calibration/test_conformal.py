@@ -55,7 +55,7 @@ def test_highest_density_regions_of_a_wrong_model_hold_their_level():
     def run(model, y):
         fit, new = (jax.tree.map(lambda leaf, s=s: leaf[s], (model, y)) for s in SPLIT)
         adjusted = conformal_hdr(*fit, LEVEL)
-        return adjusted, jnp.mean(jaxmdn.hdr_level(*new) <= adjusted, dtype=jnp.float64)
+        return adjusted, jnp.mean(jaxmdn.hdr_level(*new).value <= adjusted, dtype=jnp.float64)
 
     adjusted, covered = run(model, jnp.asarray(y))
     assert np.all((adjusted > 0.9) & (adjusted <= 1))  # a model so narrow needs more than it says
@@ -75,7 +75,7 @@ def test_highest_density_regions_of_several_outputs_hold_their_level():
     # Two programs, as in use: rows to calibrate on, then others.
     options = {"num_samples": 500}
     fit = jax.jit(jax.vmap(lambda key, y: conformal_hdr(model, y, LEVEL, key=key, **options)))
-    new = jax.jit(jax.vmap(lambda key, y: jaxmdn.hdr_level(model, y, key=key, **options)))
+    new = jax.jit(jax.vmap(lambda key, y: jaxmdn.hdr_level(model, y, key=key, **options).value))
     keys = jax.random.split(jax.random.key(0), (2, REPETITIONS))
     adjusted = fit(keys[0], jnp.asarray(y[:, :ROWS]))
     levels = new(keys[1], jnp.asarray(y[:, ROWS:]))

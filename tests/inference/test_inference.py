@@ -262,6 +262,26 @@ def test_quantile_of_a_single_family_is_its_own():
     np.testing.assert_allclose(jaxmdn.quantile(normal, 0.9), expected, rtol=1e-12)
 
 
+def test_quantiles_from_either_tail_are_scipy_s():
+    q = np.array([1e-30, 1e-8, 0.1, 0.3, 0.7, 0.9])
+    loc, scale = np.array([[0.5]]), np.array([[2.0]])
+    cases = {
+        jaxmdn.components.Normal: ({}, stats.norm()),
+        jaxmdn.components.Laplace: ({}, stats.laplace()),
+        jaxmdn.components.Logistic: ({}, stats.logistic()),
+        jaxmdn.components.StudentT: ({"df": 3.0}, stats.t(3.0)),
+        jaxmdn.components.AsymmetricLaplace: ({"asymmetry": 0.6}, stats.laplace_asymmetric(0.6)),
+    }
+    for family, (options, exact) in cases.items():
+        constants = {name: jnp.full((1, 1), value) for name, value in options.items()}
+        density = family(loc=jnp.asarray(loc), scale=jnp.asarray(scale), **constants)
+        for upper in (False, True):
+            levels = jnp.asarray(q)[:, None, None]
+            found = density.tail_quantile(levels, jnp.full(levels.shape, upper))[:, 0, 0]
+            expected = 0.5 + 2.0 * (exact.isf(q) if upper else exact.ppf(q))
+            np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=str((family, upper)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [

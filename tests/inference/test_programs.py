@@ -23,7 +23,7 @@ FUNCTIONS = {
     "hdr_level": (3800, lambda m, y, key: jaxmdn.hdr_level(m, y)),
     "modes": (3500, lambda m, y, key: jaxmdn.modes(m)),
     "crps": (500, lambda m, y, key: jaxmdn.crps(m, y)),
-    "energy_score": (1050, lambda m, y, key: jaxmdn.energy_score(key, m, y)),
+    "energy_score": (1150, lambda m, y, key: jaxmdn.energy_score(key, m, y)),
     "kl_divergence": (1000, lambda m, y, key: jaxmdn.kl_divergence(key, m, m)),
 }
 PLANE = {

@@ -160,7 +160,7 @@ def test_levels_are_exact_and_uniform_for_own_samples():
         y = centre + width * rng.normal(size=chosen.shape)
         rows = list(zip(weights, loc, scale, y, strict=True))
         expected = [exact_region(w, m, s, log_density(w, m, s, v)[0])[1] for w, m, s, v in rows]
-        level = jaxmdn.hdr_level(univariate(logits, loc, scale), jnp.asarray(y))
+        level = jaxmdn.hdr_level(univariate(logits, loc, scale), jnp.asarray(y)).value
         np.testing.assert_allclose(level, expected, atol=1e-9)
         found.append(level)
     assert stats.kstest(np.concatenate(found), "uniform").pvalue > 1e-3
@@ -172,7 +172,7 @@ def test_float32_thresholds_are_exact_to_the_rounding_of_the_log_density():
     for kind in KINDS:
         rows = *parameters(rng, kind, ROWS, K), usual_levels(rng)
         rows = [np.asarray(x, np.float32) for x in rows]
-        log_t = jaxmdn.hdr_threshold(univariate(*rows[:3], np.float32), jnp.asarray(rows[3]))
+        log_t = jaxmdn.hdr_threshold(univariate(*rows[:3], np.float32), jnp.asarray(rows[3])).value
         assert log_t.dtype == jnp.float32
         logits, loc, scale, levels = (x.astype(np.float64) for x in rows)
         log_t = np.asarray(log_t, np.float64)
@@ -221,7 +221,7 @@ def test_derivatives_against_differences_of_the_exact_search():
         mixture = univariate(*jnp.moveaxis(arguments, -2, 0))
         lower, upper = jaxmdn.hdr_intervals(mixture, level)
         length = jnp.nansum(upper, axis=-1) - jnp.nansum(lower, axis=-1)
-        return lower[:, 0], length, jaxmdn.hdr_level(mixture, y)
+        return lower[:, 0], length, jaxmdn.hdr_level(mixture, y).value
 
     arguments = jnp.asarray(DERIVATIVE_CASES)
     # Rows do not mix: one cotangent of ones serves them all.
@@ -258,7 +258,7 @@ def test_forward_mode_and_second_derivatives():
 
     def threshold(shift):
         mixture = univariate(DERIVATIVE_CASES[0, 0], loc, jnp.array([0.7, 1.0, 3.0]) + shift)
-        return jaxmdn.hdr_threshold(mixture, level)
+        return jaxmdn.hdr_threshold(mixture, level).value
 
     first, second = jax.jit(
         lambda x: (
@@ -284,18 +284,23 @@ def test_several_dimensions_by_samples(covariance):
     mixture = oracles.random_mixture(np.random.default_rng(7), covariance, 1, 3)
     dense = oracles.of_mixture(mixture)
     size, levels = 20000, np.array([0.5, 0.9])
-    log_t = jaxmdn.hdr_threshold(
+    log_t, stated = jaxmdn.hdr_threshold(
         mixture, jnp.asarray(levels), key=jax.random.key(1), num_samples=size
     )
-    peak = dense.log_prob(dense.loc[0])
-    reached = stats.chi2(3).cdf(2 * (peak - np.asarray(log_t)))
+    peak, chi2 = dense.log_prob(dense.loc[0]), stats.chi2(3)
+    reached = chi2.cdf(2 * (peak - np.asarray(log_t)))
     error = np.sqrt(levels * (1 - levels) / size)
     assert np.all(np.abs(reached - levels) < 5 * error)
+    # Divided by the density of log p(Y), here of a half chi-squared number.
+    np.testing.assert_allclose(stated, error / (2 * chi2.pdf(chi2.ppf(levels))), rtol=0.3)
     y = np.asarray(dense.loc[0]) + np.random.default_rng(8).normal(size=(4, 3))
-    found = jaxmdn.hdr_level(mixture, jnp.asarray(y), key=jax.random.key(2), num_samples=size)
-    expected = stats.chi2(3).cdf(2 * (peak - dense.log_prob(y)))
+    found, stated = jaxmdn.hdr_level(
+        mixture, jnp.asarray(y), key=jax.random.key(2), num_samples=size
+    )
+    expected = chi2.cdf(2 * (peak - dense.log_prob(y)))
     error = np.sqrt(expected * (1 - expected) / size) + 1e-9
     assert np.all(np.abs(found - expected) < 5 * error)
+    np.testing.assert_allclose(stated, np.sqrt(found * (1 - found) / size), rtol=1e-12)
 
 
 def test_vmap_classes_and_low_precision():
@@ -303,7 +308,7 @@ def test_vmap_classes_and_low_precision():
     head = jaxmdn.ClassConditionalHead(2, jaxmdn.NormalHead(2, 1, covariance="full"))
     mixture = head(jnp.asarray(rng.normal(size=(3, head.num_outputs)), jnp.bfloat16))
     levels = jnp.array([0.5, 0.9], jnp.float32)
-    each = jax.vmap(lambda m: jaxmdn.hdr_threshold(m, levels), out_axes=1)  # two levels a row
+    each = jax.vmap(lambda m: jaxmdn.hdr_threshold(m, levels).value, out_axes=1)  # two levels a row
     log_t = each(mixture)
     assert (log_t.shape, log_t.dtype) == ((2, 3), jnp.float32)
     flat = oracles.of_mixture(mixture)
@@ -323,16 +328,16 @@ def test_what_is_no_level_and_no_number_gives_nan():
     rows = np.arange(ROWS)
     log_t = jaxmdn.hdr_threshold(
         univariate(logits, loc, np.ones((ROWS, K)), np.float32), jnp.asarray(levels, jnp.float32)
-    )
+    ).value
     np.testing.assert_array_equal(np.isnan(log_t), (rows < 5) | (rows == 6))
-    found = jaxmdn.hdr_level(univariate(logits, loc, np.ones((ROWS, K))), jnp.asarray(y))
+    found = jaxmdn.hdr_level(univariate(logits, loc, np.ones((ROWS, K))), jnp.asarray(y)).value
     np.testing.assert_array_equal(np.isnan(found), (rows == 0) | (rows == 6))
     np.testing.assert_allclose(found[1:3], 1.0, atol=1e-12)
     assert found[3] < 1e-7  # 0.5 is the mode: what rounding of log p leaves, by its square root
     plane = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2)
     sampled = jaxmdn.hdr_threshold(
         plane, jnp.asarray(levels), key=jax.random.key(0), num_samples=10
-    )
+    ).value
     np.testing.assert_array_equal(np.isnan(sampled), rows < 5)
 
 

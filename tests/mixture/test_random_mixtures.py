@@ -221,7 +221,9 @@ def length(distance, scale, power, size):
 
 def of_many_keys(score):
     keys = jax.random.split(jax.random.key(0), 64)
-    return jax.jit(lambda m, y: jax.lax.map(lambda key: score(key, m, y, num_samples=16), keys))
+    return jax.jit(
+        lambda m, y: jax.lax.map(lambda key: score(key, m, y, num_samples=16).value, keys)
+    )
 
 
 def agrees_on_average(values, expected):

@@ -11,8 +11,9 @@ from jax.test_util import check_grads
 from scipy import optimize, special, stats
 
 import jaxmdn
+from jaxmdn import scoring
 from jaxmdn.components import FullNormal, Normal
-from jaxmdn.scoring import energy_score, interval_score, pinball_score, variogram_score
+from jaxmdn.scoring import interval_score, pinball_score
 
 K, D, N = 3, 2, 5
 RNG = np.random.default_rng(1)
@@ -142,6 +143,14 @@ def test_quantile_scores_in_low_precision_and_mapped():
 # Several outputs
 
 
+def energy_score(*arguments, **options):
+    return scoring.energy_score(*arguments, **options).value
+
+
+def variogram_score(*arguments, **options):
+    return scoring.variogram_score(*arguments, **options).value
+
+
 def normal_energy(loc, scale, y):
     """The energy score of an isotropic normal, by the mean length of a normal vector."""
     size = loc.size
@@ -184,15 +193,21 @@ def test_errors_fall_with_the_root_of_the_number_of_samples():
     mixture = jax.tree.map(lambda leaf: leaf[:2], MIXTURES["full"])
 
     def both(key, num_samples):
-        options = {"num_samples": num_samples}
-        scores = (
-            score(key, mixture, Y[:2], **options) for score in (energy_score, variogram_score)
-        )
-        return jnp.stack(tuple(scores))
+        functions = (scoring.energy_score, scoring.variogram_score)
+        scores = (score(key, mixture, Y[:2], num_samples=num_samples) for score in functions)
+        return jnp.stack([jnp.stack(score) for score in scores])  # [2, 2, 2]
 
     few, many = (repeated(lambda key, s=s: both(key, s), 500)[2] for s in (128, 2048))
+    spreads = [values[:, :, 0].std(axis=0) for values in (few, many)]
     # A standard deviation from 500 values is off by 3 %.
-    np.testing.assert_allclose(few.std(axis=0) / many.std(axis=0), 4.0, rtol=0.2)
+    np.testing.assert_allclose(spreads[0] / spreads[1], 4.0, rtol=0.2)
+    for values, spread in zip((few, many), spreads, strict=True):  # what each says of itself
+        stated = np.sqrt(np.mean(values[:, :, 1] ** 2, axis=0))
+        np.testing.assert_allclose(stated[0], spread[0], rtol=0.15)
+        # The jackknife errs upwards, by sqrt(2) where the variograms agree (Efron and Stein 1981).
+        assert np.all((stated[1] / spread[1] > 0.85) & (stated[1] / spread[1] < 1.15 * np.sqrt(2)))
+    alone = scoring.energy_score(jax.random.key(0), mixture, Y[:2], num_samples=8)
+    assert np.isnan(alone.standard_error).all()
 
 
 def fair_energy(draws, y):
