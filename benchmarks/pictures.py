@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from benchmarks.cases import OPERATIONS, SWEEPS
-from benchmarks.report import by_case, curves, exponent, is_of_families, rivals
+from benchmarks.records import by_case, curves, exponent, is_of_families, rivals
 from jaxmdn.cli.timing import device_title
 
 STYLES = {  # contender -> colour, marker

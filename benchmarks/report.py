@@ -10,21 +10,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks import pictures
 from benchmarks.cases import OPERATIONS, SWEEPS
 from benchmarks.checks import GRADIENT_PROMISES
+from benchmarks.records import (
+    Groups,
+    Record,
+    by_case,
+    curves,
+    exponent,
+    is_of_families,
+    milliseconds,
+    ratio,
+    rivals,
+)
 from jaxmdn.cli.timing import device_title
 
 AIM = 3.0  # how many times as long as the normal a family may take
-Record = dict[str, Any]
-Groups = list[tuple[str, dict[str, Record]]]
 
 
 def write(report: dict[str, Any], stem: Path, *, keep_json: bool = False) -> list[Path]:
     """Write ``stem``.json (unless it is kept), ``stem``.md and pictures; return their paths."""
-    from benchmarks import pictures
-
     stem.parent.mkdir(parents=True, exist_ok=True)
     figures = {f"{stem.name}-{name}.png": figure for name, figure in pictures.draw(report).items()}
     contents: dict[str, Callable[[Path], Any]] = {}
@@ -53,59 +59,6 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def milliseconds(record: Record | None) -> float | None:
-    """Median time of a record, or None if it did not run."""
-    return 1e3 * record["seconds"]["median"] if record and "seconds" in record else None
-
-
-def by_case(records: list[Record]) -> Iterator[tuple[str, dict[str, Record]]]:
-    """Group records by operation and case: ``(label, {contender: record})``."""
-    groups: dict[tuple[str, str], dict[str, Record]] = {}
-    for record in records:
-        key = (record["operation"], record["case"])
-        groups.setdefault(key, {})[record["contender"]] = record
-    for (_, label), group in groups.items():
-        yield label, group
-
-
-def ratio(record: Record | None, own: Record | None) -> float | None:
-    """A record's time divided by another's, if both ran."""
-    time, base = milliseconds(record), milliseconds(own)
-    return time / base if time and base else None
-
-
-def rivals(group: dict[str, Record]) -> dict[str, float]:
-    """How many times as long as jaxmdn baselines and peers took."""
-    found = {
-        name: ratio(record, group.get("jaxmdn"))
-        for name, record in group.items()
-        if record.get("kind") in ("peer", "baseline")
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def exponent(sizes: list[float], seconds: list[float]) -> float:
-    """Slope of log time over log size, over the last three sizes."""
-    return float(np.polyfit(np.log(sizes[-3:]), np.log(seconds[-3:]), 1)[0])
-
-
-def curves(records: list[Record], sweep: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Sizes and median seconds by contender along one sweep."""
-    size = SWEEPS[sweep][0]
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for record in records:
-        if record["sweep"] == sweep and "seconds" in record:
-            sizes, seconds = found.setdefault(record["contender"], ([], []))
-            sizes.append(float(record[size]))
-            seconds.append(record["seconds"]["median"])
-    return found
-
-
-def is_of_families(report: dict[str, Any]) -> bool:
-    """Whether a report comes from ``--families``."""
-    return any("family" in record for record in report["measurements"])
 
 
 def summary(report: dict[str, Any]) -> str:
