@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environment, pictures, report, suite
+from benchmarks import environment, pictures, records, report, suite
 
 RESULTS = Path(report.__file__).parent / "results"
 CPU = "cpu-amd-epyc-2-cores"
@@ -95,7 +95,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 def test_exponent():
-    assert report.exponent([1.0, 2.0, 4.0, 8.0], [9.0, 3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert records.exponent([1.0, 2.0, 4.0, 8.0], [9.0, 3.0, 12.0, 48.0]) == pytest.approx(2)
 
 
 @pytest.mark.parametrize(
