@@ -204,6 +204,7 @@ class Law:
         steep = 1 + np.abs(values["log_prob"])
         own = {name: 1 + np.abs(v) if "log" in name else np.abs(v) for name, v in values.items()}
         own |= {name: values[name] * steep for name in TAILS}
+        own["mean"] = own["mean"] + 1 / natural["y"]
         steep = steep + moved("log_prob")
         units = {"cdf": values["cdf"], "survival": values["survival"]}
         units |= {"mean": 1 / natural["y"], "variance": values["variance"]}
