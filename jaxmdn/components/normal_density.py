@@ -42,6 +42,10 @@ class CorrelatedNormal(PerDimension, NormalDensity):
     def _each(self, function: str, *arrays: Array) -> Array:
         return getattr(self.marginals(), function)(*arrays)
 
+    def jump(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, which is zero."""
+        return self.marginals().jump(y)
+
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Quantile of each dimension's marginal, ``[..., D]``."""
         return self.marginals().quantile(p)
