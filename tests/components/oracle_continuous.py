@@ -260,7 +260,8 @@ class Integrated(Law):
 
         def formula(y, **moved):
             total = np.sum(np.exp(self.formula(y=t, **moved) + start), axis=0)
-            return self.formula(y=y, **moved) - np.log(total)
+            turned = np.unwrap(np.angle(total), axis=0)  # the same branch all around a circle
+            return self.formula(y=y, **moved) - np.log(np.abs(total)) - 1j * turned
 
         return formula
 
