@@ -90,7 +90,7 @@ def log_excess(ratio: Float[Array, "..."], above: Float[Array, "..."]) -> Float[
     """``r - 1 - log(r)`` for ``r > 0``; ``above`` is ``r - 1`` without its cancellation.
 
     ``log(1 + a) = 2 artanh(w) = 2 (w + w^3 / 3 + ...)`` with ``w = a / (2 + a)``, and ``a - 2 w``
-    is ``a w``. The derivative is taken in ``above`` alone.
+    is ``a w``. The derivative takes the tangent of whichever does not cancel.
     """
     close = _log_series(above, _LOG_TERMS)
     return jnp.where(jnp.abs(above) < 0.5, close, ratio - 1 - jnp.log(ratio))
@@ -98,8 +98,10 @@ def log_excess(ratio: Float[Array, "..."], above: Float[Array, "..."]) -> Float[
 
 @log_excess.defjvp
 def _log_excess_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (ratio, above), (_, dabove) = primals, tangents
-    return log_excess(ratio, above), above / ratio * dabove
+    # Both tangents are the same number; that of ``above`` cancels where the ratio is small.
+    (ratio, above), (dratio, dabove) = primals, tangents
+    change = jnp.where(jnp.abs(above) < 0.5, dabove, dratio)
+    return log_excess(ratio, above), above / ratio * change
 
 
 def _log_series(x: Array, count: dict[int, int]) -> Array:
