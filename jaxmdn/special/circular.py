@@ -113,7 +113,9 @@ def _side(z: Array, k: Array) -> tuple[Array, Array, Any]:
 def survival(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``P(Z > z)`` for ``-pi <= z <= pi``, with relative accuracy in the upper tail."""
     left = z < 0
-    return complete(left, log_side(_side, (jnp.where(left, -z, z),), (k,)))[1]
+    value = complete(left, log_side(_side, (jnp.where(left, -z, z),), (k,)))[1]
+    # Nothing lies beyond pi, exactly; the slope there is the density's all the same.
+    return jnp.where(z >= math.pi, value - jax.lax.stop_gradient(value), value)
 
 
 def upper_moments(

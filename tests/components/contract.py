@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from oracle_continuous import bend, levels
 from scipy import special, stats
 
@@ -194,6 +194,8 @@ def mix(case, mixture, other, y, p, key, moves, index, alone, grid):
         for picked in (order, np.array([0]))
     )
     shift, scale = moves
+    unmoved = case.closed == "none"  # no change of unit stays in the family
+    moved = mixture if unmoved else mixture.affine(shift, scale)
     found |= {
         "vmap": jax.vmap(jaxmdn.log_prob)(mixture, y),
         "merge": jaxmdn.log_prob(jaxmdn.merge([mixture, other], jnp.array([0.3, 0.7])), y),
@@ -203,7 +205,7 @@ def mix(case, mixture, other, y, p, key, moves, index, alone, grid):
         "single": jaxmdn.log_prob(first, y),
         "rows": jaxmdn.log_prob(mixture[np.array([5, 2])], y[np.array([5, 2])]),
         "taken": mixture.components.take(index).log_prob(y),
-        "moved": jaxmdn.log_prob(mixture.affine(shift, scale), shift + scale * y),
+        "moved": jaxmdn.log_prob(moved, shift + scale * y),
         "quantile": jaxmdn.quantile(mixture, p),
         "sample": jaxmdn.sample(key, mixture, COUNT),
         "grid": jnp.exp(case.make(grid[0]).marginal_log_prob(grid[1])),
@@ -285,7 +287,8 @@ def check_values(case, dtype):
         compare(values[name], value, size, name)
     near = 8 * np.finfo(dtype).eps
     np.testing.assert_allclose(beside["joint"], values["log_prob"][:, 0], rtol=near, atol=near)
-    np.testing.assert_array_equal(beside["covariance"], values["variance"])
+    # Evaluated twice, and not always fused alike.
+    np.testing.assert_allclose(beside["covariance"], values["variance"], rtol=near)
     tail = np.where(upper, values["survival"], values["cdf"])
     np.testing.assert_allclose(beside["tail"], tail, rtol=4 * np.finfo(dtype).eps)
     assert beside["inside"].all()
@@ -664,8 +667,8 @@ def check_types(case, dtype=np.float64):
         assert jax.eval_shape(lambda family: family.mean(), family).dtype == kind
         assert family.closure == (case.closed,)
         if case.closed == "none":
-            same = family.affine(jnp.zeros(1), jnp.ones(1))
-            assert all(map(operator.is_, jax.tree.leaves(same), jax.tree.leaves(family)))
+            with pytest.raises(TypeError, match="affine: "):
+                family.affine(jnp.zeros(1), jnp.ones(1))
 
 
 ELEMENTWISE = (check_values, check_slopes, check_quantiles, check_edges, check_units, check_moments)
