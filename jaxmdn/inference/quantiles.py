@@ -11,6 +11,8 @@ is a jump of the cdf, which halvings would have to look for.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -116,6 +118,10 @@ def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "...
 def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
     mixture = mixture.marginals()
     lower, upper, guess, edges = _bracket(mixture, p)
+    steps = list(_steps(mixture, p))
+    for atom, before, reached in steps:  # on which side of the step the quantile lies, if not on it
+        upper = jnp.where(p <= before, jnp.minimum(upper, atom), upper)
+        lower = jnp.where(p > reached, jnp.maximum(lower, atom), lower)
     # Each half of the distribution is measured from its own end, where 1 - p is exact.
     upper_half = p > 0.5
     probability = jnp.where(upper_half, 1 - p, p)
@@ -131,8 +137,24 @@ def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D
         split=functools.partial(nearest_inside, edges),
         steps=STEPS,
     )
+    for atom, before, reached in steps:
+        root = jnp.where((p > before) & (p <= reached), atom, root)
     ends = jnp.where(p < 0.5, lower, upper)  # infinite, or NaN for a p that is no probability
     return jnp.where(inside, root, jnp.where(jnp.isnan(guess), jnp.nan, ends))
+
+
+def _atoms(mixture: Mixture, dtype: Any) -> list[Array]:
+    """Points of positive probability, ``[D]`` each; NaN in dimensions that have fewer."""
+    by_dim = [own.atoms for own in mixture.support]
+    columns = itertools.zip_longest(*by_dim, fillvalue=float("nan"))
+    return [jnp.asarray(column, dtype) for column in columns]
+
+
+def _steps(mixture: Mixture, p: Float[Array, "... D"]) -> Iterator[tuple[Array, Array, Array]]:
+    """Each atom, and the distribution function before it and at it; NaN where there is none."""
+    for atom in _atoms(mixture, p.dtype):
+        before, mass = mixture.jump(jnp.broadcast_to(atom, p.shape))
+        yield atom, before, before + mass
 
 
 def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, Array, Array]:
@@ -191,6 +213,8 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     _, dcdf = jax.jvp(lambda mixture: mixture.cdf(y), (mixture,), (dmixture,))
     _, density = jax.jvp(mixture.cdf, (y,), (jnp.ones_like(y),))
     flat = ~(density > 0)
+    for atom in _atoms(mixture, y.dtype):  # on a step the quantile stands still
+        flat = flat | (y == atom)
     return y, jnp.where(flat, 0, (dp - dcdf) / jnp.where(flat, 1, density))
 
 

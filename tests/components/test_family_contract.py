@@ -16,8 +16,6 @@ from jaxmdn.components import Density, Laplace, Logistic, StudentT
 # Their mixtures and samples: each needs a program that takes half a minute to compile. Those of
 # the negative binomial and of the other hurdles run every time.
 NIGHTLY = ("poisson", "zero-inflated", "hurdle", "hurdle-gamma")
-# Mixtures that are zero often and else positive: the quantile misses the step at zero.
-WRONG = ("hurdle-gamma", "hurdle-log-normal")
 
 
 def pair(case, part, dtype):
@@ -25,8 +23,6 @@ def pair(case, part, dtype):
     dear = case.dear and part is contract.check_crps
     if dear or (case.name in NIGHTLY and part in contract.MIXING):
         marks.append(pytest.mark.nightly)
-    if case.name in WRONG and part is contract.check_mixed_quantiles:
-        marks.append(pytest.mark.xfail(strict=True, reason="quantile of a mixture beside its jump"))
     name = f"{case.name}-{part.__name__[6:]}-{dtype.__name__}"
     return pytest.param(case, part, dtype, id=name, marks=marks)
 
