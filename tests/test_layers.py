@@ -109,6 +109,12 @@ def test_modules_are_short():
     assert not {module: count for module, count in lines.items() if count > MAX_LINES}
 
 
+def test_no_dataclass_shares_the_structure_of_another():
+    """JAX's own registration may run one class's compiled program for another (``declare``)."""
+    sources = {module: path.read_text() for module, path in PATHS.items()}
+    assert not [module for module, text in sources.items() if "@jax.tree_util.register_d" in text]
+
+
 def test_the_rules_catch_what_they_forbid_and_nothing_else():
     for module, line in (
         ("jaxmdn.losses", "from jaxmdn import scoring"),  # the same floor

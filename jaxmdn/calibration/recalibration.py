@@ -15,13 +15,14 @@ import numpy as np
 
 from jaxmdn import checks, numerics
 from jaxmdn.components.base import Density
+from jaxmdn.components.declare import register
 from jaxmdn.inference import cdf, quantile
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Parameter
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recalibration:
     """A strictly increasing map of [0, 1] onto itself for each dimension, ``R_d``.
