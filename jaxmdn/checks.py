@@ -60,7 +60,7 @@ def require_last_axis(function: str, name: str, value: Any, size: int, meaning: 
 def require_broadcastable(function: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Return the common batch shape, or raise ``ValueError`` naming every argument's own."""
     try:
-        return np.broadcast_shapes(*shapes.values())
+        return jnp.broadcast_shapes(*shapes.values())
     except ValueError:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(

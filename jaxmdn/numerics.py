@@ -201,7 +201,7 @@ def lower_factor(matrix: Float[Array, "... M D"]) -> Float[Array, "... D D"]:
 def solve_tril(matrix: Float[Array, "... D D"], y: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Solve ``matrix x = y`` for lower-triangular matrices, batched."""
     matrix, y = upcast(matrix, y)
-    lead = np.broadcast_shapes(matrix.shape[:-2], y.shape[:-1])
+    lead = jnp.broadcast_shapes(matrix.shape[:-2], y.shape[:-1])
     matrix = jnp.broadcast_to(matrix, (*lead, *matrix.shape[-2:]))
     y = jnp.broadcast_to(y, (*lead, y.shape[-1]))[..., None]
     return jax.lax.linalg.triangular_solve(matrix, y, left_side=True, lower=True)[..., 0]
@@ -222,7 +222,7 @@ def take_along(array: Num[Array, "..."], index: Int[Array, "..."], axis: int) ->
     array = array.reshape((1,) * (-axis - array.ndim) + array.shape)
     if array.shape[axis] == 1:
         picked = jnp.squeeze(array, axis)
-        lead = np.broadcast_shapes(index.shape, picked.shape[: picked.ndim - trailing])
+        lead = jnp.broadcast_shapes(index.shape, picked.shape[: picked.ndim - trailing])
         return jnp.broadcast_to(picked, (*lead, *picked.shape[picked.ndim - trailing :]))
     rank = max(array.ndim, index.ndim + 1 + trailing)
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)

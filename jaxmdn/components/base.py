@@ -104,7 +104,7 @@ class Density(abc.ABC):
             getattr(self, name).shape[: getattr(self, name).ndim - rank]
             for name, rank in self.event_ranks.items()
         ]
-        return np.broadcast_shapes(*shapes)
+        return jnp.broadcast_shapes(*shapes)
 
     def __getitem__(self: DensityT, index: Any) -> DensityT:
         """The densities at some positions of the batch: ``index`` as of an array of its shape.

@@ -59,7 +59,7 @@ def flatten(density: DensityT) -> DensityT:
 def concatenate(densities: tuple[DensityT, ...]) -> DensityT:
     """Join densities of one family along their last batch axis."""
     densities = type(densities[0]).align(densities)
-    lead = np.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
+    lead = jnp.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
     columns = [
         _parameters(spread(density, (*lead, density.batch_shape[-1]))) for density in densities
     ]
@@ -86,6 +86,6 @@ def _join(*leaves: tuple[Array, int]) -> Array:
         arrays = list(numerics.upcast(*arrays))
     # A parameter that dimensions share (size one) meets one that is written out.
     events = [array.shape[array.ndim - rank :] for array in arrays]
-    event = np.broadcast_shapes(*events)
+    event = jnp.broadcast_shapes(*events)
     full = [jnp.broadcast_to(a, (*a.shape[: a.ndim - rank], *event)) for a in arrays]
     return jnp.concatenate(full, axis=-1 - rank)

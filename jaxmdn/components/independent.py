@@ -58,7 +58,7 @@ class Independent(PerDimension, Density):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        return np.broadcast_shapes(*(part.batch_shape for part in self.parts))
+        return jnp.broadcast_shapes(*(part.batch_shape for part in self.parts))
 
     @property
     def event_dim(self) -> int:
@@ -72,7 +72,7 @@ class Independent(PerDimension, Density):
         """Put the groups' values ``[..., len(dims_g)]`` in their places, ``[..., D]``."""
         if len({value.dtype for value in values}) > 1:
             values = list(numerics.upcast(*values))
-        lead = np.broadcast_shapes(*(value.shape[:-1] for value in values))
+        lead = jnp.broadcast_shapes(*(value.shape[:-1] for value in values))
         values = [jnp.broadcast_to(value, (*lead, value.shape[-1])) for value in values]
         order = [d for dims in self.dims for d in dims]
         joined = jnp.concatenate(values, axis=-1)

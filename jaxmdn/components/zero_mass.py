@@ -35,7 +35,7 @@ class ZeroMass(Univariate):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        return np.broadcast_shapes(self.logit.shape[:-1], self.base.batch_shape)
+        return jnp.broadcast_shapes(self.logit.shape[:-1], self.base.batch_shape)
 
     @property
     def event_dim(self) -> int:

@@ -118,7 +118,7 @@ def _product_full(a: Any, b: Any) -> tuple[FullNormal, Array]:
     # constants: a sum of squares that cancels nothing.
     roots = [_square_root(part) for part in (a, b)]
     whitenings = [part.whitening() for part in (a, b)]
-    lead = np.broadcast_shapes(a.batch_shape, b.batch_shape)
+    lead = jnp.broadcast_shapes(a.batch_shape, b.batch_shape)
     stacked, rows = (
         jnp.concatenate(
             [jnp.broadcast_to(part, (*lead, *part.shape[-2:])) for part in parts], axis=axis
@@ -152,7 +152,7 @@ def _square_root(components: Any) -> Float[Array, "... D M"]:
     diagonal = scale[..., None] * jnp.eye(components.event_dim, dtype=scale.dtype)
     if isinstance(components, Normal):
         return diagonal
-    lead = np.broadcast_shapes(components.factor.shape[:-2], diagonal.shape[:-2])
+    lead = jnp.broadcast_shapes(components.factor.shape[:-2], diagonal.shape[:-2])
     parts = (components.factor, diagonal)
     return jnp.concatenate(
         [jnp.broadcast_to(part, (*lead, *part.shape[-2:])) for part in parts], axis=-1
@@ -174,7 +174,7 @@ def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
     loc = shift + numerics.matvec(matrix, components.loc)
     if matrix.shape[-2] == matrix.shape[-1] and not isinstance(components, LowRankNormal):
         columns = jnp.swapaxes(components.whitening(), -1, -2)
-        lead = np.broadcast_shapes(matrix.shape[:-2], columns.shape[:-2])
+        lead = jnp.broadcast_shapes(matrix.shape[:-2], columns.shape[:-2])
         turned = jnp.broadcast_to(jnp.swapaxes(matrix, -1, -2), (*lead, *matrix.shape[-2:]))
         solved = jnp.linalg.solve(turned, jnp.broadcast_to(columns, (*lead, *columns.shape[-2:])))
         whitening = numerics.lower_factor(jnp.swapaxes(solved, -1, -2))  # of W A^-1

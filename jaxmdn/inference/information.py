@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import checks, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
@@ -213,7 +212,7 @@ def kl_upper_bound(p: Mixture, q: Mixture, *, num_iterations: int = 30) -> Float
 def _kl_upper_bound(p: Mixture, q: Mixture, num_iterations: int) -> Float[Array, "..."]:
     p, q = numerics.upcast_tree(p, q)
     p, q = flatten_mixture(p), flatten_mixture(q)
-    lead = np.broadcast_shapes(p.batch_shape, q.batch_shape)
+    lead = jnp.broadcast_shapes(p.batch_shape, q.batch_shape)
     log_w = jnp.broadcast_to(p.log_weights(), (*lead, p.num_components))
     log_v = jnp.broadcast_to(q.log_weights(), (*lead, q.num_components))
     entropy = 0.5 * p.event_dim - p.components.log_prob(p.components.mean())
@@ -285,7 +284,7 @@ def _convolve(components: Any, other: Any) -> Density:
     scale = jnp.sqrt(components.scale**2 + other.scale**2)
     if isinstance(components, Normal):
         return Normal(loc=jnp.broadcast_to(other.loc, _widest(other.loc, scale)), scale=scale)
-    lead = np.broadcast_shapes(components.factor.shape[:-1], other.factor.shape[:-1])
+    lead = jnp.broadcast_shapes(components.factor.shape[:-1], other.factor.shape[:-1])
     factors = [
         jnp.broadcast_to(family.factor, (*lead, family.factor.shape[-1]))
         for family in (components, other)
@@ -294,7 +293,7 @@ def _convolve(components: Any, other: Any) -> Density:
 
 
 def _widest(*arrays: Array) -> tuple[int, ...]:
-    return np.broadcast_shapes(*(array.shape for array in arrays))
+    return jnp.broadcast_shapes(*(array.shape for array in arrays))
 
 
 def _expected_log_prob(components: Any, other: Any) -> Float[Array, "... K"]:

@@ -73,7 +73,7 @@ def quantile(density: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     level = jnp.asarray(p, density.dtype)
     event = (*density.batch_shape, density.event_dim)
     checks.require_broadcastable("quantile", density=event, p=level.shape)
-    return _solve(density, jnp.broadcast_to(level, np.broadcast_shapes(event, level.shape)))
+    return _solve(density, jnp.broadcast_to(level, jnp.broadcast_shapes(event, level.shape)))
 
 
 @jax.jit

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import checks, numerics
 from jaxmdn.components.batch import concatenate
@@ -19,7 +18,7 @@ def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
     dtype = numerics.compute_dtype(*(mixture.logits for mixture in mixtures))
     count = len(mixtures)
     share = jnp.full((count,), 1.0 / count, dtype) if weights is None else weights.astype(dtype)
-    batch = np.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
+    batch = jnp.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
     logits = [
         jnp.broadcast_to(
             mixture.log_weights().astype(dtype) + jnp.log(share[..., i, None]),

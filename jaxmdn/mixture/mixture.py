@@ -66,7 +66,7 @@ class Mixture(PerDimension, Density):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         self._check_count()
-        return np.broadcast_shapes(self.logits.shape, self.components.batch_shape)[:-1]
+        return jnp.broadcast_shapes(self.logits.shape, self.components.batch_shape)[:-1]
 
     def _check_count(self) -> None:
         # One logit broadcast over K components would give a density that integrates to K.

@@ -166,7 +166,7 @@ class AutoregressiveMDN(nnx.Module):
         checks.require_option(name, "reduction", reduction, REDUCTIONS)
         density, y = self(x), jnp.asarray(y)
         check_target(name, density, y)
-        batch = np.broadcast_shapes(density.batch_shape, y.shape[:-1])
+        batch = jnp.broadcast_shapes(density.batch_shape, y.shape[:-1])
         weights = None if weights is None else jnp.asarray(weights)
         if mask is not None:
             checks.require_array(name, "mask", mask)

@@ -57,7 +57,7 @@ def pinball_score(
     ):
         raise ValueError(f"pinball_score: p must lie in [0, 1], got {p}.")
     level = jnp.asarray(p, numerics.compute_dtype(density))
-    event = (*np.broadcast_shapes(density.batch_shape, y.shape[:-1]), density.event_dim)
+    event = (*jnp.broadcast_shapes(density.batch_shape, y.shape[:-1]), density.event_dim)
     checks.require_broadcastable("pinball_score", targets=event, p=level.shape)
     return _pinball(density, y, level)
 
