@@ -40,3 +40,18 @@ def gradient(function, arguments):
             slope[index] = derivative(function, arguments, directions)
         result.append(slope)
     return result
+
+
+def implicit(residual, solution, arguments, directions):
+    """Derivative of the ``solution`` of ``residual(solution, *arguments) = 0``, a vector.
+
+    By the implicit function theorem: a linear system whose matrix and right-hand side are exact.
+    """
+    solution = np.asarray(solution, np.float64)
+    still = [np.zeros(np.shape(x)) for x in arguments]
+    columns = [
+        derivative(residual, [solution, *arguments], [unit, *still])
+        for unit in np.eye(solution.size)
+    ]
+    moved = derivative(residual, [solution, *arguments], [0 * solution, *directions])
+    return -np.linalg.solve(np.stack(columns, axis=-1), moved)

@@ -39,6 +39,8 @@ class Density(abc.ABC):
     #: Where each dimension may lie, and how many there are; properties where that depends.
     domain: ClassVar[Support] = dataclasses.replace(REAL, closed_under="none")
     event_size: ClassVar[int] = 1
+    #: How many modes a mixture over one dimension may have for each of its components.
+    most_modes: ClassVar[int] = 2
     #: Whether the family has the mean distances that make its CRPS exact (``scoring/crps.py``).
     absolute_moments: ClassVar[bool] = False
 

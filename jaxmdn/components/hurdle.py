@@ -64,6 +64,10 @@ class Hurdle(ZeroMass):
         outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
         return jnp.where(self.domain.contains(y), value, outside)
 
+    def without_atoms(self) -> tuple[Float[Array, "..."], Any]:
+        """``log(1 - z)``, ``[..., K, D]``, and the family of what is not zero."""
+        return self.log_shares()[1], self.base
+
     def _log_positive(self, base: Any) -> Float[Array, "..."]:
         """``log(1 - p(0))`` of a family of counts; zero of one of real numbers."""
         if not self.discrete:

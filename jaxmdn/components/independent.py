@@ -68,7 +68,7 @@ class Independent(PerDimension, Density):
     def dtype(self) -> np.dtype:
         return self.parts[0].dtype
 
-    def _join(self, values: list[Array]) -> Array:
+    def join(self, values: list[Array]) -> Array:
         """Put the groups' values ``[..., len(dims_g)]`` in their places, ``[..., D]``."""
         if len({value.dtype for value in values}) > 1:
             values = list(numerics.upcast(*values))
@@ -83,7 +83,7 @@ class Independent(PerDimension, Density):
 
         ``columns`` are the part's own of arrays ``[..., D]``.
         """
-        return self._join([function(*group) for group in self._groups(*arrays)])
+        return self.join([function(*group) for group in self._groups(*arrays)])
 
     def _groups(self, *arrays: Array) -> list[tuple[Any, ...]]:
         return [
@@ -103,7 +103,7 @@ class Independent(PerDimension, Density):
             spread(part, self.batch_shape).sample(key_part, shape)
             for part, key_part in zip(self.parts, keys, strict=True)
         ]
-        return self._join(draws if self.discrete else [draw.astype(self.dtype) for draw in draws])
+        return self.join(draws if self.discrete else [draw.astype(self.dtype) for draw in draws])
 
     def mean(self) -> Float[Array, "..."]:
         return self._each("mean")
@@ -131,7 +131,7 @@ class Independent(PerDimension, Density):
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         pairs = (part.jump(columns) for part, columns in self._groups(y))
-        below, at = (self._join(list(side)) for side in zip(*pairs, strict=True))
+        below, at = (self.join(list(side)) for side in zip(*pairs, strict=True))
         return below, at
 
     @property
@@ -146,12 +146,12 @@ class Independent(PerDimension, Density):
 
     def mean_difference(self, other: Independent) -> Float[Array, "..."]:
         pairs = zip(self.parts, other.parts, strict=True)
-        return self._join([own.mean_difference(its) for own, its in pairs])
+        return self.join([own.mean_difference(its) for own, its in pairs])
 
-    def marginals(self) -> Independent:
-        return self._map(lambda part: part.marginals())
+    def marginals(self) -> Any:
+        return _of(tuple(part.marginals() for part in self.parts), self.dims)
 
-    def marginal(self, dims: tuple[int, ...]) -> Independent:
+    def marginal(self, dims: tuple[int, ...]) -> Any:
         parts, places = [], []
         for part, own in zip(self.parts, self.dims, strict=True):
             kept = tuple(own.index(d) for d in dims if d in own)
@@ -159,11 +159,11 @@ class Independent(PerDimension, Density):
                 whole = kept == tuple(range(len(own)))
                 parts.append(part if whole else part.marginal(kept))
                 places.append(tuple(i for i, d in enumerate(dims) if d in own))
-        return Independent(parts=tuple(parts), dims=tuple(places))
+        return _of(tuple(parts), tuple(places))
 
     def condition(
         self, dims: tuple[int, ...], values: Num[Array, "..."]
-    ) -> tuple[Float[Array, "..."], Independent]:
+    ) -> tuple[Float[Array, "..."], Any]:
         rest = others(dims, self.event_dim)
         evidence, parts, places = [], [], []
         for part, own in zip(self.parts, self.dims, strict=True):
@@ -177,7 +177,7 @@ class Independent(PerDimension, Density):
                 evidence.append(density)
             parts.append(part)
             places.append(tuple(rest.index(d) for d in own if d in rest))
-        return _total(evidence), Independent(parts=tuple(parts), dims=tuple(places))
+        return _total(evidence), _of(tuple(parts), tuple(places))
 
     def innovations(
         self, y: Float[Array, "..."]
@@ -187,7 +187,7 @@ class Independent(PerDimension, Density):
         )
         family = dataclasses.replace(self, parts=families)
         if all(block is None for block in rows):
-            return family, self._join(list(errors)), None
+            return family, self.join(list(errors)), None
         raise UndefinedError(
             "innovations: not defined for groups whose own dimensions depend on each other."
         )
@@ -211,6 +211,13 @@ class Independent(PerDimension, Density):
             dataclasses.replace(density, parts=parts)
             for density, parts in zip(densities, zip(*groups, strict=True), strict=True)
         )
+
+
+def _of(parts: tuple[Any, ...], dims: tuple[tuple[int, ...], ...]) -> Any:
+    """The density of these parts: a single one in its own order is that part itself."""
+    if dims == (tuple(range(len(dims[0]))),):
+        return parts[0]
+    return Independent(parts=parts, dims=dims)
 
 
 def _total(terms: list[Array]) -> Float[Array, "..."]:

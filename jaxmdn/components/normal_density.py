@@ -18,6 +18,7 @@ class NormalDensity(Density):
     loc: Parameter
 
     domain: ClassVar[Support] = REAL
+    most_modes: ClassVar[int] = 1
 
     @property
     def event_dim(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -135,6 +136,10 @@ class VonMises(Univariate):
         partial, half = circular.upper_moments(math.pi - sign * loc, concentration)
         moved = _TURN * (_TURN * beyond * (1 - beyond) - 2 * partial)
         return self._fill(2 * half + moved)
+
+    def turn(self, angle: Float[Array, "..."]) -> VonMises:
+        """The density of ``y + angle``."""
+        return dataclasses.replace(self, loc=self.loc + angle)
 
     def circular_mean(self) -> Float[Array, "..."]:
         """The direction ``arg E[exp(i Y)]`` in ``[-pi, pi]``."""

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmdn.inference.lengths import cumulated
 from jaxmdn.inference.turning_points import (
     Parts,
     TurningPoints,
@@ -112,7 +113,7 @@ def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 def region_probability(mixture: Mixture, ends: Float[Array, "M2 ..."]) -> Float[Array, "..."]:
     """The probability between left and right ends ``[M2, ...]``, ``[...]``."""
-    below = mixture.cdf(ends[..., None])[..., 0]
+    below = cumulated(mixture, ends)
     return jnp.sum(below[1::2] - below[0::2], axis=0)
 
 

@@ -8,6 +8,8 @@ log-concave around ``x``, which finish quadratically where mean-shift would craw
 
 from __future__ import annotations
 
+import functools
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -15,12 +17,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
+from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
-from jaxmdn.inference.turning_points import require_continuous, turning_points
+from jaxmdn.inference.lengths import (
+    on_circle,
+    plain,
+    representative,
+    require_continuous,
+    without_atoms,
+)
+from jaxmdn.inference.turning_points import turning_points
 from jaxmdn.mixture import Mixture
-from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Bool, Float
 
 # Steps of each kind. A mean-shift step removes a share of the distance that depends on the overlap
@@ -29,7 +37,7 @@ SHIFT_STEPS, NEWTON_STEPS = 40, 20
 
 
 class Modes(NamedTuple):
-    """A mixture's modes, by falling density; unused slots hold NaN and a log-density of ``-inf``.
+    """A density's modes, by falling density; unused slots hold NaN and a log-density of ``-inf``.
 
     Attributes:
       location: ``[..., M, D]``, in the target's unit.
@@ -41,28 +49,31 @@ class Modes(NamedTuple):
 
 
 @jax.jit
-def modes(mixture: Mixture) -> Modes:
-    """Modes of a mixture, the highest first: ``modes(mixture).location[..., 0, :]``.
+def modes(density: Density) -> Modes:
+    """Modes of a density, the highest first: ``modes(density).location[..., 0, :]``.
 
     Args:
-      mixture: a mixture of batch shape ``[...]``; for D > 1 of normals, with any covariance.
+      density: a mixture of batch shape ``[...]``; for D > 1 of normals, with any covariance. Or
+        independent mixtures (:class:`~jaxmdn.IndependentHead`): their modes are all choices of one
+        mode for each of them.
 
     Returns:
       :class:`Modes` with ``M = K`` slots (the components of all classes, for a class-conditional
-      density; for D = 1 and other families than normal, ``2 K``). Their derivative in the
-      parameters is that of the implicit function, ``dx = -H^-1 d(grad log p(x))`` with the Hessian
-      H of the log-density.
+      density; for D = 1 and other families than normal, ``2 K``), and one for each atom. Their
+      derivative in the parameters is that of the implicit function, ``dx = -H^-1 d(grad log
+      p(x))`` with the Hessian H of the log-density.
 
     Raises:
-      TypeError: if the mixture is none, or discrete, or for D > 1 not one of normals.
+      TypeError: if the density is no mixture, or discrete, or for D > 1 not one of normals.
 
-    Limits: for D = 1 all modes are found; a mixture of K normals has at most K. For D > 1 a mode
-    is found if one of the components' centres climbs to it in 60 steps. That misses modes that
-    mixtures can have in addition (elongated components that cross can have one at the crossing);
-    and where the density is nearly flat (two modes about to merge) the climb may end some way
-    along the ridge. An end where the climb has not come to rest, or that is a saddle, is left out,
-    the highest one excepted; two ends are one mode if they are closer than ``eps^(1/4)`` of the
-    local scale (``A`` above; 1e-4 in float64, 0.02 in float32). NaN gives NaN.
+    Limits: for D = 1 all modes are found; a mixture of K normals has at most K. A value of positive
+    probability (the zero of a hurdle) comes first, with a log-density of ``inf``. Angles lie in
+    ``[-pi, pi]``. For D > 1 a mode is found if one of the components' centres climbs to it in 60
+    steps. That misses modes that mixtures can have in addition (elongated components that cross can
+    have one at the crossing); and where the density is nearly flat (two modes about to merge) the
+    climb may end some way along the ridge. An end where the climb has not come to rest, or that is
+    a saddle, is left out, the highest one excepted; two ends are one mode if they are closer than
+    ``eps^(1/4)`` of the local scale (``A`` above; 1e-4 in float64, 0.02 in float32). NaN gives NaN.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
@@ -75,31 +86,79 @@ def modes(mixture: Mixture) -> Modes:
       Carreira-Perpinan (2007), Gaussian mean-shift is an EM algorithm;
       Carreira-Perpinan and Williams (2003), On the number of modes of a Gaussian mixture.
     """
-    require_continuous("modes", mixture)
-    (mixture,) = numerics.upcast_tree(mixture)
-    flat = flatten_mixture(mixture)
-    fixed = jax.lax.stop_gradient(flat)
+    if isinstance(density, Independent):
+        return _choices(density, [modes(part) for part in density.parts])
+    require_continuous("modes", density)
+    flat: Mixture = plain(density, jnp.zeros((), density.dtype))[0]
     if flat.event_dim == 1:
-        turns = turning_points(fixed.marginals())
-        points, found = turns.location[1::2, ..., None], turns.is_mode
-    else:
-        if not isinstance(flat.components, NormalDensity):
-            raise TypeError(
-                f"modes: for D > 1 the components must be normal, got "
-                f"{type(flat.components).__name__}; take one dimension first, "
-                f"jaxmdn.marginal(mixture, (d,))."
-            )
-        points, found = _climb_all(fixed)  # [K, ..., D], [K, ...]
-    height = fixed.log_prob(points)
-    order = jnp.argsort(jnp.where(found, -height, jnp.inf), axis=0, stable=True)
-    points, found = _reorder(points, order[..., None]), _reorder(found, order)
-    if flat.event_dim > 1:
-        found = _distinct(fixed, points, found)
-        order = jnp.argsort(~found, axis=0, stable=True)
-        points, found = _reorder(points, order[..., None]), _reorder(found, order)
-    points = jax.lax.map(lambda slot: _follow(flat, *slot), (points, found))
-    broken = jnp.isnan(_reorder(height, order))
-    height = jnp.where(found | broken, flat.log_prob(points), -jnp.inf)
+        return _of_line(flat)
+    if not isinstance(flat.components, NormalDensity):
+        raise TypeError(
+            f"modes: for D > 1 the components must be normal, got "
+            f"{type(flat.components).__name__}; take one dimension first, "
+            f"jaxmdn.marginal(mixture, (d,))."
+        )
+    fixed = jax.lax.stop_gradient(flat)
+    points, found = _by_height(fixed, *_climb_all(fixed))  # [K, ..., D], [K, ...]
+    found = _distinct(fixed, points, found)
+    order = jnp.argsort(~found, axis=0, stable=True)
+    return _settle(flat, _reorder(points, order[..., None]), _reorder(found, order))
+
+
+def _of_line(mixture: Mixture) -> Modes:
+    """Modes of plain components over one dimension."""
+    rest = without_atoms(mixture)
+    fixed = jax.lax.stop_gradient(rest.mixture)
+    turns = turning_points(fixed)
+    points = turns.location[1::2, ..., None]
+    location, height = _settle(rest.mixture, *_by_height(fixed, points, turns.is_mode))
+    if on_circle(rest.mixture):
+        location = representative(location)
+    if not rest.atoms:
+        return Modes(location, height)
+    height = height + rest.log_share[..., None]
+    some = rest.log_share < 0
+    for atom in rest.atoms:
+        own = jnp.where(some, jnp.asarray(atom, height.dtype), jnp.nan)[..., None]
+        location = jnp.concatenate([own[..., None], location], axis=-2)
+        height = jnp.concatenate([jnp.where(some, jnp.inf, -jnp.inf)[..., None], height], axis=-1)
+    order = jnp.argsort(-height, axis=-1, stable=True)
+    location = jnp.take_along_axis(location, order[..., None], axis=-2)
+    return Modes(location, jnp.take_along_axis(height, order, axis=-1))
+
+
+def _choices(density: Independent, parts: list[Modes]) -> Modes:
+    """Every choice of one mode for each of the independent parts."""
+    counts = [part.log_prob.shape[-1] for part in parts]
+
+    def spread(values: Array, index: int, rank: int) -> Array:
+        """From ``[..., M_g]`` and ``rank`` more axes to ``[..., M]``, all choices, and those."""
+        lead, event = values.shape[: values.ndim - rank - 1], values.shape[values.ndim - rank :]
+        shape = [counts[i] if i == index else 1 for i in range(len(counts))]
+        full = jnp.broadcast_to(values.reshape(*lead, *shape, *event), (*lead, *counts, *event))
+        return full.reshape(*lead, math.prod(counts), *event)
+
+    heights = numerics.upcast(*(spread(part.log_prob, i, 0) for i, part in enumerate(parts)))
+    used = functools.reduce(jnp.logical_and, [~jnp.isneginf(height) for height in heights])
+    location = density.join([spread(part.location, i, 1) for i, part in enumerate(parts)])
+    height = jnp.where(used, sum(heights), -jnp.inf)
+    order = jnp.argsort(-height, axis=-1, stable=True)
+    location = jnp.where(used[..., None], location, jnp.nan)
+    location = jnp.take_along_axis(location, order[..., None], axis=-2)
+    return Modes(location, jnp.take_along_axis(height, order, axis=-1))
+
+
+def _by_height(mixture: Mixture, points: Array, found: Array) -> tuple[Array, Array]:
+    """Points ``[M, ..., D]``, the highest first; those that were not found last."""
+    order = jnp.argsort(jnp.where(found, -mixture.log_prob(points), jnp.inf), axis=0, stable=True)
+    return _reorder(points, order[..., None]), _reorder(found, order)
+
+
+def _settle(mixture: Mixture, points: Array, found: Array) -> Modes:
+    """Modes that move with the parameters."""
+    broken = jnp.isnan(jax.lax.stop_gradient(mixture).log_prob(points))
+    points = jax.lax.map(lambda slot: _follow(mixture, *slot), (points, found))
+    height = jnp.where(found | broken, mixture.log_prob(points), -jnp.inf)
     points = jnp.where(found[..., None], points, jnp.nan)
     return Modes(location=jnp.moveaxis(points, 0, -2), log_prob=jnp.moveaxis(height, 0, -1))
 

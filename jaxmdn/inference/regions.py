@@ -7,6 +7,7 @@ a sum of differences of the cdf: exact. In more it is measured by samples.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
+from jaxmdn.inference.lengths import (
+    TURN,
+    Continuum,
+    log_density,
+    on_atom,
+    on_circle,
+    plain,
+    representative,
+    require_continuous,
+    without_atoms,
+)
 from jaxmdn.inference.level_sets import (
     crossing,
     expand,
@@ -23,9 +35,8 @@ from jaxmdn.inference.level_sets import (
     region_probability,
     solve_level,
 )
-from jaxmdn.inference.turning_points import require_continuous, turning_points
+from jaxmdn.inference.turning_points import turning_points
 from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, check_target
-from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 
@@ -70,10 +81,11 @@ def hdr_threshold(
       ValueError: if ``level`` is a number or a NumPy array that lies outside (0, 1) or does not
         broadcast, and for D > 1 without a key. TypeError: if the mixture is none, or discrete.
 
-    Limits: JAX arrays outside (0, 1), and NaN, give NaN. For D = 1 the threshold is differentiable
-    in the level and in every parameter (the implicit function, with what moves in and out at the
-    region's ends); for D > 1 no derivative passes. Where a mode lies exactly at the threshold the
-    derivative is one-sided.
+    Limits: JAX arrays outside (0, 1), and NaN, give NaN. Where values of positive probability (the
+    zeros of a hurdle) are enough for the level the threshold is ``inf``. For D = 1 it is
+    differentiable in the level and in every parameter (the implicit function, with what moves in
+    and out at the region's ends); for D > 1 no derivative passes. Where a mode lies exactly at the
+    threshold the derivative is one-sided.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -103,14 +115,16 @@ def hdr_intervals(mixture: Mixture, level: Float[ArrayLike, "..."]) -> Intervals
     Returns:
       :class:`Intervals`, ``[..., M]`` each, in the target's unit. A mixture of K normals in one
       dimension has at most ``M = K`` modes, hence as many intervals; for other families M is 2 K.
-      A class-conditional density counts the components of all classes.
+      A class-conditional density counts the components of all classes. Each value of positive
+      probability has a slot more, an interval of length zero where no other one holds it. Angles
+      lie in ``[-pi, pi]``, with a slot more too: an arc across the cut is an interval at each end.
 
     Raises:
       ValueError: if D > 1, and as :func:`hdr_threshold`.
 
     Limits: as :func:`hdr_threshold`; the ends are differentiable where the density is not flat.
     A valley exactly at the threshold belongs to the region. Between modes of equal height the
-    region splits evenly, as it must.
+    region splits evenly, as it must. A stretch of one density is inside as a whole, or outside.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
@@ -159,7 +173,8 @@ def hdr_level(
       ValueError: on a wrong event size, and for D > 1 without a key. TypeError: if the mixture is
         none, or discrete.
 
-    Limits: NaN gives NaN. For D = 1 the level is differentiable in ``y`` and every parameter,
+    Limits: NaN gives NaN. At a value of positive probability the level is the probability of all of
+    those. For D = 1 it is differentiable in ``y`` and every parameter,
     except where the density is flat (at a mode the derivative is set to zero); for D > 1 no
     derivative passes.
 
@@ -184,13 +199,24 @@ def hdr_level(
 
 @jax.jit
 def _threshold(mixture: Mixture, level: Float[Array, "..."]) -> Float[Array, "..."]:
-    return solve_level(*_plain(mixture, level))[0]
+    rest, level = _rest_of(*plain(mixture, level))
+    log_t = rest.log_share + solve_level(rest.mixture, level)[0]
+    return jnp.where(level <= 0, jnp.inf, log_t) if rest.atoms else log_t
+
+
+def _rest_of(mixture: Mixture, level: Array) -> tuple[Continuum, Array]:
+    """A density without its atoms, and the level at which its region completes theirs."""
+    rest = without_atoms(mixture)
+    if not rest.atoms:
+        return rest, level
+    known = (level > 0) & (level < 1)
+    return rest, jnp.where(known, rest.level(jnp.where(known, level, 0.5)), jnp.nan)
 
 
 @jax.jit
 def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
-    plain, level = _plain(mixture, level)
-    points = follow(plain, *solve_level(plain, level))
+    rest, level = _rest_of(*plain(mixture, level))
+    points = follow(rest.mixture, *solve_level(rest.mixture, level))
     lower, upper = points[0::2], points[1::2]
     # Two intervals that meet at a valley above the threshold are one.
     apart, gap = jnp.ones_like(lower[:1], bool), lower[1:] > upper[:-1]
@@ -198,20 +224,44 @@ def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
     starts = filled & jnp.concatenate([apart, gap])
     stops = filled & jnp.concatenate([gap, apart])
     first, last = (
-        jnp.moveaxis(jnp.sort(jnp.where(flags, ends, jnp.nan), axis=0), 0, -1)
+        jnp.sort(jnp.where(flags, ends, jnp.nan), axis=0)
         for flags, ends in ((starts, lower), (stops, upper))
     )
-    return Intervals(lower=first, upper=last)
+    if on_circle(rest.mixture):
+        first, last = _unrolled(first, last)
+    for atom in rest.atoms:
+        point = jnp.asarray(atom, first.dtype)
+        covered = jnp.any((first <= point) & (point <= last), axis=0, keepdims=True)
+        point = jnp.where(covered | jnp.isnan(level), jnp.nan, point)
+        first, last = (jnp.sort(jnp.concatenate([ends, point]), axis=0) for ends in (first, last))
+    return Intervals(lower=jnp.moveaxis(first, 0, -1), upper=jnp.moveaxis(last, 0, -1))
+
+
+def _unrolled(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Arcs ``[M, ...]`` as intervals within ``[-pi, pi]``, ``[M + 1, ...]``: one may be cut."""
+    near = representative(lower)
+    lower, upper = near, upper - (lower - near)
+    over = upper > math.pi
+    rest = jnp.max(jnp.where(over, upper - TURN, -jnp.inf), axis=0, keepdims=True)
+    rest = jnp.where(rest >= -math.pi, rest, jnp.nan)
+    start = jnp.where(jnp.isnan(rest), jnp.nan, -math.pi)
+    upper = jnp.where(over, math.pi, upper)
+    pairs = (start, lower), (rest, upper)
+    lower, upper = (jnp.sort(jnp.concatenate(ends), axis=0) for ends in pairs)
+    return lower, upper
 
 
 @jax.jit
 def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
-    plain, y = _plain(mixture, y)
-    log_t = plain.log_prob(y)
-    fixed, height = jax.lax.stop_gradient((plain, log_t))
-    turns = turning_points(fixed)
-    ends = region_ends(fixed, height, turns)
-    level = region_probability(plain, follow(plain, log_t, ends, crossing(ends, turns)))
+    mixture, y = plain(mixture, y)
+    rest = without_atoms(mixture)
+    log_t = rest.mixture.log_prob(y)
+    fixed, height = jax.lax.stop_gradient((rest.mixture, log_t))
+    found = turning_points(fixed)
+    ends = region_ends(fixed, height, found)
+    moving = follow(rest.mixture, log_t, ends, crossing(ends, found))
+    level = rest.whole(region_probability(rest.mixture, moving))
+    level = jnp.where(on_atom(mixture, y), rest.whole(jnp.zeros_like(level)), level)
     return jnp.where(jnp.isnan(log_t), jnp.nan, level)
 
 
@@ -221,36 +271,34 @@ def _exact(value: Array) -> Estimate:
 
 @partial(jax.jit, static_argnums=3)
 def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: int) -> Estimate:
-    mixture, level = jax.lax.stop_gradient(_plain(mixture, level))
-    values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
+    mixture, level = jax.lax.stop_gradient(plain(mixture, level))
+    values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
     lead = jnp.broadcast_shapes(values.shape[1:], level.shape)
     values = jnp.broadcast_to(expand(values, len(lead)), (num_samples, *lead))
     level = jnp.broadcast_to(level, lead)
     error = jnp.sqrt(level * (1 - level) / num_samples)
     shares = jnp.clip(1 - level + jnp.stack([-error, jnp.zeros_like(error), error]), 0, 1)
     quantiles = jax.vmap(jnp.quantile, in_axes=(1, 1), out_axes=1)
-    low, value, high = quantiles(values.reshape(num_samples, -1), shares.reshape(3, -1))
+    # Samples on atoms come first, whatever they are.
+    first = jnp.isposinf(values)
+    highest = jnp.max(jnp.where(first, -jnp.inf, values), axis=0)
+    finite = jnp.where(first, highest, values)
+    low, value, high = quantiles(finite.reshape(num_samples, -1), shares.reshape(3, -1))
     known = (level > 0) & (level < 1)
     value, error = (part.reshape(lead) for part in (value, 0.5 * (high - low)))
+    value = jnp.where(level <= jnp.mean(first, axis=0, dtype=level.dtype), jnp.inf, value)
     return Estimate(*(jnp.where(known, part, jnp.nan) for part in (value, error)))
 
 
 @partial(jax.jit, static_argnums=3)
 def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> Estimate:
-    mixture, y = jax.lax.stop_gradient(_plain(mixture, y))
-    values = mixture.log_prob(mixture.sample(key, (num_samples,)))  # [S, ...]
-    log_t = mixture.log_prob(y)
+    mixture, y = jax.lax.stop_gradient(plain(mixture, y))
+    values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
+    log_t = log_density(mixture, y)
     values = expand(values, log_t.ndim)
     share = jnp.mean(values >= log_t, axis=0, dtype=log_t.dtype)
     share = jnp.where(jnp.isnan(log_t + jnp.sum(values, axis=0)), jnp.nan, share)
     return Estimate(share, jnp.sqrt(share * (1 - share) / num_samples))
-
-
-def _plain(mixture: Mixture, other: Array) -> Any:
-    """A mixture of plain (for D = 1, univariate) components, and its companion, upcast alike."""
-    mixture, other = numerics.upcast_tree(mixture, other)
-    flat = flatten_mixture(mixture)
-    return flat.marginals() if flat.event_dim == 1 else flat, other
 
 
 def _check_level(function: str, mixture: Mixture, level: Any) -> Array:

@@ -20,35 +20,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components import Normal
 from jaxmdn.components.base import Density
-from jaxmdn.mixture import Mixture, require_mixture
+from jaxmdn.inference.lengths import TURN, on_circle, representative
+from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Bool, Float
-
-#: Families on a circle, or with mass at a point; by name, so that nobody has to load them.
-NOT_ON_THE_LINE = ("Hurdle", "VonMises", "ZeroInflated")
 
 # Each component is sampled at the quantiles of z = -7, -6.5625, ..., 7 of a standard normal, and
 # at its ends, beyond which there is nothing (a probability of 1e-30).
 Z_STEP, Z_STEPS, NOTHING = 0.4375, 16, 1e-30
+# And a circle at so many more points, evenly.
+CIRCLE_POINTS = 16
 # Halvings of a cell of the grid for the turning point in it, by the dtype's bytes; and for a point
 # that need only lie between two of them.
 STEPS, ROUGH_STEPS = {4: 26, 8: 54}, 12
-
-
-def require_continuous(function: str, mixture: Any) -> None:
-    """Raise ``TypeError`` unless ``mixture`` is a mixture over real numbers."""
-    require_mixture(function, mixture)
-    if mixture.discrete:
-        raise TypeError(
-            f"{function}: needs a density over real numbers, got a mixture of "
-            f"{type(mixture.components).__name__}."
-        )
-    if type(mixture.components).__name__ in NOT_ON_THE_LINE:
-        raise TypeError(
-            f"{function}: not defined for {type(mixture.components).__name__}, whose targets lie "
-            f"on a circle or have a point of positive probability."
-        )
 
 
 class TurningPoints(NamedTuple):
@@ -130,14 +114,21 @@ def turning_points(mixture: Mixture) -> TurningPoints:
 
     A mixture of K normals in one dimension has at most ``M = K`` modes, whatever their scales
     (Carreira-Perpinan and Williams 2003), hence ``2 K - 1`` turning points. Of other families there
-    may be more: they get ``M = 2 K`` slots, and the rightmost are left out beyond that.
+    may be more: they get ``M = 2 K`` slots, and the rightmost are left out beyond that. A circle is
+    cut in its lowest valley: the left end and the right end, a turn apart, are the same point.
     """
-    slots = mixture.num_components * (1 if isinstance(mixture.components, Normal) else 2)
+    slots = mixture.num_components * mixture.components.most_modes
     parts = Parts.of(mixture)
-    points, least, most = _grid(mixture)
+    points, least, most = (_circle_grid if on_circle(mixture) else _grid)(mixture)
     grid, rate, height = _refine(parts, points)  # [N, ...], sorted
-    rising = rate > 0
-    rising = jnp.concatenate([jnp.ones_like(rising[:1]), rising[1:-1], jnp.zeros_like(rising[:1])])
+    # It rises from the first point on and falls to the last, also where several are the same.
+    rising = ((rate > 0) | (grid <= grid[:1])) & (grid < grid[-1:])
+    rising = jnp.concatenate([jnp.ones_like(rising[:1]), rising[1:]])
+    if on_circle(mixture):  # around the cut, the lowest point, signs of slopes are rounding
+        room = 64 * float(jnp.finfo(height.dtype).eps) * (1 + jnp.abs(height[:1]))
+        low = (height <= height[:1] + room).astype(jnp.int32)
+        beside = [jax.lax.cummin(low, axis=0, reverse=reverse) > 0 for reverse in (False, True)]
+        rising = (rising | beside[0]) & ~beside[1]
     turns = rising[1:] != rising[:-1]
     start = grid[:-1]
     lower, upper, _ = _cells(grid, start, turns, start, 2 * slots - 1)
@@ -164,13 +155,8 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
 
     Also, for each of :func:`grid_levels`, an interval that leaves no component more on either side.
     """
-    batch, K = mixture.batch_shape, mixture.num_components
-    p = grid_levels(mixture.dtype)
-    # Levels in front: of the lower tails, then of the upper ones.
-    levels = jnp.broadcast_to(p.reshape(-1, *(1,) * (len(batch) + 2)), (len(p), *batch, K, 1))
-    upper = jnp.stack([jnp.zeros(levels.shape, bool), jnp.ones(levels.shape, bool)])
-    found = mixture.components.tail_quantile(jnp.stack([levels, levels]), upper)
-    below, above = jnp.broadcast_to(found, upper.shape)[..., 0]
+    batch = mixture.batch_shape
+    below, above = _component_grid(mixture, mixture.components)
     alive = mixture.weights() > 0
     least = jnp.min(jnp.where(alive, below, jnp.inf), axis=-1)
     most = jnp.max(jnp.where(alive, above, -jnp.inf), axis=-1)
@@ -178,6 +164,47 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     points = jnp.where(alive, points, most[:1, ..., None])
     points = jnp.moveaxis(points, -1, 0).reshape(-1, *batch)
     return jnp.sort(points, axis=0), least, most
+
+
+def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... K"]:
+    """Lower and upper quantiles of every component at :func:`grid_levels`."""
+    p = grid_levels(mixture.dtype)
+    batch = (*mixture.batch_shape, mixture.num_components, 1)
+    # Levels in front: of the lower tails, then of the upper ones.
+    levels = jnp.broadcast_to(p.reshape(-1, *(1,) * len(batch)), (len(p), *batch))
+    upper = jnp.stack([jnp.zeros(levels.shape, bool), jnp.ones(levels.shape, bool)])
+    found = components.tail_quantile(jnp.stack([levels, levels]), upper)
+    return jnp.broadcast_to(found, upper.shape)[..., 0]
+
+
+def _circle_grid(mixture: Mixture) -> tuple[Array, Array, Array]:
+    """As :func:`_grid`, once around the circle from the bottom of its lowest valley."""
+    batch, parts = mixture.batch_shape, Parts.of(mixture)
+    components: Any = mixture.components
+    centre = components.circular_mean()
+    # Each component is cut opposite to its centre, so that its quantiles resolve both its tails.
+    below, above = _component_grid(mixture, components.turn(-centre))
+    points = jnp.concatenate([below, above[:-1]]) + centre[..., 0]
+    points = jnp.where(mixture.weights() > 0, points, 0)
+    points = jnp.moveaxis(points, -1, 0).reshape(-1, *batch)
+    even = jnp.asarray([TURN * i / CIRCLE_POINTS for i in range(CIRCLE_POINTS)], points.dtype)
+    even = jnp.broadcast_to(even.reshape(-1, *(1,) * len(batch)), (CIRCLE_POINTS, *batch))
+    points = representative(jnp.concatenate([points, even]))
+    (height,) = derivatives(parts, points, 0)
+    lowest = jnp.argmin(height, axis=0, keepdims=True)
+    start = jnp.take_along_axis(points, lowest, axis=0)
+    # The nearest other points on both sides; the density falls after the one, rises to the other.
+    left = jnp.max(jnp.where(points < start, points, points - TURN), axis=0)
+    right = jnp.min(jnp.where(points > start, points, points + TURN), axis=0)
+
+    def slope(y: Array) -> tuple[Array, Any]:
+        return derivatives(parts, y, 1)[1], ()
+
+    cut = _bisect(slope, left, right, STEPS[points.dtype.itemsize])[0]
+    points = cut + jnp.mod(points - cut, TURN)
+    ends = jnp.broadcast_to(cut, (len(grid_levels(points.dtype)), *batch))
+    points = jnp.concatenate([cut[None], jnp.sort(points, axis=0), cut[None] + TURN])
+    return points, ends, ends + TURN
 
 
 def grid_levels(dtype: Any) -> Float[Array, "L"]:
@@ -299,6 +326,5 @@ __all__ = [
     "TurningPoints",
     "derivatives",
     "grid_levels",
-    "require_continuous",
     "turning_points",
 ]

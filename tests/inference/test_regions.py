@@ -409,20 +409,6 @@ PLANE = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2)
             TypeError,
             "needs a density over real numbers",
         ),
-        (
-            "hdr_threshold",
-            (
-                jaxmdn.Mixture(
-                    logits=jnp.zeros(1),
-                    components=jaxmdn.components.VonMises(
-                        loc=jnp.zeros((1, 1)), concentration=jnp.ones((1, 1))
-                    ),
-                ),
-                0.5,
-            ),
-            TypeError,
-            "not defined for VonMises, whose targets lie on a circle",
-        ),
     ],
 )
 def test_errors(user_errors, function, arguments, kind, message):
