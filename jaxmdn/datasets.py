@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.typing import Array, Float, Key
 
 
@@ -51,7 +51,7 @@ class InverseProblem(NamedTuple):
         return _inverse_log_prob(self, x, t, num_nodes)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+@partial(meshes.jit, static_argnums=(0, 3))
 def _inverse_log_prob(problem: InverseProblem, x: Array, t: Array, num_nodes: int) -> Array:
     nodes = jnp.linspace(0.0, 1.0, num_nodes, dtype=x.dtype)
     simpson = jnp.where(jnp.arange(num_nodes) % 2 == 1, 4.0, 2.0).at[jnp.array([0, -1])].set(1.0)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level, quantile
 from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
@@ -114,7 +114,7 @@ def conformal_interval(
     return _ranked(excess.reshape(-1, excess.shape[-1]), level, jnp.inf)
 
 
-@jax.jit
+@meshes.jit
 def _excess(density: Density, y: Array, level: Array) -> Array:
     """How far targets lie outside their central interval, ``[..., D]``; inside, below zero."""
     density, y = numerics.upcast_tree(density, y)
@@ -168,7 +168,7 @@ def central_interval(
     return _central_interval(density, level, offset)
 
 
-@jax.jit
+@meshes.jit
 def _central_interval(density: Density, level: Array, offset: Array) -> Interval:
     (density,) = numerics.upcast_tree(density)
     dtype = numerics.compute_dtype(density)
@@ -182,7 +182,7 @@ def _check_level(function: str, level: Any) -> None:
     checks.require_number(function, "level", level, lower=0.0, upper=1.0, strict_lower=True)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(meshes.jit, static_argnums=(1, 2))
 def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Float[Array, "D"]:
     """The ``ceil((n + 1) level)``-th smallest score of each column, or ``everything`` beyond."""
     count = scores.shape[0]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks
+from jaxmdn import checks, meshes
 from jaxmdn.calibration.uniform import pit
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level
@@ -128,7 +127,7 @@ def _check_levels(function: str, name: str, levels: Sequence[float]) -> None:
         checks.require_number(function, name, level, lower=0.0, upper=1.0, strict_lower=True)
 
 
-@jax.jit
+@meshes.jit
 def _share_below(values: Array, levels: Sequence[Array]) -> Array:
     """Share of ``values [..., D]`` that do not exceed each of the levels, ``[L, D]``."""
     values = values.reshape(-1, values.shape[-1])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
 from jaxmdn.inference import cdf, quantile
@@ -89,7 +89,7 @@ def recalibrate(
     return _fit(values, share, np.linspace(0.0, 1.0, num_knots))
 
 
-@jax.jit
+@meshes.jit
 def _fit(values: Array, share: Array, levels: Array) -> Recalibration:
     values = values.reshape(-1, values.shape[-1])
     dtype, count = values.dtype, values.shape[0]
@@ -188,7 +188,7 @@ def recalibrated_log_prob(
     return _log_prob(recalibration, density, y)
 
 
-@jax.jit
+@meshes.jit
 def _log_prob(recalibration: Recalibration, density: Density, y: Array) -> Array:
     recalibration, density, y = numerics.upcast_tree(recalibration, density, y)
     p = density.cdf(y)
@@ -212,14 +212,14 @@ def _log_marginals(density: Density, y: Array) -> Array:
     return numerics.logsumexp(flat.log_weights()[..., None] + parts, axis=-2)
 
 
-@jax.jit
+@meshes.jit
 def _apply(recalibration: Recalibration, p: Array) -> Array:
     knots, p = numerics.upcast(recalibration.knots, p)
     low, high, index = _segment(knots, p)
     return (index.astype(p.dtype) + (p - low) / (high - low)) / (knots.shape[-1] - 1)
 
 
-@jax.jit
+@meshes.jit
 def _quantile(recalibration: Recalibration, density: Density, p: Array) -> Array:
     knots, density, p = numerics.upcast_tree(recalibration.knots, density, p)
     steps, dims = knots.shape[-1] - 1, jnp.arange(knots.shape[0], dtype=jnp.int32)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import check_target
 from jaxmdn.mixture.sequential import conditional_jumps
@@ -72,7 +72,7 @@ def _require_key(function: str, density: Density, key: Array | None) -> None:
         )
 
 
-@jax.jit
+@meshes.jit
 def _pit(density: Density, y: Array, key: Array | None) -> Array:
     if not any(density.jumps):
         return density.cdf(y)
@@ -127,7 +127,7 @@ def rosenblatt(
     return _rosenblatt(density, y, key)
 
 
-@jax.jit
+@meshes.jit
 def _rosenblatt(density: Density, y: Array, key: Array | None) -> Array:
     jumps = any(density.jumps)
     if jumps:
@@ -188,7 +188,7 @@ def pit_test(pit_values: Float[Array, "..."]) -> PitTest:
     return _pit_test(pit_values)
 
 
-@jax.jit
+@meshes.jit
 def _pit_test(pit_values: Array) -> PitTest:
     (values,) = numerics.upcast(pit_values)
     values = jnp.sort(values.reshape(-1, values.shape[-1]), axis=0)  # [N, D]

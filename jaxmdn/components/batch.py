@@ -7,13 +7,14 @@ of its trailing event axes.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.typing import Array, Int
 
 DensityT = TypeVar("DensityT", bound=Any)
@@ -35,10 +36,12 @@ def index(density: DensityT, where: Any) -> DensityT:
     traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(where))
     numbers = (jnp if traced else np).arange(math.prod(batch)).reshape(batch)[where]
 
-    def pick(leaf: Array, rank: int) -> Array:
-        return leaf.reshape(-1, *leaf.shape[leaf.ndim - rank :])[numbers]
+    return spread(density).map_parameters(lambda leaf, rank: _pick(leaf, numbers, rank))
 
-    return spread(density).map_parameters(pick)
+
+@partial(meshes.jit, static_argnums=2)
+def _pick(leaf: Array, numbers: Array, rank: int) -> Array:
+    return leaf.reshape(-1, *leaf.shape[leaf.ndim - rank :])[numbers]
 
 
 def take(density: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxmdn.components.declare import constant, family, positive
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special import beta as beta_functions
+from jaxmdn.special.gamma import log_draw
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -73,9 +74,8 @@ class Beta(BoundedDensity):
         a, b = self._parameters()
         full = (*shape, *self.batch_shape, self.event_dim)
         key_one, key_zero = jax.random.split(key)
-        # Logarithms, because gamma variables of small shape underflow.
-        logit = jax.random.loggamma(key_one, a, full, a.dtype)
-        logit = logit - jax.random.loggamma(key_zero, b, full, b.dtype)
+        logit = log_draw(key_one, a, full)
+        logit = logit - log_draw(key_zero, b, full)
         x, rest = jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
         return self.from_units(x, rest).astype(self.dtype)
 

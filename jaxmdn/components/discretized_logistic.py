@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.counts import reached
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.support import Support
@@ -175,7 +175,7 @@ class DiscretizedLogistic(Univariate):
 
         zero = jnp.zeros(jnp.broadcast_shapes(loc.shape, scale.shape), loc.dtype)
         indices = jnp.asarray(np.arange(self.num_bins - 1), loc.dtype)
-        first, second = jax.lax.scan(jax.checkpoint(add), (zero, zero), indices)[0]
+        first, second = meshes.scan(jax.checkpoint(add), (zero, zero), indices)[0]
         return centre + first, second - first**2
 
     def mean(self) -> Float[Array, "..."]:

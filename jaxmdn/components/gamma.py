@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.declare import family, positive
@@ -61,8 +60,7 @@ class Gamma(PositiveDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         concentration, rate = self._parameters()
         full = (*shape, *self.batch_shape, self.event_dim)
-        # The logarithm, because a gamma variable of small shape underflows.
-        draw = jax.random.loggamma(key, concentration, full, concentration.dtype)
+        draw = gamma_functions.log_draw(key, concentration, full)
         return jnp.exp(draw - jnp.log(rate)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.typing import Array, Float, Key, Parameter
@@ -92,7 +92,7 @@ class Logistic(LocationScale):
             ), None
 
         start = jnp.zeros(jnp.broadcast_shapes(distance.shape, wide.shape), distance.dtype)
-        return jax.lax.scan(jax.checkpoint(add), start, nodes)[0]
+        return meshes.scan(jax.checkpoint(add), start, nodes)[0]
 
 
 def _mean_distance(distance: Array, scale: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.normal import log_ndtr
@@ -116,7 +116,7 @@ class LogitNormal(BoundedDensity):
 
         square = jnp.minimum(4 * share / (1 - share), jnp.log1p(share / (x * rest)))
         start = goal[0], 0.5 * jnp.log(square)
-        centre, log_scale = jax.lax.fori_loop(0, _MOMENT_STEPS, step, start)
+        centre, log_scale = meshes.fori_loop(0, _MOMENT_STEPS, step, start)
         loc, _ = _from_centre(centre, log_scale)
         return cls(loc=loc, scale=jnp.exp(log_scale), lower=lower, upper=upper, **constants)
 

@@ -19,7 +19,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, others
 from jaxmdn.components.declare import family, parameter
 from jaxmdn.components.full_normal import FullNormal
@@ -122,7 +122,7 @@ class LowRankNormal(CorrelatedNormal):
 
         root = jnp.broadcast_to(jnp.eye(rank, dtype=factor.dtype), (*lead, rank, rank))
         start = (root, jnp.zeros((*lead, rank, D), factor.dtype))
-        _, rows = jax.lax.scan(step, start, (factor, scale, unit))
+        _, rows = meshes.scan(step, start, (factor, scale, unit))
         return FullNormal(loc=self.loc, whitening_tril=jnp.moveaxis(rows, 0, -2))
 
     def whitening(self) -> Float[Array, "..."]:

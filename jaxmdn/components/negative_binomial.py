@@ -11,6 +11,7 @@ from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, positive
 from jaxmdn.components.poisson import draw_poisson
 from jaxmdn.special import counts as count_functions
+from jaxmdn.special.gamma import log_draw
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # The range of concentrations that moments ask for.
@@ -62,8 +63,7 @@ class NegativeBinomial(CountDensity):
         mean, concentration = jax.lax.stop_gradient(self._parameters())
         key_rate, key_count = jax.random.split(key)
         r = jnp.minimum(concentration, count_functions.limit(concentration))
-        # The logarithm, because a gamma variable of small shape underflows.
-        log_gamma = jax.random.loggamma(key_rate, r, shape, r.dtype)
+        log_gamma = log_draw(key_rate, r, shape)
         return draw_poisson(key_count, mean * jnp.exp(log_gamma - jnp.log(r)))
 
     def mean(self) -> Float[Array, "..."]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, positive
 from jaxmdn.special import counts as count_functions
@@ -87,7 +88,7 @@ def _draw_small(key: Array, rate: Array) -> Array:
         return count, total, term * (rate / (index + 1).astype(rate.dtype))
 
     zero = jnp.zeros_like(rate)
-    return jax.lax.fori_loop(0, _TERMS, add, (zero, zero, jnp.exp(-rate)))[0]
+    return meshes.fori_loop(0, _TERMS, add, (zero, zero, jnp.exp(-rate)))[0]
 
 
 def _draw_large(key: Array, rate: Array, skip: Array) -> Array:
@@ -113,7 +114,7 @@ def _draw_large(key: Array, rate: Array, skip: Array) -> Array:
     def waiting(state: tuple[Array, Array, Array]) -> Array:
         return ~jnp.all(state[2])
 
-    return jax.lax.while_loop(waiting, attempt, (key, jnp.zeros_like(rate), skip))[1]
+    return meshes.while_loop(waiting, attempt, (key, jnp.zeros_like(rate), skip))[1]
 
 
 __all__ = ["Poisson", "draw_poisson"]

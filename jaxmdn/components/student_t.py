@@ -12,6 +12,7 @@ from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.special import student as student_functions
 from jaxmdn.special import student_distances
+from jaxmdn.special.gamma import log_draw
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -59,8 +60,7 @@ class StudentT(LocationScale):
         full = (*shape, *self.batch_shape, self.event_dim)
         half = 0.5 * student_functions.bound_df(self._parameters()[2])
         noise = jax.random.normal(key_normal, full, self.dtype)
-        # The logarithm, because a gamma variable of small shape underflows.
-        log_gamma = jax.random.loggamma(key_gamma, half, full, half.dtype)
+        log_gamma = log_draw(key_gamma, half, full)
         stretch = jnp.exp(0.5 * (jnp.log(half) - log_gamma)).astype(self.dtype)
         return self.loc + self.scale * (noise * stretch)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf, ndtr, ndtri
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.normal import half_moment
@@ -115,7 +115,7 @@ class TruncatedNormal(BoundedDensity):
             hazard = offset * r + 0.5 * r * r + jnp.log(tail / rest)
             return jnp.maximum(r - (hazard - goal) * rest, 0.1 * r)
 
-        r = jax.lax.fori_loop(0, _TAIL_STEPS, step, start + 0 * offset)
+        r = meshes.fori_loop(0, _TAIL_STEPS, step, start)
         beside = mode + jnp.where(left, r, -r) * scale
 
         # Inside: by the normal's own quantile, from the nearer end.
@@ -138,7 +138,7 @@ class TruncatedNormal(BoundedDensity):
             step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
             return self._clip(y + jnp.clip(step, -scale, scale))
 
-        return jax.lax.fori_loop(0, _POLISH_STEPS, polish, y)
+        return meshes.fori_loop(0, _POLISH_STEPS, polish, y)
 
     def _clip(self, y: Array) -> Array:
         return jnp.clip(y, self.lower, self.upper)
@@ -202,4 +202,4 @@ class TruncatedNormal(BoundedDensity):
             grown = scale * jnp.clip((variance / spread) ** 0.5, 0.8, 1.25)
             return loc + shift, jnp.minimum(grown, 10 * deviation)
 
-        return make(*jax.lax.fori_loop(0, _MOMENT_STEPS, step, (mean, deviation)))
+        return make(*meshes.fori_loop(0, _MOMENT_STEPS, step, (mean, deviation)))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, UndefinedError, others
 from jaxmdn.special import unimodal
 from jaxmdn.special.roots import invert_tail
@@ -229,7 +229,7 @@ class Univariate(Density):
             return low, high, 2 * step
 
         ends = (start, start, jnp.ones_like(start))
-        low, high, _ = jax.lax.fori_loop(0, DOUBLINGS, widen, ends)
+        low, high, _ = meshes.fori_loop(0, DOUBLINGS, widen, ends)
         middle = 0.5 * (low + high)
         root = invert_tail(tail, near, upper, middle, low, high, split=_middle, steps=STEPS)
         return forward(root)

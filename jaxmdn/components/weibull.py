@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.elementary import polynomial
@@ -116,7 +117,7 @@ class Weibull(PositiveDensity):
             value, slope = jax.jvp(ratio, (log_u,), (jnp.ones_like(log_u),))
             return log_u + (goal - value) / slope
 
-        log_u = jax.lax.fori_loop(0, _MOMENT_STEPS, step, 0.5 * (goal - math.log(math.pi**2 / 6)))
+        log_u = meshes.fori_loop(0, _MOMENT_STEPS, step, 0.5 * (goal - math.log(math.pi**2 / 6)))
         u = jnp.exp(log_u)
         return cls(concentration=1 / u, scale=mean / jnp.exp(log_gamma(1 + u)), **constants)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks
+from jaxmdn import checks, meshes
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import REGISTRY
 from jaxmdn.components.support import Support
@@ -105,7 +105,7 @@ class Head(abc.ABC):
         checks.require_last_axis(function, "raw", raw, self.num_outputs, f"raw outputs of {self!r}")
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(meshes.jit, static_argnums=0)
 def _build(head: Head, raw: Num[Array, "... P"]) -> Density:
     return head.build(raw)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.typing import Array, Float, Int, Key
 
 # Rounds of k-means after seeding; the start need not be its optimum.
@@ -52,14 +53,14 @@ def k_means(
 
     key_first, key_rest = jax.random.split(key)
     first = y[jax.random.categorical(key_first, jnp.log(weights))]
-    _, rest = jax.lax.scan(seed, distance(first), jax.random.split(key_rest, count - 1))
+    _, rest = meshes.scan(seed, distance(first), jax.random.split(key_rest, count - 1))
     seeds = jnp.concatenate([first[None], rest])
 
     def lloyd(_: Any, centres: Array) -> Array:
         share, means = group_means(nearest_centre(centres), y, weights, count)
         return jnp.where(share[:, None] > 0, means, centres)
 
-    return nearest_centre(jax.lax.fori_loop(0, LLOYD_STEPS, lloyd, seeds))
+    return nearest_centre(meshes.fori_loop(0, LLOYD_STEPS, lloyd, seeds))
 
 
 def assign(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.optimize import minimize
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Categorical, FullNormal, Independent, LowRankNormal, Normal
 from jaxmdn.heads.base import Head
 from jaxmdn.heads.categorical import CategoricalHead
@@ -106,7 +106,7 @@ def initial_bias(head: Head, key: Key[Array, ""], y: Any, weights: Array) -> Arr
 
 
 @initial_bias.register
-@partial(jax.jit, static_argnums=0)
+@partial(meshes.jit, static_argnums=0)
 def _categorical(head: CategoricalHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
     checks.require_last_axis("from_targets", "y", y, 1, "event dimension D")
     labels = y[..., 0].astype(jnp.int32)
@@ -150,7 +150,7 @@ def _independent(head: IndependentHead, key: Key[Array, ""], y: Array, weights: 
 
 
 @initial_bias.register
-@partial(jax.jit, static_argnums=0)
+@partial(meshes.jit, static_argnums=0)
 def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
     """Groups of targets, each a component with the group's own mean and variance per output."""
     checks.require_last_axis("from_targets", "y", y, head.event_dim, "event dimension D")
@@ -224,7 +224,7 @@ def _within_reach(head: Any, value: Array) -> Array:
 
 
 @initial_bias.register
-@partial(jax.jit, static_argnums=0)
+@partial(meshes.jit, static_argnums=0)
 def _normal(head: NormalHead, key: Key[Array, ""], y: Array, weights: Array) -> Array:
     checks.require_floating("from_targets", "y", y)
     checks.require_last_axis("from_targets", "y", y, head.event_dim, "event dimension D")

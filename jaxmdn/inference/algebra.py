@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import flatten
@@ -83,7 +83,7 @@ def product(a: Mixture, b: Mixture) -> Product:
     return _product(a, b)
 
 
-@jax.jit
+@meshes.jit
 def _product(a: Mixture, b: Mixture) -> Product:
     a, b = numerics.upcast_tree(flatten_mixture(a), flatten_mixture(b))
     left = a.components.map_parameters(lambda leaf, rank: jnp.expand_dims(leaf, -1 - rank))
@@ -248,7 +248,7 @@ def temper(
     return _temper(mixture, *temperatures)
 
 
-@jax.jit
+@meshes.jit
 def _temper(mixture: Mixture, weight_temperature: Array, scale_temperature: Array) -> Mixture:
     mixture = flatten_mixture(mixture)
     (logits,) = numerics.upcast(mixture.logits)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.mixture import Mixture, check_target, require_mixture
 from jaxmdn.typing import Array, Bool, Float, Num
 
 
-@jax.jit
+@meshes.jit
 def effective_num_components(
     mixture: Mixture, y: Num[Array, "..."] | None = None
 ) -> Float[Array, "..."]:
@@ -80,7 +79,7 @@ def is_dead(mixture: Mixture, *, threshold: float = 1e-3) -> Bool[Array, "K"]:
     return _dead(mixture, float(threshold))
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(meshes.jit, static_argnums=1)
 def _dead(mixture: Mixture, threshold: float) -> Bool[Array, "K"]:
     weights = mixture.weights()
     rows = weights.reshape(-1, weights.shape[-1])

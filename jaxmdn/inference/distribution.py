@@ -6,14 +6,13 @@ standard deviations on, and ``log(cdf)`` minus infinity below -14.
 
 from __future__ import annotations
 
-import jax
-
+from jaxmdn import meshes
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import check_target
 from jaxmdn.typing import Array, Float
 
 
-@jax.jit
+@meshes.jit
 def cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Distribution function of each dimension's marginal, ``P(Y_d <= y_d)``, ``[..., D]``.
 
@@ -33,7 +32,7 @@ def cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     return density.cdf(y)
 
 
-@jax.jit
+@meshes.jit
 def survival(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Probability above ``y`` in each dimension, ``P(Y_d > y_d)``, ``[..., D]``.
 
@@ -44,7 +43,7 @@ def survival(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     return density.survival(y)
 
 
-@jax.jit
+@meshes.jit
 def log_cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Logarithm of :func:`cdf`, ``[..., D]``, accurate where the cdf itself underflows.
 
@@ -60,7 +59,7 @@ def log_cdf(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     return density.log_cdf(y)
 
 
-@jax.jit
+@meshes.jit
 def log_survival(density: Density, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Logarithm of :func:`survival`, ``[..., D]``. Raises as :func:`cdf`."""
     check_target("log_survival", density, y)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
     upper: Float[Array, "..."]
 
 
-@jax.jit
+@meshes.jit
 def entropy_bounds(mixture: Mixture) -> Bounds:
     """Lower and upper bound of a normal mixture's differential entropy, ``[...]`` each, nats.
 
@@ -91,7 +91,7 @@ def entropy_bounds(mixture: Mixture) -> Bounds:
         return tuple(jnp.logaddexp(s, t) for s, t in zip(sums, terms, strict=True)), None
 
     start = jnp.full(lead, -jnp.inf, log_weights.dtype)
-    sums, _ = jax.lax.scan(visit, (start, start, start), jnp.arange(K))
+    sums, _ = meshes.scan(visit, (start, start, start), jnp.arange(K))
     near, overlap, far = (numerics.weighted_sum(weights, part, -1) for part in sums)
     mean_entropy = numerics.weighted_sum(weights, entropy, -1)
     log_det = 2 * jnp.sum(
@@ -147,7 +147,7 @@ def kl_divergence(
     return _kl_divergence(key, p, q, num_samples)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(meshes.jit, static_argnums=3)
 def _kl_divergence(key: Array, p: Density, q: Density, num_samples: int) -> Estimate:
     if not p.discrete:
         p, q = numerics.upcast_tree(p, q)
@@ -208,7 +208,7 @@ def kl_upper_bound(p: Mixture, q: Mixture, *, num_iterations: int = 30) -> Float
     return _kl_upper_bound(p, q, num_iterations)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(meshes.jit, static_argnums=2)
 def _kl_upper_bound(p: Mixture, q: Mixture, num_iterations: int) -> Float[Array, "..."]:
     p, q = numerics.upcast_tree(p, q)
     p, q = flatten_mixture(p), flatten_mixture(q)
@@ -222,7 +222,7 @@ def _kl_upper_bound(p: Mixture, q: Mixture, num_iterations: int) -> Float[Array,
             -entropy - _expected_log_prob(p.components, _pick(q.components, b)), log_w.shape
         )
 
-    _, divergence = jax.lax.scan(visit, None, jnp.arange(q.num_components))
+    _, divergence = meshes.scan(visit, None, jnp.arange(q.num_components))
     divergence = jnp.moveaxis(divergence, 0, -1)  # [..., A, B]
     a_weight, b_weight = log_w[..., :, None], log_v[..., None, :]
 
@@ -231,7 +231,7 @@ def _kl_upper_bound(p: Mixture, q: Mixture, num_iterations: int) -> Float[Array,
         share = numerics.log_normalize(jnp.swapaxes(phi, -1, -2))  # over a
         return b_weight + jnp.swapaxes(share, -1, -2)
 
-    psi = jax.lax.fori_loop(0, num_iterations, improve, a_weight + b_weight)
+    psi = meshes.fori_loop(0, num_iterations, improve, a_weight + b_weight)
     # The best phi for this psi leaves one logarithm.
     weights = jnp.exp(log_w)
     pieces = log_w - numerics.logsumexp(psi - divergence)

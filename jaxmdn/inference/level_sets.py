@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.inference.lengths import cumulated
 from jaxmdn.inference.turning_points import (
     Parts,
@@ -69,7 +70,7 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
 
     start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
     state = (start + (stop - start) / 2, start, stop)
-    return jax.lax.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
+    return meshes.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
 
 
 def _pieces(turns: TurningPoints, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.components.low_rank_normal import orthonormalize
@@ -48,7 +48,7 @@ class Modes(NamedTuple):
     log_prob: Float[Array, "..."]
 
 
-@jax.jit
+@meshes.jit
 def modes(density: Density) -> Modes:
     """Modes of a density, the highest first: ``modes(density).location[..., 0, :]``.
 
@@ -264,7 +264,7 @@ def _mean_precision(components: Density, root: Array, x: Array) -> Float[Array, 
         shape = list(leaf.shape)
         shape[axis] = K
         parts.append(jnp.moveaxis(jnp.broadcast_to(leaf, shape), axis, 0))
-    return jax.lax.scan(add, jnp.zeros((*x.shape, D), x.dtype), tuple(parts))[0]
+    return meshes.scan(add, jnp.zeros((*x.shape, D), x.dtype), tuple(parts))[0]
 
 
 def _climb_all(mixture: Mixture) -> tuple[Float[Array, "K ... D"], Bool[Array, "K ..."]]:
@@ -305,8 +305,8 @@ def _climb(
         plain = x + unwhiten(local, local.gradient)
         return jnp.where((near & rises)[..., None], target, plain)
 
-    x = jax.lax.fori_loop(0, SHIFT_STEPS, shift, x)
-    x = jax.lax.fori_loop(0, NEWTON_STEPS, newton, x)
+    x = meshes.fori_loop(0, SHIFT_STEPS, shift, x)
+    x = meshes.fori_loop(0, NEWTON_STEPS, newton, x)
     local, tolerance = _look(mixture, x), eps**0.25
     slack = tolerance**2 * jnp.eye(x.shape[-1], dtype=x.dtype)
     peaked = jnp.all(jnp.isfinite(jnp.linalg.cholesky(local.curvature + slack)), axis=(-2, -1))
@@ -329,7 +329,7 @@ def _distinct(
         same = (jnp.sum(gap**2, axis=-1) < eps**0.5) & (later > index)
         return kept & ~(same & kept[index]), None
 
-    return jax.lax.scan(visit, found, (slots, points))[0]
+    return meshes.scan(visit, found, (slots, points))[0]
 
 
 __all__ = ["Modes", "modes"]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.counts import lattices, reaches
@@ -73,11 +73,13 @@ def quantile(density: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     level = jnp.asarray(p, density.dtype)
     event = (*density.batch_shape, density.event_dim)
     checks.require_broadcastable("quantile", density=event, p=level.shape)
-    return _solve(density, jnp.broadcast_to(level, jnp.broadcast_shapes(event, level.shape)))
+    return _solve(density, level)
 
 
-@jax.jit
-def _solve(density: Density, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+@meshes.jit
+def _solve(density: Density, p: Float[Array, "..."]) -> Float[Array, "... D"]:
+    event = (*density.batch_shape, density.event_dim)
+    p = jnp.broadcast_to(p, jnp.broadcast_shapes(event, p.shape))
     return _invert(*numerics.upcast_tree(density, p))
 
 
@@ -198,7 +200,7 @@ def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, 
     weights = jnp.moveaxis(mixture.weights(), -1, 0)[..., None]  # [K, ..., 1]
     zero = 0 * (p + weights[0])
     start = (zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf, zero)
-    (least, most, lower, upper, guess), edges = jax.lax.scan(
+    (least, most, lower, upper, guess), edges = meshes.scan(
         narrow, start, (components_first(mixture), weights)
     )
     lower, upper = jnp.maximum(least, lower), jnp.minimum(most, upper)

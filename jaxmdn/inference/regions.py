@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.inference.lengths import (
     TURN,
     Continuum,
@@ -197,7 +197,7 @@ def hdr_level(
     return _sampled_level(key, mixture, y, num_samples)
 
 
-@jax.jit
+@meshes.jit
 def _threshold(mixture: Mixture, level: Float[Array, "..."]) -> Float[Array, "..."]:
     rest, level = _rest_of(*plain(mixture, level))
     log_t = rest.log_share + solve_level(rest.mixture, level)[0]
@@ -213,7 +213,7 @@ def _rest_of(mixture: Mixture, level: Array) -> tuple[Continuum, Array]:
     return rest, jnp.where(known, rest.level(jnp.where(known, level, 0.5)), jnp.nan)
 
 
-@jax.jit
+@meshes.jit
 def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
     rest, level = _rest_of(*plain(mixture, level))
     points = follow(rest.mixture, *solve_level(rest.mixture, level))
@@ -251,7 +251,7 @@ def _unrolled(lower: Array, upper: Array) -> tuple[Array, Array]:
     return lower, upper
 
 
-@jax.jit
+@meshes.jit
 def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     mixture, y = plain(mixture, y)
     rest = without_atoms(mixture)
@@ -269,7 +269,7 @@ def _exact(value: Array) -> Estimate:
     return Estimate(value, jnp.zeros_like(value))
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(meshes.jit, static_argnums=3)
 def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: int) -> Estimate:
     mixture, level = jax.lax.stop_gradient(plain(mixture, level))
     values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
@@ -290,7 +290,7 @@ def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: 
     return Estimate(*(jnp.where(known, part, jnp.nan) for part in (value, error)))
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(meshes.jit, static_argnums=3)
 def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> Estimate:
     mixture, y = jax.lax.stop_gradient(plain(mixture, y))
     values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Bool, Float
@@ -39,7 +40,7 @@ def tail_of(
             weight, component = part
             return total + weight[..., None] * component.tail(y, upper), None
 
-        return jax.lax.scan(add, jnp.zeros_like(y), (jnp.moveaxis(weights, -1, 0), parts))[0]
+        return meshes.scan(add, jnp.zeros_like(y), (jnp.moveaxis(weights, -1, 0), parts))[0]
 
     return tail
 
@@ -59,7 +60,7 @@ def nearest_inside(
         distance = jnp.abs(point - middle)
         return (jnp.where(distance < least, point, best), jnp.minimum(distance, least)), None
 
-    best = jax.lax.scan(choose, (middle, half), points)[0][0]
+    best = meshes.scan(choose, (middle, half), points)[0][0]
     return jnp.where((best > lower) & (best < upper), best, middle)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference.algebra import require_normals, transform
 from jaxmdn.mixture import Mixture
@@ -209,21 +208,21 @@ def _check_matrix(matrix: Any, event_dim: int, known: bool) -> None:
         )
 
 
-@jax.jit
+@meshes.jit
 def _scale(density: Density, shift: Array, scale: Array) -> Density:
     density, shift, scale = numerics.upcast_tree(density, shift, scale)
     return density.affine(shift, scale)
 
 
-_transform = jax.jit(transform)
+_transform = meshes.jit(transform)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(meshes.jit, static_argnums=1)
 def _marginal(density: Density, dims: tuple[int, ...]) -> Density:
     return density.marginal(dims)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(meshes.jit, static_argnums=1)
 def _condition(density: Density, dims: tuple[int, ...], values: Array) -> Density:
     return density.condition(dims, values)[1]
 

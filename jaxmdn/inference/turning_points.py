@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference.lengths import TURN, on_circle, representative
 from jaxmdn.mixture import Mixture
@@ -287,7 +287,7 @@ def _cells(
         return jnp.where(cells == first, jnp.inf, priority), first
 
     # A few passes for the smallest cost less than a sort.
-    _, index = jax.lax.scan(pick, jnp.where(flags, priority, jnp.inf), length=size)
+    _, index = meshes.scan(pick, jnp.where(flags, priority, jnp.inf), length=size)
     # Once none is left, the pass picks the first cell again.
     count = jnp.arange(size).reshape(-1, *(1,) * (flags.ndim - 1))
     used = count < jnp.sum(flags, axis=0)
@@ -318,7 +318,7 @@ def _bisect(
         return jnp.where(above, low, middle), jnp.where(above, middle, high), middle, extra
 
     extra = jax.tree.map(lambda _: lower, jax.eval_shape(function, lower)[1])
-    return jax.lax.fori_loop(0, steps + 1, halve, (lower, upper, lower, extra))[2:]
+    return meshes.fori_loop(0, steps + 1, halve, (lower, upper, lower, extra))[2:]
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels import chunked, dispatch, linear
@@ -43,7 +43,7 @@ def _spread_target(function: str, y: Any, batch: tuple[int, ...]) -> Any:
     return y
 
 
-@partial(jax.jit, static_argnames=("head", "reduction", "implementation", "chunk_size"))
+@partial(meshes.jit, static_argnames=("head", "reduction", "implementation", "chunk_size"))
 def nll(
     head: Head,
     raw: Float[Array, "..."],
@@ -119,7 +119,7 @@ def nll(
 
 
 @partial(
-    jax.jit, static_argnames=("head", "reduction", "precision", "chunk_size", "implementation")
+    meshes.jit, static_argnames=("head", "reduction", "precision", "chunk_size", "implementation")
 )
 def linear_nll(
     head: Head,
@@ -241,7 +241,7 @@ def _check_layer(function: str, head: Head, hidden: Any, kernel: Any, bias: Any)
             )
 
 
-@partial(jax.jit, static_argnames=("reduction",))
+@partial(meshes.jit, static_argnames=("reduction",))
 def categorical_nll(
     logits: Float[Array, "... C"],
     labels: Int[Array, "..."],

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.batch import flatten
 from jaxmdn.components.categorical import gather_class
 from jaxmdn.mixture.mixture import Mixture, check_target
@@ -58,7 +56,7 @@ def _check_label(function: str, mixture: Mixture, label: Array) -> None:
         )
 
 
-@jax.jit
+@meshes.jit
 def class_log_prob(mixture: Mixture, label: Int[Array, "..."]) -> Float[Array, "..."]:
     """Log-probability of a class given the input alone, ``log p(c | x)``, ``[...]``, nats.
 
@@ -68,7 +66,7 @@ def class_log_prob(mixture: Mixture, label: Int[Array, "..."]) -> Float[Array, "
     return gather_class(mixture.log_weights(), label)
 
 
-@jax.jit
+@meshes.jit
 def conditional_log_prob(
     mixture: Mixture, label: Int[Array, "..."], y: Num[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -83,7 +81,7 @@ def conditional_log_prob(
     return gather_class(mixture.components.log_prob(y[..., None, :]), label)
 
 
-@jax.jit
+@meshes.jit
 def joint_log_prob(
     mixture: Mixture, label: Int[Array, "..."], y: Num[Array, "..."]
 ) -> Float[Array, "..."]:

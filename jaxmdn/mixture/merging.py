@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.batch import concatenate
 from jaxmdn.mixture.mixture import Mixture, require_mixture
 from jaxmdn.typing import Array, Float
 
 
-@jax.jit
+@meshes.jit
 def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
     dtype = numerics.compute_dtype(*(mixture.logits for mixture in mixtures))
     count = len(mixtures)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density, PerDimension
 from jaxmdn.components.categorical import draw_index
 from jaxmdn.components.declare import register
@@ -204,7 +204,7 @@ def require_mixture(function: str, mixture: Any) -> None:
         )
 
 
-@jax.jit
+@meshes.jit
 def log_prob(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Log-density of ``y`` under a mixture (or any other density), in nats.
 
@@ -238,7 +238,7 @@ def log_prob(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     return density.log_prob(y)
 
 
-@jax.jit
+@meshes.jit
 def component_log_prob(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Log-density of ``y`` under each component alone (without its weight), ``[..., K]``, nats.
 
@@ -249,7 +249,7 @@ def component_log_prob(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "
     return mixture.components.log_prob(y[..., None, :])
 
 
-@jax.jit
+@meshes.jit
 def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Posterior probability that component k produced ``y``: ``w_k p_k(y) / p(y)``, ``[..., K]``.
 
@@ -263,7 +263,7 @@ def responsibilities(mixture: Mixture, y: Num[Array, "..."]) -> Float[Array, "..
     return jnp.exp(numerics.log_normalize(mixture.joint_log_prob(y)))
 
 
-@jax.jit
+@meshes.jit
 def mean(density: Density) -> Float[Array, "..."]:
     """Mean ``E[y]``, ``[..., D]``, in the target's unit (Bishop 1994, eq. 45).
 
@@ -272,7 +272,7 @@ def mean(density: Density) -> Float[Array, "..."]:
     return density.mean()
 
 
-@jax.jit
+@meshes.jit
 def variance(density: Density) -> Float[Array, "..."]:
     """Per-dimension variance, ``[..., D]``, in the target's unit squared (Bishop 1994, eq. 47).
 
@@ -281,7 +281,7 @@ def variance(density: Density) -> Float[Array, "..."]:
     return density.variance()
 
 
-@jax.jit
+@meshes.jit
 def covariance(density: Density) -> Float[Array, "..."]:
     """Covariance matrix, ``[..., D, D]``, by the law of total covariance about the mean."""
     return density.covariance()

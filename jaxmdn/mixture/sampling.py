@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks
+from jaxmdn import checks, meshes
 from jaxmdn.components.base import Density
 from jaxmdn.mixture.mixture import Mixture
 from jaxmdn.mixture.sequential import reattach
@@ -114,7 +114,7 @@ def sample(
     return _sample(key, density, shape, return_index, reparameterize)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
+@partial(meshes.jit, static_argnums=(2, 3, 4))
 def _sample(
     key: Array, density: Any, shape: tuple[int, ...], return_index: bool, reparameterize: bool
 ) -> Any:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.mixture.class_conditional import flatten_mixture
@@ -176,7 +176,7 @@ def _velocity(mixture: Mixture, samples: Array, dmixture: Mixture) -> Float[Arra
         steps["rows"] = jnp.moveaxis(rows, -2, 0)  # [D, ..., K, D]
     dy = jnp.zeros((*shape[:-2], shape[-1]), samples.dtype)
     start = (dy, jnp.broadcast_to(dlog_weights, shape[:-1]))
-    return jax.lax.scan(_solve_row, start, steps, unroll=shape[-1] <= UNROLL)[0][0]
+    return meshes.scan(_solve_row, start, steps, unroll=shape[-1] <= UNROLL)[0][0]
 
 
 def _dimension_first(part: Array, shape: tuple[int, ...]) -> Float[Array, "D ..."]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmdn import checks, losses
+from jaxmdn import checks, losses, meshes
 from jaxmdn.heads import Head, from_config, initializers, to_config
 from jaxmdn.heads.graph import Graph
 from jaxmdn.losses.reductions import REDUCTIONS, check_rows, kept_rows, reduce, silence
@@ -247,7 +247,7 @@ def _require_closed(function: str, graph: Graph, mask: np.ndarray, weights: Any)
             )
 
 
-@partial(jax.jit, static_argnames="reduction")
+@partial(meshes.jit, static_argnames="reduction")
 def _nll(
     density: AutoregressiveDensity, y: Array, weights: Any, mask: Any, reduction: str
 ) -> Float[Array, "..."]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
@@ -131,7 +131,7 @@ class AutoregressiveDensity(Density):
         return _conditionals(self, y)
 
 
-@jax.jit
+@meshes.jit
 def _conditionals(density: AutoregressiveDensity, y: Array) -> tuple[Any, ...]:
     head, z = density.network.head, density._own_unit(y)
     known = jnp.where(jnp.isnan(z), jnp.zeros_like(z), z)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import Mixture, check_target
@@ -19,7 +19,7 @@ from jaxmdn.typing import Array, Float, Num
 NUM_LEVELS = 32
 
 
-@jax.jit
+@meshes.jit
 def crps(density: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Continuous ranked probability score of each dimension's marginal, ``[..., D]``.
 
@@ -95,7 +95,7 @@ def _dispersion(mixture: Mixture, dtype: np.dtype) -> Float[Array, "..."]:
     total = jnp.broadcast_to(own, shape)
     if count == 1:
         return total
-    return jax.lax.scan(add_pairs, total, jnp.arange(1, count // 2 + 1))[0]
+    return meshes.scan(add_pairs, total, jnp.arange(1, count // 2 + 1))[0]
 
 
 def quantile_crps(
@@ -141,7 +141,7 @@ def quantile_crps(
     return _by_levels(density, y, num_levels)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(meshes.jit, static_argnums=2)
 def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float[Array, "..."]:
     reached, target = numerics.upcast(density.cdf(y), y)
     edges = jax.lax.stop_gradient(_cuts(density, reached))  # [pieces + 1, ..., D]
@@ -167,7 +167,7 @@ def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float
         return total + 2 * weight * numerics.silent_product(end - start, slope * gap), None
 
     zero = jnp.zeros(edges.shape[1:], reached.dtype)
-    return jax.lax.scan(jax.checkpoint(add), zero, (jnp.asarray(nodes, zero.dtype), which))[0]
+    return meshes.scan(jax.checkpoint(add), zero, (jnp.asarray(nodes, zero.dtype), which))[0]
 
 
 def _cuts(density: Density, reached: Float[Array, "... D"]) -> Float[Array, "S ... D"]:

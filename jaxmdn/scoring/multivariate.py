@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Categorical
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, check_target, sample
@@ -80,7 +80,7 @@ def energy_score(
     return _energy(key, density, y, num_samples, reparameterize)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(meshes.jit, static_argnums=(3, 4))
 def _energy(
     key: Array, density: Density, y: Array, num_samples: int, reparameterize: bool
 ) -> Estimate:
@@ -164,7 +164,7 @@ def variogram_score(
     return _variogram(key, density, y, jnp.asarray(weights), options)
 
 
-@partial(jax.jit, static_argnums=4)
+@partial(meshes.jit, static_argnums=4)
 def _variogram(
     key: Array, density: Density, y: Array, weights: Array, options: tuple[float, int, bool]
 ) -> Estimate:
@@ -264,7 +264,7 @@ def _over_blocks(
     like = jax.eval_shape(of_block, key)
     start = jax.tree.map(lambda leaf: jnp.zeros((groups, *leaf.shape), leaf.dtype), like)
     which = jnp.arange(groups * blocks) % groups
-    totals, _ = jax.lax.scan(add, start, (which, jax.random.split(key, groups * blocks)))
+    totals, _ = meshes.scan(add, start, (which, jax.random.split(key, groups * blocks)))
     return totals, blocks, blocks * size
 
 

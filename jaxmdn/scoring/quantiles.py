@@ -6,11 +6,10 @@ level asks about one risk only (a flood, a stock that runs out), an interval abo
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import check_target
@@ -62,7 +61,7 @@ def pinball_score(
     return _pinball(density, y, level)
 
 
-@jax.jit
+@meshes.jit
 def _pinball(density: Density, y: Array, p: Array) -> Array:
     density, p, y = numerics.upcast_tree(density, p, y)
     error = y - quantile(density, p)
@@ -103,7 +102,7 @@ def interval_score(
     return _interval(density, y, level)
 
 
-@jax.jit
+@meshes.jit
 def _interval(density: Density, y: Array, level: Array) -> Array:
     density, y = numerics.upcast_tree(density, y)
     miss = 1 - jnp.asarray(level, y.dtype)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.special.elementary import CUT, NODES, centred_cumulant, integrate, log_gap
 from jaxmdn.special.gamma import solve_fraction, stirling_rest
 from jaxmdn.special.sides import complete, log_complete, log_rest, log_side
@@ -122,7 +122,7 @@ def _width(slope: Array, n: Array, m: Array, sign: Array, y: Array) -> Array:
         return jnp.clip(width - excess / (slope + n * in_u), 0.1 * width, 10 * width)
 
     start = jnp.where(sign > 0, jnp.minimum(start, steep), start)
-    return jax.lax.fori_loop(0, _WIDTH_STEPS, step, start)
+    return meshes.fori_loop(0, _WIDTH_STEPS, step, start)
 
 
 def tails(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array]:
@@ -167,7 +167,7 @@ def quantile(p: Array, a: Array, b: Array) -> tuple[Array, Array]:
         hazard = jnp.abs(slope) * jnp.where(lower, 1, jnp.exp(log - other))
         return logit - jnp.clip((jnp.where(lower, log, other) - log_q) / hazard, -4, 4)
 
-    x, y = _unit(jax.lax.fori_loop(0, NEWTON_STEPS, step, start))
+    x, y = _unit(meshes.fori_loop(0, NEWTON_STEPS, step, start))
     deep_x, deep_y = log_x < floor, log_y < floor
     x, y = (
         jnp.where(deep, jnp.exp(log), jnp.where(other, 1, value))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
 
+from jaxmdn import meshes
 from jaxmdn.special.elementary import CUT, NODES, chebyshev, chebyshev_fit, integrate, legendre
 from jaxmdn.special.sides import complete, log_side
 from jaxmdn.typing import Array, Float
@@ -160,7 +161,7 @@ def quantile(p: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..
         return low, high, jnp.where(good, jnp.clip(new, low, high), 0.5 * (low + high))
 
     zero = jnp.zeros_like(far)
-    z = jax.lax.fori_loop(0, _STEPS[q.dtype.itemsize], step, (zero, far, 0.5 * far))[2]
+    z = meshes.fori_loop(0, _STEPS[q.dtype.itemsize], step, (zero, far, 0.5 * far))[2]
     z = jnp.where(inside, z, math.pi)  # the ends
     return jnp.where((p >= 0) & (p <= 1), jnp.where(p < 0.5, -z, z), jnp.nan)
 
@@ -218,7 +219,7 @@ def draw(key: Array, k: Float[Array, "..."]) -> Float[Array, "..."]:
         return ~jnp.all(state[2])
 
     start = (key, jnp.where(jnp.isfinite(k), 0, jnp.nan).astype(k.dtype), ~jnp.isfinite(k))
-    return jax.lax.while_loop(waiting, attempt, start)[1]
+    return meshes.while_loop(waiting, attempt, start)[1]
 
 
 __all__ = [

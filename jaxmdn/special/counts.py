@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.special import beta, gamma
 from jaxmdn.special.elementary import log_gap
 from jaxmdn.special.gamma import stirling_slope
@@ -151,7 +152,7 @@ def _smaller_tail(y: Array, mean: Array, r: Array, upper: Array) -> tuple[Array,
 
     zero = jnp.zeros_like(x + y)
     state = (zero, zero, zero + front / a, zero + slope_front - jnp.where(upper, 0, 1 / r))
-    head, slope_head, term, log_slope = jax.lax.fori_loop(0, shifts, add, state)
+    head, slope_head, term, log_slope = meshes.fori_loop(0, shifts, add, state)
     bent = a < shifts
     steps = jnp.where(bent, shifts, 0).astype(y.dtype)
     front = jnp.where(bent, term * (a + shifts), front)

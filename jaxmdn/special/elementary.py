@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import meshes
 from jaxmdn.typing import Array, Float
 
 # By the dtype's bytes: terms of the series below, so many that the first one left out is below
@@ -82,7 +83,7 @@ def integrate(integrand: Callable[[Array], Any], count: int, like: Any) -> Any:
     def add(total: Any, node: Array) -> tuple[Any, None]:
         return jax.tree.map(lambda sum_, v: sum_ + node[1] * v, total, integrand(node[0])), None
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, like), nodes)[0]
+    return meshes.scan(add, jax.tree.map(jnp.zeros_like, like), nodes)[0]
 
 
 @jax.custom_jvp

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.special.elementary import (
     CUT,
     NODES,
@@ -236,11 +236,18 @@ def quantile(p: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..
         gap = (jnp.where(direct, log, other) - log_q) / hazard
         return x * jnp.where(below, jnp.exp(-jnp.clip(gap, -4, 4)), jnp.maximum(1 + gap, 0.1))
 
-    x = jax.lax.fori_loop(0, NEWTON_STEPS, step, jnp.exp(jnp.where(deep, 0, log_start)))
+    x = meshes.fori_loop(0, NEWTON_STEPS, step, jnp.exp(jnp.where(deep, 0, log_start)))
     return jnp.where(deep, jnp.exp(power), x)
 
 
+def log_draw(key: Array, a: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Return the logarithms of gamma draws of shape ``a``: those of small shape underflow."""
+    key, a = meshes.vary_alike(key, a)
+    return jax.random.loggamma(key, a, shape, a.dtype)
+
+
 __all__ = [
+    "log_draw",
     "log_gamma",
     "log_gamma_ratio",
     "log_kernel",

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import meshes
 from jaxmdn.typing import Array, Float
 
 #: By the dtype's bytes: bisections of a whole number; in the logarithm of the ends' distance they
@@ -44,7 +45,7 @@ def bisect(
         good = accept(point) & (point > low)  # at the end of the road nothing moves
         return jnp.where(good, low, point), jnp.where(good, point, high)
 
-    return jax.lax.fori_loop(0, steps, halve, (lower, upper))
+    return meshes.fori_loop(0, steps, halve, (lower, upper))
 
 
 def first_whole(
@@ -100,7 +101,7 @@ def close_in(
     infinite, shapes = jnp.maximum(lower, jnp.inf), jax.eval_shape(function, lower)[1]
     extra = jax.tree.map(lambda leaf: jnp.broadcast_to(lower, leaf.shape), shapes)
     state = ((upper, infinite, extra), (lower, -infinite, extra), jnp.minimum(infinite, 0.5))
-    (a, fa, extra_a), (b, fb, extra_b), _ = jax.lax.fori_loop(0, steps, step, state)
+    (a, fa, extra_a), (b, fb, extra_b), _ = meshes.fori_loop(0, steps, step, state)
     newest = jnp.abs(fa) <= jnp.abs(fb)
     return jax.tree.map(partial(jnp.where, newest), (a, extra_a), (b, extra_b))
 
@@ -157,7 +158,7 @@ def invert_tail(
 
     infinite = jnp.maximum(start, jnp.inf)
     state = (start, lower, upper, infinite, infinite, start)
-    return jax.lax.fori_loop(0, steps, step, state)[-1]
+    return meshes.fori_loop(0, steps, step, state)[-1]
 
 
 def _clip(newton: Array, lower: Array, upper: Array, y: Array) -> Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.special.elementary import CUT, decay_mean, integrate, legendre, log_excess
 from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.special.sides import complete, log_complete, log_side
@@ -186,7 +186,7 @@ def quantile(p: Array, df: Array) -> Array:
     normal = -ndtri(q)
     tau = 0.5 * (normal * (1 + 3 / (8 * df)) / (1 + 1 / (8 * df))) ** 2 / df
     start = root * (tau + jnp.log1p(jnp.sqrt(-jnp.expm1(-2 * tau))))  # Wallace (1959)
-    s = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)
+    s = meshes.fori_loop(0, NEWTON_STEPS, step, start)
     z = jnp.where(inside, root * jnp.sinh(s / root), jnp.where(p == 0.5, 0, jnp.inf))
     valid = (p >= 0) & (p <= 1) & (df > 0)
     return jnp.where(valid, jnp.where(p < 0.5, -z, z), jnp.nan)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import meshes
 from jaxmdn.special import student as student_functions
 from jaxmdn.special.gamma import log_gamma_ratio
 from jaxmdn.typing import Array, Float
@@ -128,7 +129,7 @@ def difference(
 
     zero = jnp.zeros_like(shift)
     nodes = jnp.asarray(np.linspace(-span, span, count), shift.dtype)
-    (weight, weighted), _ = jax.lax.scan(jax.checkpoint(add), (zero, zero), nodes)
+    (weight, weighted), _ = meshes.scan(jax.checkpoint(add), (zero, zero), nodes)
     value = peak * weighted / weight
     return jnp.where(finite, value, jnp.where(undefined, jnp.nan, jnp.inf))
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import meshes
 from jaxmdn.typing import Array, Float
 
 # Doublings reach 2^40 units from the start, and as many halvings find the maximum to 2^-40 of it.
@@ -63,7 +64,7 @@ def maximum(q: Callable[[Array], Array], start: Float[Array, "..."]) -> Float[Ar
         better = jnp.maximum(left, right) > here
         return jnp.where(better, best, t), jnp.where(better, 2 * step, 0.5 * step)
 
-    return jax.lax.fori_loop(0, CLIMB, climb, (start, jnp.ones_like(start)))[0]
+    return meshes.fori_loop(0, CLIMB, climb, (start, jnp.ones_like(start)))[0]
 
 
 def extent(
@@ -74,7 +75,7 @@ def extent(
     def double(_: Any, u: Array) -> Array:
         return jnp.where(drop(u) > depth, u, 2 * u)
 
-    return jax.lax.fori_loop(0, REACH, double, jnp.full_like(like, start))
+    return meshes.fori_loop(0, REACH, double, jnp.full_like(like, start))
 
 
 class Shape(NamedTuple):
@@ -203,7 +204,7 @@ def _panels(
         return total + weight * function(first + place * (last - first)), None
 
     steps = jnp.asarray(np.stack([places, weights], axis=1), first.dtype)
-    return (last - first) * jax.lax.scan(add, jnp.zeros_like(first), steps)[0]
+    return (last - first) * meshes.scan(add, jnp.zeros_like(first), steps)[0]
 
 
 __all__ = ["coordinate", "expect", "tails"]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import meshes
 from jaxmdn.typing import Array, Float, Int, Key
 
 
@@ -82,7 +83,7 @@ def as_arrays(function: str, tree: Any, name: str) -> Any:
 
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
-            return leaf
+            return meshes.whole(leaf)
         array = np.asarray(leaf)
         if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
             sample = next((value for value in array.flat if isinstance(value, str)), None)

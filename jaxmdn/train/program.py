@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmdn import meshes
 from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
 from jaxmdn.train.data import Rows, batch_indices
@@ -146,7 +147,7 @@ def _epoch(
 
     start = dataclasses.replace(carry.state, key=step_key)
     cuts = batch_indices(order, program.batch_size)
-    state, (losses, mass) = jax.lax.scan(step, start, cuts)
+    state, (losses, mass) = meshes.scan(step, start, cuts)
     state = dataclasses.replace(state, key=carry.state.key)
 
     mass = mass.astype(losses.dtype)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
@@ -112,36 +112,16 @@ def fold(
     carry: Any,
     num_rows: int,
     chunk_size: int,
-    inputs: Any,
 ) -> Any:
-    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains.
-
-    ``inputs`` is what the steps read; inside ``shard_map`` the carry varies over the same axes.
-    """
-    carry = _vary_alike(carry, inputs)
+    """Fold ``step(carry, block, start, size)`` over blocks of rows, then over what remains."""
     full, rest = divmod(num_rows, chunk_size)
     if full > 1:
-        carry = jax.lax.fori_loop(
+        carry = meshes.fori_loop(
             0, full, lambda i, carry: step(carry, i, i * chunk_size, chunk_size), carry
         )
     elif full == 1:
         carry = step(carry, 0, 0, chunk_size)
     return step(carry, full, full * chunk_size, rest) if rest else carry
-
-
-def _vary_alike(carry: Any, inputs: Any) -> Any:
-    """Inside ``shard_map``, mark the carry as varying over the axes over which the inputs vary.
-
-    The type of that mark is named differently from one JAX version to the next; adding a zero that
-    comes from the inputs is the same in all of them.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return carry
-    never = jnp.zeros((), jnp.bool_)
-    for leaf in jax.tree.leaves(inputs):
-        first = leaf.reshape(-1)[:1]
-        never = never | jnp.any((first != first) & (first == first))
-    return jax.tree.map(lambda leaf: leaf + never.astype(leaf.dtype), carry)
 
 
 def num_blocks(num_rows: int, chunk_size: int) -> int:
@@ -185,7 +165,7 @@ def weighted_nll(
     if num_blocks(num_rows, blocks.value) == 1:  # nothing to collect, which costs GPUs two launches
         return total(0, num_rows)
     sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
-    return jnp.sum(fold(step, sums, num_rows, blocks.value, (raw, batch)))
+    return jnp.sum(fold(step, sums, num_rows, blocks.value))
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
@@ -217,7 +197,7 @@ def rows_nll(
         return put(out, nll, start)
 
     out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
-    return fold(step, out, raw.shape[0], blocks.value, (raw, batch))
+    return fold(step, out, raw.shape[0], blocks.value)
 
 
 @partial(rows_nll.defjvp, symbolic_zeros=True)
@@ -263,4 +243,4 @@ def _gradient(
     y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
     sums = jnp.zeros(num_blocks(num_rows, blocks.gradient), dtype)
     carry = (nll, sums, jnp.zeros(raw.shape, stored), y_gradient)
-    return fold(step, carry, num_rows, blocks.gradient, (raw, batch))
+    return fold(step, carry, num_rows, blocks.gradient)

@@ -102,7 +102,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
     num_rows = layer.hidden.shape[0]
     blocks = num_blocks(num_rows, config.chunk_size)
     sums = jnp.zeros(blocks, numerics.compute_dtype(*layer))
-    return jnp.sum(fold(step, sums, num_rows, config.chunk_size, (layer, batch)))
+    return jnp.sum(fold(step, sums, num_rows, config.chunk_size))
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
@@ -148,7 +148,7 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
     nll = jnp.zeros(num_rows, dtype) if with_rows else None
     sums = jnp.zeros(num_blocks(num_rows, config.chunk_size), dtype)
     nll, sums, total, y_gradient = fold(
-        step, (nll, sums, total, y_gradient), num_rows, config.chunk_size, (layer, batch)
+        step, (nll, sums, total, y_gradient), num_rows, config.chunk_size
     )
     value = jnp.sum(sums)
     tangent = jnp.zeros_like(value)

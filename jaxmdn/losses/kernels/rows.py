@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.heads import Head, NormalHead
 from jaxmdn.losses.kernels.full_normal import full_normal
 from jaxmdn.losses.kernels.low_rank_normal import low_rank_normal
@@ -125,5 +125,6 @@ def _autodiff(
 
     values, pullback = jax.vjp(nll, raw, *(real_leaves(y) if with_y else ()))
     cotangent = jnp.broadcast_to(coefficient, values.shape).astype(values.dtype)
+    _, cotangent = meshes.vary_alike(values, cotangent)
     raw_gradient, *y_gradient = pullback(cotangent)
     return Gradient(values, (raw_gradient,), tuple(y_gradient))
