@@ -6,6 +6,8 @@
 | ``coverage`` | what share of the targets falls where the model said |
 | ``conformal`` | regions that hold what they promise, however wrong the model |
 | ``recalibration`` | a map of the predicted probabilities that makes them come true |
+| ``temperature`` | a few numbers that do the same for one model or several |
+| ``stacking`` | what several models are worth together |
 
 Rows that the model was fitted to answer none of these: use rows it has not seen.
 """
@@ -24,6 +26,8 @@ from jaxmdn.calibration.recalibration import (
     recalibrated_log_prob,
     recalibrated_quantile,
 )
+from jaxmdn.calibration.stacking import stacking_weights
+from jaxmdn.calibration.temperature import Temperature, apply_temperature, fit_temperature
 from jaxmdn.calibration.uniform import PitTest, pit, pit_test, rosenblatt
 
 __all__ = [
@@ -31,10 +35,13 @@ __all__ = [
     "PitTest",
     "Recalibration",
     "ReliabilityTable",
+    "Temperature",
+    "apply_temperature",
     "central_interval",
     "conformal_hdr",
     "conformal_interval",
     "coverage",
+    "fit_temperature",
     "pit",
     "pit_test",
     "recalibrate",
@@ -43,4 +50,5 @@ __all__ = [
     "recalibrated_quantile",
     "reliability_table",
     "rosenblatt",
+    "stacking_weights",
 ]

@@ -10,6 +10,7 @@
 | ``diagnostics`` | how many components are in use |
 | ``transforms`` | some of the dimensions, the others once some are known, linear maps |
 | ``algebra`` | products of densities; temperatures |
+| ``widening`` | larger scales, noise on the target |
 """
 
 from jaxmdn.inference.algebra import Product, product, temper
@@ -20,6 +21,7 @@ from jaxmdn.inference.modes import modes
 from jaxmdn.inference.quantiles import quantile
 from jaxmdn.inference.regions import hdr_intervals, hdr_level, hdr_threshold
 from jaxmdn.inference.transforms import affine, condition, marginal
+from jaxmdn.inference.widening import widen
 
 __all__ = [
     "Product",
@@ -42,4 +44,5 @@ __all__ = [
     "quantile",
     "survival",
     "temper",
+    "widen",
 ]

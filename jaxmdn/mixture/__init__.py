@@ -16,7 +16,7 @@ from jaxmdn.mixture.class_conditional import (
     flatten_mixture,
     joint_log_prob,
 )
-from jaxmdn.mixture.merging import merge
+from jaxmdn.mixture.merging import merge, pool
 from jaxmdn.mixture.mixture import (
     Mixture,
     check_target,
@@ -46,6 +46,7 @@ __all__ = [
     "log_prob",
     "mean",
     "merge",
+    "pool",
     "require_mixture",
     "responsibilities",
     "sample",

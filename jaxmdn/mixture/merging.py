@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
-from jaxmdn.components.batch import concatenate
+from jaxmdn.components.base import Density
+from jaxmdn.components.batch import concatenate, flatten, spread
 from jaxmdn.mixture.mixture import Mixture, require_mixture
 from jaxmdn.typing import Array, Float
 
@@ -73,3 +75,36 @@ def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = N
         shapes["weights"] = weights.shape[:-1]
     checks.require_broadcastable("merge", **shapes)
     return _merge(mixtures, weights)
+
+
+@meshes.jit
+def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Mixture:
+    """Pool the densities along the first batch axis: ``p(y) = sum_m weights_m p_m(y)``.
+
+    What :func:`merge` does for mixtures in a list, of networks that were mapped over.
+
+    Args:
+      density: any density of batch shape ``[M, ...]``.
+      weights: nonnegative, ``[M]``; equal if absent. They are normalised.
+
+    Returns:
+      A mixture of batch shape ``[...]``: with ``M K`` components where ``density`` is a mixture of
+      K components, else with M, each a density of its own.
+    """
+    if not isinstance(density, Density):
+        raise TypeError(f"pool: expected a density, got {type(density).__name__}.")
+    count = density.batch_shape[0]
+    dtype = numerics.compute_dtype(density)
+    share = jnp.ones(count, dtype) if weights is None else weights.astype(dtype)
+    share = jnp.log(share / jnp.sum(share))
+
+    def last(leaf: Array, rank: int) -> Array:  # [M, ..., event] -> [..., M, event]
+        return jnp.moveaxis(leaf, 0, -1 - rank)
+
+    moved = spread(density).map_parameters(last)
+    share = jnp.broadcast_to(share, moved.batch_shape)
+    if not isinstance(moved, Mixture) or isinstance(moved.components, Mixture):
+        return Mixture(logits=share, components=moved)
+    logits = moved.log_weights() + share[..., None]
+    logits = logits.reshape(*logits.shape[:-2], -1)
+    return Mixture(logits=logits, components=flatten(moved.components))

@@ -8,6 +8,15 @@ for the loss directly with ``nll``, which lets a fused implementation skip the d
 
 from jaxmdn.nn.autoregressive import AutoregressiveMDN
 from jaxmdn.nn.conditionals import AutoregressiveDensity
+from jaxmdn.nn.embedding import PeriodicEmbedding
 from jaxmdn.nn.modules import ACTIVATIONS, MDN, MLP, MDNHead
 
-__all__ = ["ACTIVATIONS", "MDN", "MLP", "AutoregressiveDensity", "AutoregressiveMDN", "MDNHead"]
+__all__ = [
+    "ACTIVATIONS",
+    "MDN",
+    "MLP",
+    "AutoregressiveDensity",
+    "AutoregressiveMDN",
+    "MDNHead",
+    "PeriodicEmbedding",
+]

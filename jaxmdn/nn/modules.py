@@ -13,6 +13,7 @@ from flax import nnx
 from jaxmdn import checks, losses
 from jaxmdn.components.base import Density
 from jaxmdn.heads import Head, from_config, initializers, to_config
+from jaxmdn.nn.embedding import PeriodicEmbedding
 from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 ACTIVATIONS = (
@@ -37,6 +38,8 @@ class MLP(nnx.Module):
       hidden_features: width of each layer; the last is H.
       activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (which cannot be saved).
       dropout: share of the units dropped after each layer, in training mode only.
+      embedding: ``frequency_scale`` of a :class:`PeriodicEmbedding` of the inputs; None: they are
+        taken as they are.
       rngs: NNX random streams (``params``, and ``dropout`` where used).
     """
 
@@ -47,6 +50,7 @@ class MLP(nnx.Module):
         *,
         activation: str | Callable[[Array], Array] = "silu",
         dropout: float = 0.0,
+        embedding: float | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         checks.require_count("MLP", "in_features", in_features)
@@ -59,7 +63,13 @@ class MLP(nnx.Module):
         self.activation: Any = (
             getattr(nnx, activation) if isinstance(activation, str) else activation
         )
+        self.embedding = None
         widths = [in_features, *hidden_features]
+        if embedding is not None:
+            waves = PeriodicEmbedding(in_features, frequency_scale=embedding, rngs=rngs)
+            self.embedding = nnx.data(waves)
+            widths[0] = waves.out_features
+        self.out_features = widths[-1]
         self.layers = nnx.List(
             nnx.Linear(width, following, rngs=rngs)
             for width, following in itertools.pairwise(widths)
@@ -69,6 +79,8 @@ class MLP(nnx.Module):
     def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... H"]:
         hidden = jnp.asarray(x)
         checks.require_last_axis("MLP", "x", hidden, self.in_features, "input features")
+        if self.embedding is not None:
+            hidden = self.embedding(hidden)
         for layer in self.layers:
             hidden = self.activation(layer(hidden))
             if self.dropout is not None:
@@ -155,7 +167,7 @@ class MDN(nnx.Module):
     Args:
       in_features: number of input features.
       head: a jaxmdn head.
-      hidden_features, activation, dropout: see :class:`MLP`.
+      hidden_features, activation, dropout, embedding: see :class:`MLP`.
       kernel_scale: see :class:`MDNHead`.
       rngs: NNX random streams.
 
@@ -179,15 +191,17 @@ class MDN(nnx.Module):
         hidden_features: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "silu",
         dropout: float = 0.0,
+        embedding: float | None = None,
         kernel_scale: float = 0.1,
         rngs: nnx.Rngs,
     ) -> None:
         hidden_features = tuple(hidden_features)
+        options: dict[str, Any] = {"activation": activation, "dropout": dropout}
         self.trunk: Any = MLP(
-            in_features, hidden_features, activation=activation, dropout=dropout, rngs=rngs
+            in_features, hidden_features, **options, embedding=embedding, rngs=rngs
         )
-        width = (in_features, *hidden_features)[-1]
-        self.output = MDNHead(width, head, kernel_scale=kernel_scale, rngs=rngs)
+        features = self.trunk.out_features
+        self.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
         # What it takes to build this network again; None where that is not known.
         self.arguments: tuple[tuple[str, Any], ...] | None = None
         if isinstance(activation, str):
@@ -196,6 +210,7 @@ class MDN(nnx.Module):
                 ("hidden_features", hidden_features),
                 ("activation", activation),
                 ("dropout", dropout),
+                ("embedding", embedding),
                 ("kernel_scale", kernel_scale),
             )
 

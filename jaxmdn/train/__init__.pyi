@@ -1,7 +1,12 @@
 from . import checkpoint as checkpoint
+from .ensemble import EnsembleResult as EnsembleResult
+from .ensemble import Uncertainty as Uncertainty
+from .ensemble import fit_ensemble as fit_ensemble
 from .fit import FitResult as FitResult
 from .fit import NonFiniteLossError as NonFiniteLossError
 from .fit import fit as fit
+from .folds import assign_folds as assign_folds
+from .recipe import Recipe as Recipe
 from .report import ComponentReport as ComponentReport
 from .report import ComponentWarning as ComponentWarning
 from .standardize import Standardizer as Standardizer

@@ -8,6 +8,7 @@ No pickles: loading runs no code from the folder, and works on another device co
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,17 +24,19 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jaxmdn._version import __version__
+from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
-from jaxmdn.train import FitResult, Standardizer
+from jaxmdn.train import EnsembleResult, FitResult, Standardizer
 
 FORMAT = 1
 # Networks that can be built again from their description.
 NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
+TEMPERATURE = tuple(field.name for field in dataclasses.fields(Temperature))
 
 
 def save(
     folder: str | os.PathLike[str],
-    result: FitResult,
+    result: FitResult | EnsembleResult,
     *,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -42,8 +45,8 @@ def save(
 
     Args:
       folder: where; must not exist unless ``overwrite``.
-      result: what ``fit`` returned. A model with a custom trunk is saved too, but :func:`load`
-        then needs a freshly built one.
+      result: what ``fit`` or ``fit_ensemble`` returned. A model with a custom trunk is saved too,
+        but :func:`load` then needs a freshly built one.
       notes: anything JSON can hold, given back by :func:`load_notes`.
       overwrite: replace an existing folder.
 
@@ -68,11 +71,20 @@ def save(
         "jaxmdn": __version__,
         "network": _network(result.model),
         "model": result.model.config() if _describable(result.model) else None,
-        "best_epoch": result.best_epoch,
         "history": {name: _jsonable(values) for name, values in result.history.items()},
         "notes": dict(notes or {}),
     }
-    arrays = {"model": _arrays(result.model)}
+    arrays: dict[str, Any]
+    if isinstance(result, EnsembleResult):
+        arrays = {
+            "model": _arrays(result.networks),
+            "temperature": {name: getattr(result.temperature, name) for name in TEMPERATURE},
+            "floor": result.floor,
+        }
+        config["folds"] = result.folds.tolist()
+    else:
+        arrays = {"model": _arrays(nnx.state(result.model))}
+        config["best_epoch"] = result.best_epoch
     standardizers: dict[str, Any] = {}
     for name, part in (("x", result.x_standardizer), ("y", result.y_standardizer)):
         if part is not None:
@@ -94,7 +106,7 @@ def save(
     return folder
 
 
-def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
+def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | EnsembleResult:
     """Read what :func:`save` wrote.
 
     Args:
@@ -103,7 +115,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
         custom trunk; its parameters are overwritten.
 
     Returns:
-      A ``FitResult`` (without a component report) ready to predict.
+      What was saved, ready to predict; without its component report, or ``out_of_fold`` densities.
 
     Raises:
       FileNotFoundError, ValueError: if the folder is no saved network, comes from a newer format,
@@ -119,10 +131,15 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
             )
         network = NETWORKS[config.get("network", "MDN")]
         model = network.from_config(config["model"], rngs=nnx.Rngs(0))
-    wanted = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], _arrays(model))
-    if wanted != config["shapes"]["model"]:
+    state, ensemble = nnx.state(model), "folds" in config
+    stored = config["shapes"]["model"]
+    lead = tuple(next(iter(stored.values()))[0][:2]) if ensemble else ()
+    wanted = {
+        name: [[*lead, *leaf.shape], str(leaf.dtype)] for name, leaf in _arrays(state).items()
+    }
+    if wanted != stored:
         raise ValueError(
-            f"load: the network in {folder} has parameters {config['shapes']['model']}, "
+            f"load: the network in {folder} has parameters {stored}, "
             f"but the model passed in has {wanted}; build it with the same arguments."
         )
     target = jax.tree.map(
@@ -132,23 +149,33 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult:
     )
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "arrays").absolute(), target)
-    variables = [
-        (path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(model)
-    ]
-    nnx.update(model, nnx.from_flat_state(variables))
+    found = nnx.from_flat_state(
+        [(path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(state)]
+    )
     model.eval()
     maps = {
         name: Standardizer(**{key: np.asarray(value) for key, value in part.items()})
         for name, part in config["standardizers"].items()
     }
-    history = {name: np.array(values, float) for name, values in config["history"].items()}
-    return FitResult(
-        model=model,
-        x_standardizer=maps.get("x"),
-        y_standardizer=maps.get("y"),
-        history=history,
-        best_epoch=config["best_epoch"],
-        report=None,
+    common: dict[str, Any] = {
+        "x_standardizer": maps.get("x"),
+        "y_standardizer": maps.get("y"),
+        "history": {name: np.array(values, float) for name, values in config["history"].items()},
+    }
+    if not ensemble:
+        nnx.update(model, found)
+        return FitResult(model=model, **common, best_epoch=config["best_epoch"], report=None)
+    random = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (*lead, *leaf.shape)), nnx.state(model, nnx.RngState)
+    )
+    return EnsembleResult(
+        **common,
+        graphdef=nnx.graphdef(model),
+        networks=nnx.merge_state(found, random),
+        folds=np.array(config["folds"]),
+        temperature=Temperature(**arrays["temperature"]),
+        floor=arrays["floor"],
+        out_of_fold=None,
     )
 
 
@@ -173,17 +200,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _flat(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    """Paths and variables of everything in the model but its random streams."""
-    return list(nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))))
+def _flat(state: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """Paths and variables of everything in a network's state but its random streams."""
+    kept = nnx.to_flat_state(nnx.filter_state(state, nnx.Not(nnx.RngState)))
+    return list(kept)
 
 
 def _name(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _arrays(model: Any) -> dict[str, Any]:
-    return {_name(path): variable[...] for path, variable in _flat(model)}
+def _arrays(state: Any) -> dict[str, Any]:
+    return {_name(path): variable[...] for path, variable in _flat(state)}
 
 
 def _describable(model: Any) -> bool:

@@ -27,7 +27,7 @@ from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
-from jaxmdn.train.standardize import Standardizer, unresolved
+from jaxmdn.train.standardize import Standardizer, to_unit, unresolved
 from jaxmdn.train.state import TrainState
 from jaxmdn.typing import Array, ArrayLike, Float
 
@@ -87,10 +87,7 @@ class FitResult:
 @partial(jax.jit, static_argnums=0)
 def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
     density = nnx.merge(graphdef, state)(x)
-    if y_map is None:
-        return density
-    shift, scale = (part.astype(density.dtype) for part in (y_map.shift, y_map.scale))
-    return density if set(density.closure) == {"none"} else density.affine(shift, scale)
+    return density if y_map is None else to_unit(density, y_map)
 
 
 @partial(jax.jit, static_argnums=0)

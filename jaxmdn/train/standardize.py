@@ -85,6 +85,13 @@ class Standardizer:
         return float(np.sum(np.log(self.scale)))
 
 
+@jax.jit
+def to_unit(density: Any, y_map: Standardizer) -> Any:
+    """The density of standardised targets as one of targets in their own unit."""
+    shift, scale = (jnp.asarray(part, density.dtype) for part in (y_map.shift, y_map.scale))
+    return density if set(density.closure) == {"none"} else density.affine(shift, scale)
+
+
 def unresolved(values: Any) -> np.ndarray:
     """Columns of ``values [N, D]`` whose spread JAX's default float cannot resolve around the mean.
 

@@ -191,6 +191,21 @@ def test_merge_is_the_average_density(covariance):
     check_pool(mixtures, by_row, jaxmdn.merge(mixtures, by_row))
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank"])
+def test_pool_is_merge_along_an_axis(covariance):
+    """Mixtures side by side; a class-conditional density becomes a mixture of densities."""
+    members = random_mixture(covariance, 2, tied=True)
+    slices = [jax.tree.map(lambda leaf, i=i: leaf[i], members) for i in range(N)]
+    weights = jnp.arange(1.0, N + 1)
+    pooled = jaxmdn.mixture.pool(members, weights)
+    check_pool(slices, weights / weights.sum(), pooled)
+    assert pooled.num_components == 2 * N
+    single = jaxmdn.mixture.pool(DENSITY)
+    y = Y[:1]
+    own = oracles.of_mixture(jaxmdn.flatten_mixture(DENSITY)).log_prob(np.broadcast_to(y, Y.shape))
+    close(jaxmdn.log_prob(single, y[0]), np.log(np.exp(own).mean()))
+
+
 def test_merge_of_isotropic_and_diagonal():
     mixtures = [random_mixture("isotropic", 2, tied=True), random_mixture("diagonal", 3)]
     check_pool(mixtures, [0.5, 0.5], jaxmdn.merge(mixtures))

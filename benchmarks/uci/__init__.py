@@ -1,0 +1,1 @@
+"""The standard UCI splits: what is published, what plain models reach, what jaxmdn reaches."""

@@ -1,0 +1,97 @@
+"""Widening: every component of a mixture about its own location."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxmdn import numerics
+from jaxmdn.components import FullNormal, Independent, LowRankNormal
+from jaxmdn.mixture import Mixture
+from jaxmdn.typing import ArrayLike, Float
+
+
+def has_scales(density: Any) -> bool:
+    """Whether :func:`widen` can act: all components have a location and a scale (static)."""
+    return isinstance(density, Mixture) and _scaled(density.components)
+
+
+def _scaled(family: Any) -> bool:
+    if isinstance(family, Independent):
+        return all(_scaled(part) for part in family.parts)
+    return isinstance(family, FullNormal) or {"loc", "scale"} <= set(family.event_ranks)
+
+
+def widen(
+    mixture: Mixture, factor: Float[ArrayLike, "..."] = 1.0, noise: Float[ArrayLike, "..."] = 0.0
+) -> Mixture:
+    """Widen every component about its location: ``scale -> sqrt((factor scale)^2 + noise^2)``.
+
+    For normals ``noise`` is the standard deviation of independent noise on the target; for all
+    families it is a smooth floor under the scale.
+
+    Args:
+      mixture: a mixture of components with a location and a scale, batch shape ``[...]``.
+      factor: ``[...]``, nonnegative.
+      noise: ``[..., D]`` or a number, nonnegative, in the target's unit.
+
+    Raises:
+      TypeError: for components without a location and a scale.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> mixture = jaxmdn.NormalHead(3, 1, scale_link="exp", min_scale=0.0)(jnp.zeros(9))
+    >>> wide = jaxmdn.inference.widen(mixture, 0.6, jnp.array([0.8]))
+    >>> [round(float(scale), 4) for scale in wide.components.scale[:, 0]]
+    [1.0, 1.0, 1.0]
+    """
+    if not has_scales(mixture):
+        kind = type(getattr(mixture, "components", mixture)).__name__
+        raise TypeError(
+            f"widen: expected a mixture of components with a location and a scale, got {kind}."
+        )
+    (logits,) = numerics.upcast(mixture.logits)
+    factor, noise = jnp.asarray(factor, logits.dtype), jnp.asarray(noise, logits.dtype)
+    noise = jnp.broadcast_to(noise, (*noise.shape[:-1], mixture.event_dim))
+    components = _widen(mixture.components, factor[..., None], noise[..., None, :])
+    return dataclasses.replace(mixture, components=components)
+
+
+def _widen(components: Any, factor: Float[Array, "... K"], noise: Float[Array, "... K D"]) -> Any:
+    if isinstance(components, Independent):
+        pairs = zip(components.parts, components.dims, strict=True)
+        parts = tuple(_widen(part, factor, noise[..., list(dims)]) for part, dims in pairs)
+        return dataclasses.replace(components, parts=parts)
+    if isinstance(components, FullNormal):
+        factor = factor[..., None, None]
+        extra = jnp.eye(components.event_dim, dtype=noise.dtype) * (noise**2)[..., None, :]
+        covariance = numerics.upcast(components.covariance())[0] * factor**2 + extra
+        return FullNormal.from_covariance(components.loc, covariance)
+    scale, factor, noise = numerics.upcast(components.scale, factor[..., None], noise)
+    changes = {"scale": jnp.hypot(factor * scale, noise).astype(components.dtype)}
+    if isinstance(components, LowRankNormal):
+        changes["factor"] = (factor[..., None] * components.factor).astype(components.dtype)
+    return dataclasses.replace(components, **changes)
+
+
+def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) -> Any:
+    """The same family at ``loc`` with ``scale`` in every dimension, without correlations."""
+    if isinstance(components, Independent):
+        pairs = zip(components.parts, components.dims, strict=True)
+        parts = tuple(placed(part, loc[list(d)], scale[list(d)]) for part, d in pairs)
+        return dataclasses.replace(components, parts=parts)
+    changes = {"loc": jnp.broadcast_to(loc, components.loc.shape)}
+    if isinstance(components, FullNormal):
+        whitening = jnp.diag(1 / scale)
+        changes["whitening_tril"] = jnp.broadcast_to(whitening, components.whitening_tril.shape)
+    else:
+        changes["scale"] = jnp.broadcast_to(scale, (*components.scale.shape[:-1], scale.shape[0]))
+    if isinstance(components, LowRankNormal):
+        changes["factor"] = jnp.zeros_like(components.factor)
+    return dataclasses.replace(
+        components, **{k: v.astype(components.dtype) for k, v in changes.items()}
+    )
+
+
+__all__ = ["has_scales", "placed", "widen"]

@@ -1,0 +1,296 @@
+"""``fit_ensemble``: from a table to one calibrated density, with nothing to choose.
+
+Every network is trained on all folds but one; the rows of that one tell when to stop, how
+over-confident the networks are and what each kind is worth. The same networks then predict
+together, as one exact mixture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from jaxmdn import checks
+from jaxmdn.calibration.temperature import Temperature, apply_temperature
+from jaxmdn.heads import Head
+from jaxmdn.mixture import Labeled, Mixture, log_prob
+from jaxmdn.mixture.sampling import Estimate
+from jaxmdn.train.data import Rows, as_arrays, make_rows
+from jaxmdn.train.fit import _check_targets as check_targets
+from jaxmdn.train.folds import assign_folds
+from jaxmdn.train.recipe import Recipe, resolve
+from jaxmdn.train.run import Calibrated, Run, densities, moments
+from jaxmdn.train.standardize import Standardizer, to_unit
+from jaxmdn.typing import Array, ArrayLike, Float
+
+
+class Uncertainty(NamedTuple):
+    """The two parts of the predictive variance, ``[N, D]``, in the target's unit squared.
+
+    Attributes:
+      aleatoric: the mean of the networks' own variances: noise that more rows would not remove.
+      epistemic: the variance of the networks' means: what they do not agree about.
+    """
+
+    aleatoric: np.ndarray
+    epistemic: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class EnsembleResult:
+    """Networks trained on all folds but one each, and the calibrated mixture of them.
+
+    Attributes:
+      graphdef: the networks' architecture (NNX), in evaluation mode.
+      networks: the state of all of them, ``[A, G, ...]``: A models (arms), each of G networks.
+      folds: the fold of each training row, ``[N]``.
+      temperature: fitted to the rows held out, in standardised units.
+      floor: the least noise under a scale, ``[D]``, in standardised units.
+      x_standardizer, y_standardizer: the maps applied to inputs and targets.
+      out_of_fold: the calibrated density of each training row under the networks that did not see
+        it, in the target's unit: an honest estimate of what to expect of new rows.
+      history: per cycle: ``epochs`` so far, ``out_of_fold_nll`` and ``raw_nll`` (before
+        calibration), nats a row in the target's unit, ``seconds`` since the start.
+    """
+
+    graphdef: Any
+    networks: Any
+    folds: np.ndarray
+    temperature: Temperature
+    floor: Array
+    x_standardizer: Standardizer
+    y_standardizer: Standardizer | None
+    out_of_fold: Any
+    history: dict[str, np.ndarray]
+
+    @property
+    def model(self) -> Any:
+        """The first of the networks, an NNX module."""
+        return nnx.merge(self.graphdef, _first(self.networks))
+
+    @property
+    def num_networks(self) -> int:
+        """How many networks predict together."""
+        arms, each = jax.tree.leaves(self.networks)[0].shape[:2]
+        return int(arms * each)
+
+    def predict(self, x: Any) -> Mixture:
+        """The predictive density of each row of ``x [N, F]``, in the target's own unit."""
+        arms = self._arms("predict", x)
+        return _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
+
+    def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
+        """Log-density of each row, ``[N]``, nats, in the target's own unit."""
+        arms, y = self._arms("log_prob", x), as_arrays("log_prob", y, "y")
+        density = apply_temperature(self.temperature, arms, floor=self.floor)
+        y_map = self.y_standardizer
+        if y_map is None:
+            return log_prob(density, jnp.asarray(y))
+        return log_prob(density, y_map(y)) - y_map.log_det
+
+    def uncertainty(self, x: Any) -> Uncertainty:
+        """Split the predictive variance of each row of ``x [N, F]`` by the law of total variance.
+
+        The networks count as the calibration weighs them, with the scales that it gives them; the
+        outliers that it allows for are left out.
+
+        References:
+          Depeweg et al. (2018), Decomposition of uncertainty in Bayesian deep learning, eq. 10.
+        """
+        x = self.x_standardizer(as_arrays("uncertainty", x, "x"))
+        means, variances = map(
+            np.asarray, moments(self.graphdef, self.networks, x, self.temperature, self.floor)
+        )
+        share = np.asarray(self.temperature.weights)[:, None, None, None] / means.shape[1]
+        mean = np.sum(share * means, axis=(0, 1))
+        aleatoric = np.sum(share * variances, axis=(0, 1))
+        epistemic = np.sum(share * (means - mean) ** 2, axis=(0, 1))
+        unit = 1.0 if self.y_standardizer is None else self.y_standardizer.scale**2
+        return Uncertainty(aleatoric * unit, epistemic * unit)
+
+    def importance(self, x: Any, y: Any, *, num_repeats: int = 5, seed: int = 0) -> Estimate:
+        """What each input is worth: the NLL lost where its column is shuffled, nats a row, ``[F]``.
+
+        Args:
+          x, y: rows that the networks were not trained on.
+          num_repeats: shuffles of each column, at least 2.
+          seed: of the shuffles.
+
+        References:
+          Breiman (2001), Random forests, section 10.
+        """
+        checks.require_count("importance", "num_repeats", num_repeats, minimum=2)
+        x, rng = np.array(as_arrays("importance", x, "x")), np.random.default_rng(seed)
+        nll = -float(np.mean(self.log_prob(x, y)))
+        losses = np.empty((num_repeats, x.shape[1]))
+        for (repeat, column), _ in np.ndenumerate(losses):
+            shuffled = x.copy()
+            shuffled[:, column] = rng.permutation(x[:, column])
+            losses[repeat, column] = -np.mean(self.log_prob(shuffled, y)) - nll
+        error = losses.std(axis=0, ddof=1) / num_repeats**0.5
+        return Estimate(jnp.asarray(losses.mean(axis=0)), jnp.asarray(error))
+
+    def _arms(self, function: str, x: Any) -> Any:
+        """The density of each arm, ``[A, N]``, in standardised units."""
+        x = self.x_standardizer(as_arrays(function, x, "x"))
+        return densities(self.graphdef, self.networks, x)
+
+    def __repr__(self) -> str:
+        nll = self.history["out_of_fold_nll"].min()
+        return f"EnsembleResult({self.num_networks} networks, out_of_fold_nll={nll:.4f} nats)"
+
+
+@jax.jit
+def _first(networks: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0, 0], networks)
+
+
+def _own_unit(density: Any, result: Any) -> Any:
+    y_map = result.y_standardizer
+    return density if y_map is None else to_unit(density, y_map)
+
+
+def fit_ensemble(
+    x: Any,
+    y: Any,
+    head: Head | None = None,
+    *,
+    weights: Float[ArrayLike, "N"] | None = None,
+    groups: Any = None,
+    ordered: bool = False,
+    recipe: Recipe | None = None,
+    effort: str = "default",
+    seed: int = 0,
+    progress: bool = True,
+) -> EnsembleResult:
+    """Train an ensemble on a table and return one calibrated density for each row.
+
+    Networks of several kinds (arms) are trained on all folds but one, all of them at once in one
+    compiled program; the rows held out choose the number of epochs, the temperatures and the arms'
+    weights. Nothing else is chosen, and the same networks then predict together.
+
+    Args:
+      x: inputs ``[N, F]``, numbers.
+      y: targets ``[N, D]``.
+      head: what to predict; None: a mixture of five Student-t components for each row. With
+        components that have a location and a scale, temperatures act on the scales; with others
+        (gamma, counts, classes) the arms' weights alone are fitted.
+      weights: nonnegative row weights ``[N]``.
+      groups: a label for each row; rows with the same label are held out together.
+      ordered: hold out stretches of neighbouring rows, as for a series in time.
+      recipe: the numbers of the training; None: those of ``effort``.
+      effort: ``"fast"``, ``"default"`` or ``"best"``.
+      seed: seeds folds, networks and shuffling.
+      progress: show a progress bar.
+
+    Returns:
+      An :class:`EnsembleResult`: ``predict(x)``, ``log_prob(x, y)``, ``uncertainty(x)``,
+      ``importance(x, y)``, ``out_of_fold``.
+
+    Raises:
+      ValueError: for rows that do not match or are not finite, or fewer than 10 rows.
+      FloatingPointError: when the rows held out have no finite NLL.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> x = jnp.linspace(-1, 1, 60)[:, None]
+    >>> recipe = jaxmdn.train.Recipe(folds=2, cycles=(1,), hidden_features=(8,))
+    >>> result = jaxmdn.train.fit_ensemble(x, 3.0 * x, recipe=recipe, progress=False)
+    >>> jaxmdn.mean(result.predict(x)).shape, result.num_networks
+    ((60, 1), 4)
+
+    References:
+      Lakshminarayanan et al. (2017), Deep ensembles; Huang et al. (2017), Snapshot ensembles, for
+      the cycles; Guo et al. (2017) for the temperature.
+    """
+    recipe = resolve("fit_ensemble", recipe, effort)
+    if isinstance(y, Labeled):
+        raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
+    rows = make_rows("fit_ensemble", x, y, weights)
+    for name, array in (("x", rows.x), ("y", rows.y)):
+        if np.ndim(array) != 2:
+            raise ValueError(
+                f"fit_ensemble: {name} must have shape [N, columns], got {list(array.shape)}; a "
+                f"single column is {name}[:, None]."
+            )
+    head = recipe.head(rows.y.shape[1]) if head is None else head
+    check_targets(head, rows.y)
+    x_map = Standardizer.fit(rows.x, rows.weights)
+    y_map = None
+    if head.real_valued:
+        y_map = Standardizer.fit(rows.y, rows.weights, closure=head.closure)
+    y_std = jnp.asarray(rows.y) if y_map is None else y_map(rows.y)
+    share = np.asarray(rows.weights)
+    table = Rows(x_map(rows.x), y_std, jnp.asarray(share / share.mean(), jnp.float32))
+    folds = assign_folds(
+        table.size, recipe.num_folds(table.size), groups=groups, ordered=ordered, seed=seed
+    )
+    floor = _floor(rows.y, recipe.min_scale, y_map)
+    log_det = 0.0 if y_map is None else y_map.log_det
+
+    run = Run(recipe, head, table, folds, floor, seed)
+    history: dict[str, list[float]] = {
+        name: [] for name in ("epochs", "out_of_fold_nll", "raw_nll", "seconds")
+    }
+    start, epochs = time.perf_counter(), 0
+    best: Calibrated | None = None
+    ends: list[Any] = []
+    bar = tqdm(total=sum(recipe.cycles), unit="epoch", disable=not progress)
+    for length in recipe.cycles:
+        for done in range(length):
+            losses = run.epoch(done, length)
+            epochs += 1
+            bar.update()
+            if done % max(1, length // 10) == 0:
+                bar.set_postfix_str(f"train {float(losses.mean()) + log_det:.3f} nats")
+        ends = [*ends, run.snapshot()][-2:]
+        tried = [run.calibrate(ends[-count:]) for count in range(1, len(ends) + 1)]
+        found = min(tried, key=lambda one: one.nll if np.isfinite(one.nll) else np.inf)
+        for name, value in (
+            ("epochs", epochs),
+            ("out_of_fold_nll", found.nll + log_det),
+            ("raw_nll", tried[0].raw_nll + log_det),
+            ("seconds", time.perf_counter() - start),
+        ):
+            history[name].append(value)
+        bar.set_postfix_str(f"held out {found.nll + log_det:.4f} nats")
+        gain = np.inf if best is None else best.nll - found.nll
+        best = found if best is None or gain > 0 else best
+        if not gain >= recipe.min_gain:
+            break
+    bar.close()
+    if best is None or not np.isfinite(best.nll):
+        raise FloatingPointError(
+            f"fit_ensemble: the mean NLL of the rows held out is {history['out_of_fold_nll'][-1]}; "
+            f"look for extreme values in x and y, or try a lower peak_rate in the recipe."
+        )
+    return EnsembleResult(
+        graphdef=run.plan.eval_graph,
+        networks=run.networks(best.snapshots),
+        folds=folds,
+        temperature=best.temperature,
+        floor=floor,
+        x_standardizer=x_map,
+        y_standardizer=y_map,
+        out_of_fold=best.density if y_map is None else to_unit(best.density, y_map),
+        history={name: np.asarray(values) for name, values in history.items()},
+    )
+
+
+def _floor(y: Any, min_scale: float, y_map: Standardizer | None) -> Array:
+    """The least noise ``[D]``: a grid's rounding has a standard deviation of 0.29 of its step."""
+    if y_map is None:
+        return jnp.zeros(y.shape[1])
+    floors = []
+    for column, unit in zip(np.asarray(y, np.float64).T, y_map.scale, strict=True):
+        gaps = np.diff(np.unique(column))
+        step = gaps.min() if len(gaps) else 0.0
+        floors.append(max(min_scale, step / math.sqrt(12.0) / unit))
+    return jnp.asarray(np.array(floors), jnp.float32)

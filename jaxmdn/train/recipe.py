@@ -1,0 +1,116 @@
+"""How an ensemble is trained: one rule for every table, as a handful of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+
+from jaxmdn import checks
+from jaxmdn.heads import FactorizedHead, Family, Head
+from jaxmdn.nn import MDN
+
+FEW_ROWS = 2500  # below so many rows, more folds and smaller batches
+EFFORTS = ("fast", "default", "best")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of :func:`jaxmdn.train.fit_ensemble`; all can be changed.
+
+    Attributes:
+      folds: parts of the rows that are held out in turn; None: 10 below 2,500 rows, else 5.
+      members: networks of each arm for each fold.
+      frequency_scales: one arm each, of this ``frequency_scale`` of its periodic embedding: smooth
+        networks and rough ones.
+      hidden_features: widths of the trunk's layers.
+      dropout: share of the units dropped in training.
+      num_components, df: of the default head, a mixture of Student-t components.
+      cycles: lengths of the training's cycles, in epochs. Each starts from the full learning rate;
+        after each the ensemble is calibrated and scored on the rows held out.
+      min_gain: training stops after a cycle that gains less, in nats a row.
+      peak_rate, warmup: the full learning rate, and the share of a cycle spent rising to it; then
+        it falls by a cosine to zero.
+      weight_decay: of matrices.
+      clip: largest global norm of a gradient.
+      batch_size: rows a step; None: 64 below 2,500 rows, else 256.
+      min_scale: floor of a standardised scale. Where the targets lie on a grid, 0.29 of its step
+        (the standard deviation of rounding) if that is larger.
+    """
+
+    folds: int | None = None
+    members: int = 1
+    frequency_scales: tuple[float, ...] = (0.2, 1.0)
+    hidden_features: tuple[int, ...] = (128, 128, 128)
+    dropout: float = 0.0
+    num_components: int = 5
+    df: float = 5.0
+    cycles: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
+    min_gain: float = 0.01
+    peak_rate: float = 5e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    batch_size: int | None = None
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("folds", "batch_size"):
+            if getattr(self, name) is not None:
+                checks.require_count("Recipe", name, getattr(self, name), minimum=1)
+        checks.require_count("Recipe", "members", self.members)
+        for name in ("frequency_scales", "hidden_features", "cycles"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for cycle in self.cycles:
+            checks.require_count("Recipe", "cycles", cycle)
+        if not self.frequency_scales or not self.cycles:
+            raise ValueError("Recipe: frequency_scales and cycles need at least one entry each.")
+        for name in ("min_gain", "peak_rate", "weight_decay", "clip", "min_scale"):
+            checks.require_number("Recipe", name, getattr(self, name), lower=0.0)
+        checks.require_number(
+            "Recipe", "warmup", self.warmup, lower=0.0, strict_lower=True, upper=1.0
+        )
+
+    def num_folds(self, num_rows: int) -> int:
+        """How many folds for so many rows."""
+        return min(num_rows, self.folds or (10 if num_rows < FEW_ROWS else 5))
+
+    def rows_a_step(self, num_rows: int) -> int:
+        """How many rows a batch has."""
+        return self.batch_size or (64 if num_rows < FEW_ROWS else 256)
+
+    def head(self, event_dim: int) -> Head:
+        """The default head, for real targets."""
+        family = Family("student_t", df=self.df)
+        # The floor is noise under every scale, in training and after calibration.
+        return FactorizedHead((family,) * event_dim, self.num_components, min_scale=0.0)
+
+    def network(self, arm: int, in_features: int, head: Head, rngs: nnx.Rngs) -> MDN:
+        """A fresh network of one arm."""
+        return MDN(
+            in_features,
+            head,
+            hidden_features=self.hidden_features,
+            dropout=self.dropout,
+            embedding=self.frequency_scales[arm],
+            rngs=rngs,
+        )
+
+
+def resolve(function: str, recipe: Any, effort: str) -> Recipe:
+    """The recipe itself, or that of an effort."""
+    if recipe is not None:
+        if not isinstance(recipe, Recipe):
+            raise TypeError(
+                f"{function}: recipe must be a jaxmdn.train.Recipe, got {type(recipe).__name__}."
+            )
+        return recipe
+    checks.require_option(function, "effort", effort, EFFORTS)
+    if effort == "fast":
+        return Recipe(folds=5, cycles=(10, 20, 40, 80))
+    return (
+        Recipe()
+        if effort == "default"
+        else Recipe(members=2, cycles=(10, 20, 40, 80, 160, 320, 640))
+    )

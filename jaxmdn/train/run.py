@@ -1,0 +1,199 @@
+"""An ensemble on its way: the networks, the rows of each, and what held-out rows say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxmdn.calibration.temperature import Temperature, apply_temperature, fit_temperature
+from jaxmdn.heads import Head, initializers
+from jaxmdn.inference.widening import has_scales, widen
+from jaxmdn.mixture.merging import pool
+from jaxmdn.train.data import Rows
+from jaxmdn.train.members import Member, Plan, epoch
+from jaxmdn.train.recipe import Recipe
+from jaxmdn.typing import Array
+
+
+@partial(jax.jit, static_argnums=0)
+def densities(graphdef: Any, networks: Any, x: Any) -> Any:
+    """Each arm's density of each row, ``[A, N]``: its networks pooled with equal weights."""
+    return jax.lax.map(lambda arm: pool(_density_of_each(graphdef, arm, x)), networks)
+
+
+@partial(jax.jit, static_argnums=0)
+def moments(
+    graphdef: Any, networks: Any, x: Any, temperature: Temperature, floor: Array
+) -> tuple[Array, Array]:
+    """Means and variances of each network's calibrated density, ``[A, G, N, D]`` both."""
+
+    def one(arm: tuple[Any, Array]) -> tuple[Array, Array]:
+        state, factor = arm
+        density = _density_of_each(graphdef, state, x)
+        if has_scales(density):
+            density = widen(density, factor, jnp.maximum(temperature.noise, floor))
+        return density.mean(), density.variance()
+
+    return jax.lax.map(one, (networks, temperature.scale))
+
+
+def _density_of_each(graphdef: Any, networks: Any, x: Any) -> Any:
+    """The density of each row under each network, one network after another, ``[G, N]``."""
+    return jax.lax.map(lambda state: nnx.merge(graphdef, state, copy=True)(x), networks)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _out_of_fold(
+    plan: Plan, arms: int, snapshots: tuple[Any, ...], rows: Rows, held: Array, place: Array
+) -> Any:
+    """Each arm's density of each row under the networks that did not see it, ``[A, N]``.
+
+    Args:
+      plan: static.
+      arms: A.
+      snapshots: of all networks, ``[M, ...]`` each, ordered by arm, member and fold.
+      rows: the table.
+      held: the rows that each fold holds out, ``[F, n]``, the last repeated to equal length.
+      place: where each row stands among them.
+    """
+
+    def one(state: tuple[Any, Array]) -> Any:
+        network, fold = state
+        return nnx.merge(plan.eval_graph, *network, copy=True)(rows.take(held[fold]).x)
+
+    count = jax.tree.leaves(snapshots)[0].shape[0]
+    folds = jnp.arange(count, dtype=jnp.int32) % held.shape[0]
+    each = [jax.lax.map(one, (snapshot, folds)) for snapshot in snapshots]  # [M, n]
+
+    def gather(*leaves: Array) -> Array:  # [M, n, ...] -> [A, S * members, N, ...]
+        wide = jnp.stack(leaves)
+        shape = (len(leaves), arms, -1, held.size, *wide.shape[3:])
+        chosen = jnp.moveaxis(wide.reshape(shape)[:, :, :, place], 0, 1)
+        return chosen.reshape(arms, -1, *chosen.shape[3:])
+
+    return jax.vmap(pool)(jax.tree.map(gather, *each))
+
+
+@jax.jit
+def _calibrate(models: Any, rows: Rows, floor: Array) -> tuple[Temperature, Any, Array, Array]:
+    """Temperature, calibrated density, its NLL on the rows, and that without calibration."""
+    temperature = fit_temperature(models, rows.y, weights=rows.weights)
+    density = apply_temperature(temperature, models, floor=floor)
+    nll, raw = (-jnp.mean(rows.weights * each.log_prob(rows.y)) for each in (density, pool(models)))
+    return temperature, density, nll, raw
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_arm(arms: int, snapshots: tuple[Any, ...]) -> Any:
+    """States ``[M, ...]`` of several moments as ``[A, S M / A, ...]``."""
+
+    def join(*leaves: Array) -> Array:
+        wide = jnp.stack(leaves)
+        wide = wide.reshape(len(leaves), arms, -1, *wide.shape[2:])
+        return jnp.moveaxis(wide, 0, 1).reshape(arms, -1, *wide.shape[3:])
+
+    return jax.tree.map(join, *snapshots)
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrated:
+    """An ensemble at one moment, calibrated on held-out rows.
+
+    Attributes:
+      snapshots: the networks' states.
+      temperature: what calibration found.
+      density: of each row, calibrated, under the networks that did not see it, ``[N]``.
+      nll, raw_nll: mean negative log-likelihood of these rows after and before calibration.
+    """
+
+    snapshots: list[Any]
+    temperature: Temperature
+    density: Any
+    nll: float
+    raw_nll: float
+
+
+class Run:
+    """An ensemble in training: its networks on the device, and the rows of each."""
+
+    def __init__(
+        self, recipe: Recipe, head: Head, rows: Rows, folds: np.ndarray, floor: Array, seed: int
+    ) -> None:
+        self.recipe, self.rows, self.floor = recipe, rows, floor
+        self.arms = len(recipe.frequency_scales)
+        num_folds = int(folds.max()) + 1
+        sets = [np.flatnonzero(folds != fold) for fold in range(num_folds)]
+        largest = max(map(len, sets))
+        batch_size = min(recipe.rows_a_step(rows.size), min(map(len, sets)))
+        # Networks with fewer rows see some of them again.
+        index = np.stack([np.resize(own, largest) for own in sets])
+        self.index = jnp.asarray(np.tile(index, (self.arms * recipe.members, 1)), jnp.int32)
+        held = [np.flatnonzero(folds == fold) for fold in range(num_folds)]
+        size = max(map(len, held))
+        place = np.empty(rows.size, np.int64)
+        for fold, own in enumerate(held):
+            place[own] = fold * size + np.arange(len(own))
+        self.held = jnp.asarray(np.stack([np.resize(own, size) for own in held]), jnp.int32)
+        self.place = jnp.asarray(place, jnp.int32)
+
+        width = rows.x.shape[1]
+        key_start, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
+        self.plan = Plan.create(
+            nnx.eval_shape(lambda: recipe.network(0, width, head, nnx.Rngs(0))),
+            batch_size=batch_size,
+            weight_decay=recipe.weight_decay,
+            clip=recipe.clip,
+            warmup=recipe.warmup,
+        )
+        bias = initializers.from_targets(key_bias, head, rows.y, weights=rows.weights)
+
+        def fresh(arm: int, key: Array) -> tuple[Any, Any]:
+            model = recipe.network(arm, width, head, nnx.Rngs(key))
+            model.output.linear.bias[...] = bias
+            return tuple(nnx.split(model, nnx.Param, ...)[1:])
+
+        each = recipe.members * num_folds
+
+        @jax.jit
+        def start() -> Member:
+            keys = jax.random.split(key_start, (self.arms, each))
+            states = [jax.vmap(partial(fresh, arm))(keys[arm]) for arm in range(self.arms)]
+            params, model_state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+            opt_state = jax.vmap(self.plan.direction.init)(params)
+            own = jax.random.split(key_train, self.arms * each)
+            return Member(params, model_state, opt_state, own)
+
+        self.members = start()
+
+    def epoch(self, done: int, length: int) -> Array:
+        """Train every network for an epoch; the mean loss of each, ``[M]``."""
+        numbers = (self.floor, self.recipe.peak_rate, done, length)
+        self.members, losses = epoch(self.plan, self.members, self.rows, self.index, *numbers)
+        return losses
+
+    def snapshot(self) -> Any:
+        """A copy of all networks' states, ``[M, ...]``."""
+        return _copy((self.members.params, self.members.model_state))
+
+    def calibrate(self, snapshots: list[Any]) -> Calibrated:
+        """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
+        models = _out_of_fold(
+            self.plan, self.arms, tuple(snapshots), self.rows, self.held, self.place
+        )
+        temperature, density, nll, raw = _calibrate(models, self.rows, self.floor)
+        return Calibrated(snapshots, temperature, density, float(nll), float(raw))
+
+    def networks(self, snapshots: list[Any]) -> Any:
+        """The states of all networks that predict together, ``[A, G, ...]``."""
+        return _by_arm(self.arms, tuple(nnx.merge_state(*snapshot) for snapshot in snapshots))

@@ -1,0 +1,263 @@
+"""Ensembles: honest held-out rows, one exact mixture, the same networks after loading."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import stats
+
+import jaxmdn
+from jaxmdn import train
+from jaxmdn.train.folds import assign_folds
+from jaxmdn.train.members import rate
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+RECIPE = train.Recipe(
+    folds=3, members=2, cycles=(2, 3), hidden_features=(16,), batch_size=32, min_gain=0.0
+)
+
+
+def table(count=150, seed=0):
+    """y | x ~ N(3 x_0 + 10, (0.5 e^{x_1 / 2})^2); the third input says nothing."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 3))
+    y = 3.0 * x[:, :1] + 10.0 + 0.5 * np.exp(0.5 * x[:, 1:2]) * rng.normal(size=(count, 1))
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        x, y = table()
+        return train.fit_ensemble(x, y, recipe=RECIPE, progress=False), x, y
+
+
+def each_network(result):
+    """The networks one by one: ``(arm, place, module)``."""
+    networks = jax.device_get(result.networks)
+    arms, count = jax.tree.leaves(networks)[0].shape[:2]
+    for arm in range(arms):
+        for place in range(count):
+            state = jax.tree.map(lambda leaf, a=arm, p=place: leaf[a, p], networks)
+            yield arm, place, nnx.merge(result.graphdef, state)
+
+
+def by_hand(result, x, y, networks):
+    """The calibrated log-density of standardised rows under some networks, in NumPy."""
+    fitted = result.temperature
+    noise = np.maximum(np.asarray(fitted.noise, float), np.asarray(result.floor, float))[0]
+    total, counts = 0.0, np.zeros(len(fitted.weights))
+    for arm, _, _ in networks:
+        counts[arm] += 1
+    for arm, _, network in networks:
+        mixture = nnx.jit(lambda network, x: network(x))(network, x)
+        loc, scale = (
+            np.asarray(leaf, float)[..., 0]
+            for leaf in (mixture.components.loc, mixture.components.scale)
+        )
+        wide = np.hypot(float(fitted.scale[arm]) * scale, noise)
+        density = (np.asarray(mixture.weights()) * stats.t.pdf(y, 5.0, loc, wide)).sum(axis=-1)
+        total = total + float(fitted.weights[arm]) / counts[arm] * density
+    far, spread = float(fitted.loc[0]), float(fitted.spread[0])
+    share = float(fitted.outliers)
+    return np.log((1 - share) * total + share * stats.t.pdf(y[:, 0], 5.0, far, spread))
+
+
+def test_prediction_is_the_calibrated_mixture_of_all_networks(fitted):
+    """Every network by itself, with SciPy's t density: values in the target's unit."""
+    result, x, y = fitted
+    standardized = result.x_standardizer(x), np.asarray(result.y_standardizer(y))
+    expected = by_hand(result, *standardized, list(each_network(result)))
+    expected -= np.log(result.y_standardizer.scale[0])
+    np.testing.assert_allclose(result.log_prob(x, y), expected, rtol=1e-4, atol=1e-5)
+    own = jaxmdn.log_prob(result.predict(x), jnp.asarray(y, jnp.float32))
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
+    assert result.num_networks in (12, 24)  # one snapshot of 2 arms x 2 members x 3 folds, or two
+
+
+def test_out_of_fold_rows_are_predicted_by_networks_that_did_not_see_them(fitted):
+    """Fold by fold, from the networks of that fold alone; and those never trained on its rows."""
+    result, x, y = fitted
+    y_map = result.y_standardizer
+    found = jaxmdn.log_prob(result.out_of_fold, jnp.asarray(y, jnp.float32))
+    for fold in range(3):
+        rows = result.folds == fold
+        own = [network for network in each_network(result) if network[1] % 3 == fold]
+        parts = result.x_standardizer(x[rows]), np.asarray(y_map(y[rows]))
+        expected = by_hand(result, *parts, own) - np.log(y_map.scale[0])
+        np.testing.assert_allclose(found[rows], expected, rtol=1e-4, atol=1e-4)
+    nll = -float(jnp.mean(found))
+    np.testing.assert_allclose(nll, result.history["out_of_fold_nll"].min(), atol=1e-4)
+
+
+def test_held_out_targets_change_no_network_of_their_fold(fitted):
+    """Another target in a row of fold 0: the networks of fold 0 stay bit for bit, others move."""
+    result, x, y = fitted
+    row = np.flatnonzero(result.folds == 0)[:2]
+    swapped = y.copy()
+    swapped[row] = y[row[::-1]]  # so that standardisation and starts stay the same
+    again = train.fit_ensemble(x, swapped, recipe=RECIPE, progress=False)
+    pairs = zip(each_network(result), each_network(again), strict=False)
+    for (_, place, first), (_, _, second) in pairs:
+        kernels = [np.asarray(network.output.linear.kernel[...]) for network in (first, second)]
+        assert np.allclose(*kernels, atol=1e-7) == (place % 3 == 0), place
+
+
+def test_the_same_seed_gives_the_same_networks(fitted):
+    result, x, y = fitted
+    again = train.fit_ensemble(x, y, recipe=RECIPE, progress=False)
+    assert np.array_equal(again.log_prob(x, y), result.log_prob(x, y))
+    other = train.fit_ensemble(x, y, recipe=RECIPE, seed=1, progress=False)
+    assert not np.array_equal(other.log_prob(x, y), result.log_prob(x, y))
+
+
+def test_loaded_as_it_was_saved(fitted, tmp_path):
+    result, x, y = fitted
+    loaded = train.checkpoint.load(train.checkpoint.save(tmp_path / "ensemble", result))
+    assert np.array_equal(loaded.log_prob(x, y), result.log_prob(x, y))
+    np.testing.assert_array_equal(loaded.folds, result.folds)
+    for name, values in result.history.items():
+        np.testing.assert_array_equal(loaded.history[name], values)
+
+
+def test_uncertainty_is_the_law_of_total_variance(fitted):
+    """Its parts add up to the variance of the mixture without outliers."""
+    result, x, _ = fitted
+    parts = result.uncertainty(x)
+    density = result.predict(x)
+    inside = jaxmdn.Mixture(
+        logits=density.logits[..., :-1],
+        components=density.components.map_parameters(
+            lambda leaf, rank: leaf[..., :-1, :] if leaf.shape[-2] > 1 else leaf
+        ),
+    )
+    total = parts.aleatoric + parts.epistemic
+    np.testing.assert_allclose(total, jaxmdn.variance(inside), rtol=1e-3)
+    assert (np.asarray(parts.epistemic) > 0).all()
+    far = result.uncertainty(x + np.array([20.0, 0.0, 0.0]))
+    assert float(far.epistemic.mean()) > 3 * float(parts.epistemic.mean())
+
+
+def test_importance_finds_the_input_that_matters(fitted):
+    result, *_ = fitted
+    x, y = table(400, seed=1)
+    found = result.importance(x, y, num_repeats=3)
+    assert float(found.value[0]) > 0.1
+    assert np.argmax(found.value) == 0
+    assert abs(float(found.value[2])) < 0.2 * float(found.value[0])
+
+
+@pytest.mark.nightly
+def test_it_learns_what_can_be_known():
+    """Enough rows and epochs: within 0.08 nats of the exact NLL, and honest about it."""
+    x, y = table(1200)
+    recipe = train.Recipe(folds=3, cycles=(10, 20), hidden_features=(32, 32))
+    result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+    x_new, y_new = table(4000, seed=9)
+    exact = -stats.norm.logpdf(
+        y_new, 3.0 * x_new[:, :1] + 10.0, 0.5 * np.exp(0.5 * x_new[:, 1:2])
+    ).mean()
+    nll = -float(jnp.mean(result.log_prob(x_new, y_new)))
+    assert exact < nll < exact + 0.08
+    assert abs(result.history["out_of_fold_nll"].min() - nll) < 0.08
+    p = np.asarray(jaxmdn.cdf(result.predict(x_new), jnp.asarray(y_new, jnp.float32)))
+    assert 0.87 < ((p > 0.05) & (p < 0.95)).mean() < 0.95
+
+
+@pytest.mark.parametrize("head", ["gamma", "class"])
+def test_other_heads_are_stacked(head):
+    """Heads without scales: the weights alone; a classifier is no flat mixture, and serves."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 2))
+    if head == "gamma":
+        y = rng.gamma(3.0, np.exp(x[:, :1]))
+        own = jaxmdn.FactorizedHead("gamma", 2)
+    else:
+        y, own = (x[:, :1] > 0).astype(float), jaxmdn.CategoricalHead(2)
+    recipe = train.Recipe(folds=2, cycles=(4,), hidden_features=(8,))
+    result = train.fit_ensemble(x, y, own, recipe=recipe, progress=False)
+    log_prob = np.asarray(result.log_prob(x, y))
+    assert np.isfinite(log_prob).all()
+    own = jaxmdn.log_prob(result.predict(x), jnp.asarray(y, jnp.float32))
+    np.testing.assert_allclose(own, log_prob, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.temperature.weights.sum(), 1.0, rtol=1e-6)
+
+
+def test_targets_on_a_grid_get_the_floor_of_their_rounding():
+    """Whole numbers of spread 2: the floor is 0.29 / 2, and no predicted scale is below it."""
+    x, y = table(60)
+    y = np.round(y)
+    recipe = train.Recipe(folds=2, cycles=(1,), hidden_features=(8,))
+    result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+    np.testing.assert_allclose(result.floor, 12**-0.5 / y.std(), rtol=1e-5)
+    assert float(result.predict(x).components.scale.min()) >= 12**-0.5 * (1 - 1e-5)
+
+
+def test_weights_leave_rows_out():
+    """Rows of weight zero may hold anything that is finite."""
+    x, y = table(80)
+    recipe = train.Recipe(folds=2, cycles=(3,), hidden_features=(8,), batch_size=8)
+    weights = np.r_[np.ones(60), np.zeros(20)]
+    spoiled = y.copy()
+    spoiled[60:] = 1e3
+    nlls = [
+        -train.fit_ensemble(x, target, weights=weights, recipe=recipe, progress=False)
+        .log_prob(x[:60], y[:60])
+        .mean()
+        for target in (y, spoiled)
+    ]
+    np.testing.assert_allclose(nlls[0], nlls[1], rtol=1e-5)
+
+
+def test_rate_warms_up_and_falls_to_zero():
+    at = [float(rate(0.1, jnp.float32(f))) for f in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    np.testing.assert_allclose(at, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+
+
+# Folds
+
+
+def test_folds_are_even_and_seeded():
+    folds = assign_folds(103, 10, seed=1)
+    assert np.bincount(folds).tolist() == [11] * 3 + [10] * 7
+    assert np.array_equal(folds, assign_folds(103, 10, seed=1))
+    assert not np.array_equal(folds, assign_folds(103, 10, seed=2))
+
+
+def test_groups_stay_together_and_folds_stay_even():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 40, 1000)
+    folds = assign_folds(1000, 5, groups=groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(40))
+    assert np.bincount(folds).max() - np.bincount(folds).min() <= np.bincount(groups).max()
+
+
+def test_fold_errors():
+    for message, arguments in (
+        ("3 rows do not make 5 folds", (3, 5)),
+        ("num_folds must be", (3, 1)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            assign_folds(*arguments)
+    with pytest.raises(ValueError, match="2 groups do not make 3 folds"):
+        assign_folds(4, 3, groups=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"groups must have shape \[4\]"):
+        assign_folds(4, 2, groups=[0, 1])
+    with pytest.raises(ValueError, match="exclude each other"):
+        assign_folds(4, 2, groups=[0, 0, 1, 1], ordered=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"y": np.zeros(9)}, ValueError, r"y must have shape \[N, columns\], got \[9\]"),
+        ({"effort": "huge"}, ValueError, "effort"),
+        ({"recipe": {}}, TypeError, "recipe must be a jaxmdn.train.Recipe"),
+        ({"y": jaxmdn.Labeled(np.zeros(9, int), np.zeros((9, 1)))}, TypeError, "got Labeled"),
+    ],
+)
+def test_errors(user_errors, arguments, kind, message):
+    options = {"y": np.arange(9.0)[:, None], "progress": False, **arguments}
+    with pytest.raises(kind, match=message):
+        train.fit_ensemble(np.zeros((9, 2)), options.pop("y"), **options)
