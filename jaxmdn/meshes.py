@@ -1,4 +1,4 @@
-"""Programs that run on any mesh of devices.
+"""Programs that run whatever surrounds them: on any mesh of devices, under JAX's strict settings.
 
 To an array's type belongs how it lies over a mesh: over which axes its rows are spread (explicit
 axes), over which it varies inside ``shard_map`` (manual axes). Zeros lie nowhere, and what is
@@ -38,14 +38,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
         arrays = [leaves[i] for i in places]  # all others are static
         mesh = next((jax.typeof(x).sharding.mesh for x in arrays if any(_spread(x))), None)
         if mesh is None:
-            return function(*args, **kwargs)
+            return any_rank(function)(*args, **kwargs)
 
         def call(*arrays: Any) -> Any:
             new = dict(zip(places, arrays, strict=True))
             args, kwargs = jax.tree.unflatten(
                 structure, [new.get(i, x) for i, x in enumerate(leaves)]
             )
-            return function(*args, **kwargs)
+            return any_rank(function)(*args, **kwargs)
 
         with jax.sharding.use_abstract_mesh(mesh):
             return jax.sharding.auto_axes(call, out_sharding=_rows(call, arrays, mesh))(*arrays)
@@ -87,6 +87,21 @@ def _rows(function: Callable[..., Any], arrays: list, mesh: Any) -> Any:
         ))  # fmt: skip
 
     return jax.tree.map(spec, plain, *longer)
+
+
+def any_rank(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function in which leading axes broadcast, whatever ``jax_numpy_rank_promotion``.
+
+    They do so by rule in this library, and every public function checks the shapes it is given. A
+    derivative's rule, which JAX runs when it differentiates, needs this as well as the function.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return wrapper
 
 
 def whole(array: jax.Array) -> jax.Array:
@@ -156,4 +171,4 @@ def _axes(leaf: Any) -> frozenset:
     return frozenset() if kind is None else kind.varying
 
 
-__all__ = ["fori_loop", "jit", "scan", "vary", "vary_alike", "while_loop", "whole"]
+__all__ = ["any_rank", "fori_loop", "jit", "scan", "vary", "vary_alike", "while_loop", "whole"]

@@ -248,6 +248,7 @@ _tails = jax.custom_jvp(_by_quadrature)
 
 
 @_tails.defjvp
+@meshes.any_rank
 def _tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # In y the derivative is the density itself, not that of a sum over nodes.
     (family, y, start), (dfamily, dy, _) = primals, tangents
@@ -262,6 +263,7 @@ def _quantile(family: Univariate, p: Array) -> Array:
 
 
 @_quantile.defjvp
+@meshes.any_rank
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # F(y; theta) = p for all theta; zero where the quantile has rounded to where there is no slope.
     (family, p), (dfamily, dp) = primals, tangents

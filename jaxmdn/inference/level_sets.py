@@ -101,6 +101,7 @@ def follow(
 
 
 @follow.defjvp
+@meshes.any_rank
 def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixture, log_t, y, moves = primals
     dmixture, dlog_t = tangents[:2]
@@ -162,6 +163,7 @@ def _settle(
 
 
 @_settle.defjvp
+@meshes.any_rank
 def _settle_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixture, level, log_t, ends, moves = primals
     dmixture, dlevel = tangents[:2]

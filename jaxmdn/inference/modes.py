@@ -181,6 +181,7 @@ def _follow(
 
 
 @_follow.defjvp
+@meshes.any_rank
 def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixture, x, found = primals
     x = _follow(mixture, x, found)

@@ -209,6 +209,7 @@ def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, 
 
 
 @_quantile.defjvp
+@meshes.any_rank
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (mixture, p), (dmixture, dp) = primals, tangents
     y = _quantile(mixture, p)

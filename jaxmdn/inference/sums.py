@@ -9,6 +9,7 @@ million points and K = 8. GPUs have lanes enough for the plain sum, and one kern
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,10 @@ def nearest_inside(
     return jnp.where((best > lower) & (best < upper), best, middle)
 
 
-def _one_by_one(size: int) -> bool:
-    return jax.default_backend() == "cpu" and size >= FEWEST_POINTS
+def _one_by_one(size: Any) -> bool:
+    """Whether a loop is faster for that many points; a size that is no number may be large."""
+    many = not isinstance(size, int) or size >= FEWEST_POINTS
+    return jax.default_backend() == "cpu" and many
 
 
 def components_first(mixture: Mixture) -> Density:

@@ -129,6 +129,7 @@ def _reattach(mixture: Mixture, samples: Array) -> Array:
 
 
 @_reattach.defjvp
+@meshes.any_rank
 def _reattach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixture, samples = primals
     samples = _reattach(mixture, samples)  # itself differentiable: the second derivative is right

@@ -49,7 +49,12 @@ class Blocks(NamedTuple):
 def choose_blocks(
     head: Head, num_rows: int, chunk_size: int | None, implementation: str = "xla_chunked"
 ) -> Blocks:
-    """Return the rows per block: ``chunk_size``, or what suits head and device if that is None."""
+    """Return the rows per block: ``chunk_size``, or what suits head and device if that is None.
+
+    A symbolic number of rows (``jax.export``) is one block: how many others are left is not known.
+    """
+    if not isinstance(num_rows, int):
+        return Blocks(num_rows, num_rows, implementation)
     if chunk_size is not None:
         return Blocks(chunk_size, chunk_size, implementation)
     if jax.default_backend() != "cpu":
@@ -169,6 +174,7 @@ def weighted_nll(
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
+@meshes.any_rank
 def _weighted_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
@@ -201,6 +207,7 @@ def rows_nll(
 
 
 @partial(rows_nll.defjvp, symbolic_zeros=True)
+@meshes.any_rank
 def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
+from jaxmdn import meshes, numerics
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels.chunked import (
     Batch,
@@ -106,6 +106,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
+@meshes.any_rank
 def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
     (layer, batch), (dlayer, dbatch) = primals, tangents
     num_rows, dtype = layer.hidden.shape[0], numerics.compute_dtype(*layer)
