@@ -37,7 +37,7 @@ SHIFT_STEPS, NEWTON_STEPS = 40, 20
 
 
 class Modes(NamedTuple):
-    """A density's modes, by falling density; unused slots hold NaN and a log-density of ``-inf``.
+    """A density's modes, by falling density; unused slots hold ``inf``, their log-density ``-inf``.
 
     Attributes:
       location: ``[..., M, D]``, in the target's unit.
@@ -113,13 +113,13 @@ def _of_line(mixture: Mixture) -> Modes:
     points = turns.location[1::2, ..., None]
     location, height = _settle(rest.mixture, *_by_height(fixed, points, turns.is_mode))
     if on_circle(rest.mixture):
-        location = representative(location)
+        location = jnp.where(jnp.isinf(location), location, representative(location))
     if not rest.atoms:
         return Modes(location, height)
     height = height + rest.log_share[..., None]
     some = rest.log_share < 0
     for atom in rest.atoms:
-        own = jnp.where(some, jnp.asarray(atom, height.dtype), jnp.nan)[..., None]
+        own = jnp.where(some, jnp.asarray(atom, height.dtype), jnp.inf)[..., None]
         location = jnp.concatenate([own[..., None], location], axis=-2)
         height = jnp.concatenate([jnp.where(some, jnp.inf, -jnp.inf)[..., None], height], axis=-1)
     order = jnp.argsort(-height, axis=-1, stable=True)
@@ -143,7 +143,7 @@ def _choices(density: Independent, parts: list[Modes]) -> Modes:
     location = density.join([spread(part.location, i, 1) for i, part in enumerate(parts)])
     height = jnp.where(used, sum(heights), -jnp.inf)
     order = jnp.argsort(-height, axis=-1, stable=True)
-    location = jnp.where(used[..., None], location, jnp.nan)
+    location = jnp.where(used[..., None], location, jnp.inf)
     location = jnp.take_along_axis(location, order[..., None], axis=-2)
     return Modes(location, jnp.take_along_axis(height, order, axis=-1))
 
@@ -159,7 +159,7 @@ def _settle(mixture: Mixture, points: Array, found: Array) -> Modes:
     broken = jnp.isnan(jax.lax.stop_gradient(mixture).log_prob(points))
     points = jax.lax.map(lambda slot: _follow(mixture, *slot), (points, found))
     height = jnp.where(found | broken, mixture.log_prob(points), -jnp.inf)
-    points = jnp.where(found[..., None], points, jnp.nan)
+    points = jnp.where(found[..., None], points, jnp.where(broken, jnp.nan, jnp.inf)[..., None])
     return Modes(location=jnp.moveaxis(points, 0, -2), log_prob=jnp.moveaxis(height, 0, -1))
 
 

@@ -41,7 +41,7 @@ from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 
 class Intervals(NamedTuple):
-    """Disjoint intervals in increasing order; unused slots hold NaN.
+    """Disjoint intervals in increasing order; unused slots hold ``inf``.
 
     Attributes:
       lower: left ends ``[..., M]``.
@@ -234,6 +234,8 @@ def _intervals(mixture: Mixture, level: Float[Array, "..."]) -> Intervals:
         covered = jnp.any((first <= point) & (point <= last), axis=0, keepdims=True)
         point = jnp.where(covered | jnp.isnan(level), jnp.nan, point)
         first, last = (jnp.sort(jnp.concatenate([ends, point]), axis=0) for ends in (first, last))
+    some = ~jnp.all(jnp.isnan(first), axis=0)  # a region has a piece: else it is none, and NaN
+    first, last = (jnp.where(some & jnp.isnan(ends), jnp.inf, ends) for ends in (first, last))
     return Intervals(lower=jnp.moveaxis(first, 0, -1), upper=jnp.moveaxis(last, 0, -1))
 
 

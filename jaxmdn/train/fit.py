@@ -7,6 +7,7 @@ on the device stands in ``program``. Losses are reported in the target's own uni
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -215,9 +216,9 @@ def fit(
 
     def record(train: Any, valid: Any, score: Any, usage: Any) -> None:
         history["train_loss" if own else "train_nll"].append(float(train) + shift)
-        history["valid_nll"].append(float(valid) + log_det)
+        history["valid_nll"].append(float(valid) + log_det if held_out else math.nan)
         if own:
-            history["valid_loss"].append(float(score))
+            history["valid_loss"].append(float(score) if held_out else math.nan)
         history["seconds"].append(time.perf_counter() - start)
         if usage is not None:
             history.setdefault("mean_weight", []).append(np.asarray(usage, np.float64))

@@ -49,7 +49,7 @@ class EpochResult(NamedTuple):
     Attributes:
       losses: the loss of every step.
       train: weighted mean loss over the epoch's batches, in standardised units.
-      valid: validation NLL; NaN without validation.
+      valid: validation NLL; infinite without validation.
       score: the loss that is trained, on the validation rows: by it the best epoch is chosen.
       sound: whether everything stayed finite.
       usage: mean mixing coefficients ``[K]`` at the end; None for heads without components.
@@ -97,7 +97,7 @@ class Program:
 
     def start(self, state: TrainState, held_out: Rows | None) -> Carry:
         """The carry of epoch 0, whose best parameters are the initial ones."""
-        initial: Any = jnp.nan
+        initial: Any = jnp.inf
         if held_out is not None:
             initial = self.validate(state, held_out)[1]
         return Carry(
@@ -154,7 +154,7 @@ def _epoch(
     train = jnp.sum(losses * mass) / jnp.sum(mass)
     sound = jnp.all(jnp.isfinite(losses)) & _all_finite(state.params)
     if held_out is None:
-        valid = score = jnp.full_like(train, jnp.nan)
+        valid = score = jnp.full_like(train, jnp.inf)  # NaN would stop `jax_debug_nans`
         better = sound
     else:
         valid, score = _validate(program, state, held_out)
