@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -113,6 +114,13 @@ def test_no_dataclass_shares_the_structure_of_another():
     """JAX's own registration may run one class's compiled program for another (``declare``)."""
     sources = {module: path.read_text() for module, path in PATHS.items()}
     assert not [module for module, text in sources.items() if "@jax.tree_util.register_d" in text]
+
+
+def test_programs_run_on_any_mesh():
+    """Through ``meshes``, which knows where arrays lie; training gathers its rows first."""
+    refused = re.compile(r"jax\.lax\.(scan|fori_loop|while_loop)\(|^@(partial\()?jax\.jit", re.M)
+    checked = {module for module in PATHS if FLOORS.get(room(module), 9) <= 7} - {"jaxmdn.meshes"}
+    assert not [module for module in checked if refused.search(PATHS[module].read_text())]
 
 
 def test_the_rules_catch_what_they_forbid_and_nothing_else():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from jaxmdn import checks, numerics
+from jaxmdn import checks, meshes, numerics
 from jaxmdn.typing import Array, Float
 
 
@@ -47,7 +46,7 @@ def stacking_weights(
     return _stack(log_prob, jnp.asarray(rows))
 
 
-@jax.jit
+@meshes.jit
 def _stack(log_prob: Array, rows: Array) -> Array:
     log_prob, rows = numerics.upcast(log_prob, rows)
     peak = numerics.finite_peak(log_prob)
@@ -65,7 +64,7 @@ def _stack(log_prob: Array, rows: Array) -> Array:
 
     count = density.shape[1]
     start = jnp.full(count, 1 / count, density.dtype)
-    return jax.lax.while_loop(more, climb, (start, start[0] + jnp.inf, jnp.zeros((), jnp.int32)))[0]
+    return meshes.while_loop(more, climb, (start, start[0] + jnp.inf, jnp.zeros((), jnp.int32)))[0]
 
 
 __all__ = ["stacking_weights"]

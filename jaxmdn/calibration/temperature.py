@@ -96,7 +96,7 @@ def _first(leaf: Array, rank: int) -> Array:
     return jax.lax.slice_in_dim(leaf, 0, 1, axis=axis)
 
 
-@jax.jit
+@meshes.jit
 def fit_temperature(
     models: Mixture, y: Float[Array, "N D"], *, weights: Float[Array, "N"] | None = None
 ) -> Temperature:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxmdn import meshes
 from jaxmdn.heads import Head
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.train.data import Rows
@@ -136,7 +137,7 @@ def _epoch(
 
     cuts = (order.reshape(steps, plan.batch_size), jnp.arange(steps, dtype=jnp.float32))
     start = (member.params, member.model_state, member.opt_state)
-    state, losses = jax.lax.scan(step, start, cuts)
+    state, losses = meshes.scan(step, start, cuts)
     return Member(*state, key), jnp.mean(losses)
 
 
