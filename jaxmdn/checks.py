@@ -50,7 +50,10 @@ def require_last_axis(function: str, name: str, value: Any, size: int, meaning: 
     if not shape or shape[-1] != size:
         remedy = ""
         if size == 1:
-            remedy = f" A scalar {meaning} keeps an axis of size one: use {name}[..., None]."
+            remedy = (
+                f" A scalar {meaning} keeps an axis of size one: use {name}[..., None] "
+                f"(of a table's column: {name}.to_numpy()[:, None])."
+            )
         raise ValueError(
             f"{function}: expected {name} of shape [..., {size}] (the last axis is the {meaning}), "
             f"got {list(shape)}.{remedy}"

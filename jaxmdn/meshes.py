@@ -10,6 +10,7 @@ every step. Without a mesh both add nothing.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +51,26 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh):
             return jax.sharding.auto_axes(call, out_sharding=_rows(call, arrays, mesh))(*arrays)
 
-    return jax.jit(on_any_mesh, **options)
+    compiled = jax.jit(on_any_mesh, **options)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except TypeError as error:
+            if not str(error).startswith("Error interpreting argument"):
+                raise
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+            tables = [name for name, value in given.items() if hasattr(value, "to_numpy")]
+            if not tables:
+                raise
+            name = tables[0]
+            raise TypeError(
+                f"{function.__name__}: {name} must be an array, got {type(given[name]).__name__}; "
+                f"pass jax.numpy.asarray({name}.to_numpy())."
+            ) from None
+
+    return call
 
 
 def _spread(array: Any) -> tuple:

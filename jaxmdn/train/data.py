@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -78,22 +80,40 @@ def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
 def as_arrays(function: str, tree: Any, name: str) -> Any:
     """Turn the leaves of a pytree (lists and tables count as leaves) into numeric arrays.
 
-    JAX arrays stay on their device; everything else becomes NumPy, in its own precision.
+    JAX arrays stay on their device; everything else becomes NumPy, in its own precision. Columns of
+    several types (whole numbers, truth values, nullable ones) become float64, what is missing NaN.
     """
 
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
             return meshes.whole(leaf)
         array = np.asarray(leaf)
-        if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-            sample = next((value for value in array.flat if isinstance(value, str)), None)
-            raise TypeError(
-                f"{function}: {name} must be numeric, got dtype {array.dtype} (with {sample!r}); "
-                f"encode text columns as numbers first."
-            )
-        return array
+        if array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        for place, value in np.ndenumerate(array):
+            if not isinstance(value, numbers.Real | np.bool_) and not _is_missing(value):
+                raise _not_numeric(function, name, value, place, getattr(leaf, "columns", None))
+        numeric = [np.nan if _is_missing(value) else float(value) for value in array.flat]
+        return np.asarray(numeric, np.float64).reshape(array.shape)
 
     return jax.tree.map(convert, tree, is_leaf=lambda node: isinstance(node, list))
+
+
+def _is_missing(value: Any) -> bool:
+    """What tables put where there is no number: None, and the singletons of pandas."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _not_numeric(function: str, name: str, value: Any, place: tuple, columns: Any) -> TypeError:
+    """The error for a table's first value that is no number."""
+    where = ""
+    if len(place) > 1:
+        where = f" in column {place[1] if columns is None else columns[place[1]]!r}"
+    kind, remedy = type(value).__name__, "encode text columns as numbers first."
+    if isinstance(value, np.datetime64 | np.timedelta64 | datetime.date | datetime.timedelta):
+        remedy = "turn times into numbers first, as seconds or days since one of them."
+    found = f"{kind} {str(value)!r}{where}"
+    return TypeError(f"{function}: {name} must be numeric, got {found}; {remedy}")
 
 
 def _require_finite(function: str, name: str, array: Any) -> None:

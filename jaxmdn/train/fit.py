@@ -145,8 +145,9 @@ def fit(
       num_epochs: at most so many passes over the rows.
       batch_size: rows per step; the last batch of an epoch may be smaller.
       patience: stop after so many epochs without a better validation NLL; None never stops.
-      standardize: shift and scale inputs (a single floating array ``[N, F]``) and real-valued
-        targets to mean 0 and variance 1; everything reported is back in the target's unit.
+      standardize: shift and scale inputs (a single array ``[N, F]``; indices for an embedding are
+        ``[N]`` or in a dictionary) and real-valued targets to mean 0 and variance 1; everything
+        reported is back in the target's unit.
       initialize: start from the training targets' marginal density.
       loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
         The best epoch is that of the lowest ``loss`` on the validation rows; the history shows
@@ -262,7 +263,8 @@ def fit(
 def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standardizer | None]:
     x_map = y_map = None
     single = isinstance(rows.x, jax.Array | np.ndarray)
-    if single and jnp.issubdtype(rows.x.dtype, jnp.floating):
+    counted = single and not jnp.issubdtype(rows.x.dtype, jnp.floating) and rows.x.ndim == 1
+    if single and not counted:
         if rows.x.ndim != 2:
             raise ValueError(
                 f"fit: to standardise, x must have shape [N, F], got {list(rows.x.shape)}; reshape "

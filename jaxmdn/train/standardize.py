@@ -66,10 +66,12 @@ class Standardizer:
         checks.require_last_axis(
             "Standardizer", "values", values, len(self.shift), "columns it was fitted on"
         )
+        dtype = jnp.result_type(float)
+        if isinstance(values, jax.Array) and jnp.issubdtype(values.dtype, jnp.floating):
+            dtype = values.dtype
         if isinstance(values, jax.core.Tracer):
-            shift, scale = (jnp.asarray(part, values.dtype) for part in (self.shift, self.scale))
-            return (values - shift) / scale
-        dtype = values.dtype if isinstance(values, jax.Array) else jnp.result_type(float)
+            shift, scale = (jnp.asarray(part, dtype) for part in (self.shift, self.scale))
+            return (values.astype(dtype) - shift) / scale
         wide = np.asarray(values, np.float64)
         return jnp.asarray((wide - self.shift) / self.scale, dtype)
 

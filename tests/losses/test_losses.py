@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import oracles
+import pandas as pd
 import pytest
 from scipy import special
 from sklearn import metrics
@@ -308,3 +309,12 @@ def test_categorical_nll_errors(user_errors):
     message = r"categorical_nll: expected labels of shape \[5\].*\[5, 4\]\), got \[5, 1\]"
     with pytest.raises(ValueError, match=message):
         jaxmdn.categorical_nll(LOGITS, LABELS[:, None])
+
+
+def test_a_table_is_named(user_errors):
+    table = pd.DataFrame({"y": [0.0, 1.0]})
+    head = jaxmdn.NormalHead(1, 1)
+    raw = jnp.zeros((2, head.num_outputs))
+    for call in (lambda: jaxmdn.nll(head, raw, table), lambda: jaxmdn.log_prob(head(raw), table)):
+        with pytest.raises(TypeError, match=r"y must be an array, got DataFrame; .*to_numpy"):
+            call()
