@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
-from jaxmdn.inference import hdr_level, quantile
+from jaxmdn.inference import hdr_level
+from jaxmdn.inference.quantiles import central
 from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
@@ -173,8 +174,7 @@ def _central_interval(density: Density, level: Array, offset: Array) -> Interval
     (density,) = numerics.upcast_tree(density)
     dtype = numerics.compute_dtype(density)
     miss, offset = 1 - jnp.asarray(level, dtype), jnp.asarray(offset, dtype)
-    ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
-    lower, upper = quantile(density, ends.reshape(2, *(1,) * (len(density.batch_shape) + 1)))
+    lower, upper = central(density, 0.5 * miss)
     return Interval(lower - offset, upper + offset)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
-from jaxmdn.inference import cdf, quantile
+from jaxmdn.inference import cdf
+from jaxmdn.inference.quantiles import check_levels, quantile_at
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Parameter
@@ -124,14 +125,14 @@ def recalibrated_cdf(
 
 
 def recalibrated_quantile(
-    recalibration: Recalibration, density: Density, p: Float[ArrayLike, "..."]
+    recalibration: Recalibration, density: Density, p: Float[ArrayLike, "..."] | Sequence[float]
 ) -> Float[Array, "..."]:
     """Recalibrated quantile of each dimension, the ``y`` with ``R_d(F_d(y_d)) = p``, ``[..., D]``.
 
     Args:
       recalibration: from :func:`recalibrate`.
       density: a density with batch shape ``[...]``.
-      p: probabilities in [0, 1]; broadcasts against ``[..., D]`` as in ``quantile``.
+      p: probabilities in [0, 1], as ``quantile`` takes them: levels lead.
 
     Raises as ``quantile``, and ``ValueError`` for a map of another event size. JAX arrays outside
     [0, 1] and NaN give NaN.
@@ -145,13 +146,7 @@ def recalibrated_quantile(
     3.2
     """
     _check("recalibrated_quantile", recalibration, density)
-    if isinstance(p, (int, float, np.ndarray)) and not np.all(
-        (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
-    ):
-        raise ValueError(f"recalibrated_quantile: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, numerics.compute_dtype(density))
-    event = (*density.batch_shape, density.event_dim)
-    checks.require_broadcastable("recalibrated_quantile", density=event, p=level.shape)
+    level = check_levels("recalibrated_quantile", density, p)
     return _quantile(recalibration, density, level)
 
 
@@ -197,7 +192,7 @@ def _log_prob(recalibration: Recalibration, density: Density, y: Array) -> Array
     log_slope = -jnp.sum(jnp.log(steps * (high - low)), axis=-1)
     if density.event_dim == 1:
         return density.log_prob(y) + log_slope
-    z = quantile(density, _apply(recalibration, p))
+    z = quantile_at(density, _apply(recalibration, p))
     z = jnp.where(jnp.isfinite(z), z, y)
     change = _log_marginals(density, y) - _log_marginals(density, z)
     return density.log_prob(z) + log_slope + jnp.sum(change, axis=-1)
@@ -227,7 +222,7 @@ def _quantile(recalibration: Recalibration, density: Density, p: Array) -> Array
     index = jnp.clip(place.astype(jnp.int32), 0, steps - 1)
     low, high = knots[dims, index], knots[dims, index + 1]
     level = low + (place - index.astype(p.dtype)) * (high - low)
-    return quantile(density, level)
+    return quantile_at(density, level)
 
 
 def _segment(knots: Array, p: Array) -> tuple[Array, Array, Array]:

@@ -85,10 +85,6 @@ class AsymmetricLaplace(Univariate):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._log_tails(y)[1]
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
-        return self.tail_quantile(p, jnp.zeros((), bool))
-
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
     ) -> Float[Array, "..."]:

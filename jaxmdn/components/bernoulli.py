@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import numerics
 from jaxmdn.components.counts import CountDensity, reached
 from jaxmdn.components.declare import family, real
 from jaxmdn.components.support import COUNTS, Support
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
 @family
@@ -59,12 +60,15 @@ class Bernoulli(CountDensity):
         rare, often = power / (1 + power), 1 / (1 + power)
         return jnp.where(logit > 0, rare, often), jnp.where(logit > 0, often, rare)
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
         """0 up to ``P(Y = 0)``, 1 above; NaN outside [0, 1]. No derivative: zero."""
-        no, yes = jax.lax.stop_gradient(self._chances())
-        no, yes, p = (array.astype(jnp.result_type(no, p)) for array in (no, yes, p))
-        found = jnp.where(reached(no, yes, p) & (p < 1), 0, 1).astype(p.dtype)
-        return jnp.where((p >= 0) & (p <= 1) & ~jnp.isnan(no), found, jnp.nan)
+        no, yes, q = numerics.upcast(*jax.lax.stop_gradient(self._chances()), q)
+        end = jnp.where(upper, q == 0, q == 1)
+        zero = reached(lambda above: jnp.where(above, yes, no), q, upper) & ~end
+        found = jnp.where(zero, 0, 1).astype(q.dtype)
+        return jnp.where((q >= 0) & (q <= 1) & ~jnp.isnan(no), found, jnp.nan)
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         _, yes = self._chances()

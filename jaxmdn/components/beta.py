@@ -12,7 +12,7 @@ from jaxmdn.components.declare import constant, family, positive
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special import beta as beta_functions
 from jaxmdn.special.gamma import log_draw
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
 @family
@@ -66,9 +66,11 @@ class Beta(BoundedDensity):
         a, b, y = self._parameters(y)
         return beta_functions.log_tails(*self.units(y), a, b)
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        a, b, p = self._parameters(p)
-        return self.from_units(*beta_functions.quantile(p, a, b))
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        a, b, q = self._parameters(q)
+        return self.from_units(*beta_functions.quantile(q, a, b, upper))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         a, b = self._parameters()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +18,7 @@ from jaxmdn import numerics
 from jaxmdn.components.support import COUNTS, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special.roots import first_whole
+from jaxmdn.special.sides import nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
 #: By how many rounding units a distribution function may be off.
@@ -95,44 +97,54 @@ class CountDensity(Univariate):
     def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self.log_staircase(y)[1]
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The smallest count with ``cdf >= p``; 0 and ``inf`` at p = 0 and 1, NaN outside.
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The smallest count with ``cdf >= q`` (``survival <= q``); 0 and ``inf`` at the ends.
 
         No derivative: zero. In float32 counts beyond 2^24 are those that it can represent.
         """
-        return whole_quantile(self, p)
+        return whole_quantile(self, q, upper)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.draw(key, (*shape, *self.batch_shape, self.event_dim))
 
 
-def whole_quantile(density: Any, p: Float[Array, "..."]) -> Float[Array, "..."]:
+def whole_quantile(
+    density: Any, q: Float[Array, "..."], upper: Bool[Array, "..."]
+) -> Float[Array, "..."]:
     """Quantile of each dimension of a family of counts that has a cdf and two moments."""
-    density, p = jax.lax.stop_gradient(numerics.upcast_tree(density, p))
-    inside = (p > 0) & (p < 1)
-    level = jnp.where(inside, p, 0.5)
-    found = first_count(density, lambda y: reaches(density, y, level), jnp.minimum(1 - level, 0.5))
-    ends = jnp.where(p == 0, 0, jnp.where(p == 1, jnp.inf, jnp.nan))
+    density, q = jax.lax.stop_gradient(numerics.upcast_tree(density, q))
+    inside = (q > 0) & (q < 1)
+    level = jnp.where(inside, q, 0.5)
+    near, above = nearer_side(level, upper)
+    accept = partial(reaches, density, q=level, upper=upper)
+    found = first_count(density, accept, jnp.where(above, near, 0.5))
+    last = jnp.logical_xor(q == 1, upper)
+    ends = jnp.where((q == 0) | (q == 1), jnp.where(last, jnp.inf, 0), jnp.nan)
     return jnp.where(inside, found, ends.astype(found.dtype))
 
 
-def reaches(density: Any, y: Float[Array, "..."], p: Float[Array, "..."]) -> Bool[Array, "..."]:
-    """Whether ``P(Y <= y) >= p``, up to rounding."""
-    tail = density.tail(y, p > 0.5)
-    return reached(tail, tail, p)
+def reaches(
+    density: Any, y: Float[Array, "..."], q: Float[Array, "..."], upper: Bool[Array, "..."]
+) -> Bool[Array, "..."]:
+    """Whether ``P(Y <= y) >= q`` (``P(Y > y) <= q`` where ``upper``), up to rounding."""
+    return reached(partial(density.tail, y), q, upper)
 
 
 def reached(
-    below: Float[Array, "..."], above: Float[Array, "..."], p: Float[Array, "..."]
+    tail: Callable[[Array], Array], q: Float[Array, "..."], upper: Bool[Array, "..."]
 ) -> Bool[Array, "..."]:
-    """Whether ``P(Y <= y) >= p``, up to rounding: a level that is itself a step's must reach it.
+    """As :func:`reaches`, of ``tail(upper)``: a level that is itself a step's must reach it.
 
-    By ``below``, ``P(Y <= y)``, up to the median, and beyond by ``above``, ``P(Y > y)``, where
-    ``1 - p`` is exact; the other one is not looked at.
+    By the smaller tail, where ``1 - q`` is exact: but ``q`` itself has been rounded, next to one.
     """
-    eps = float(jnp.finfo(p.dtype).eps)
-    room = SLACK * eps
-    return jnp.where(p > 0.5, above <= (1 - p) * (1 + room) + eps, below >= p * (1 - room))
+    eps = float(jnp.finfo(q.dtype).eps)
+    near, above = nearer_side(q, upper)
+    value, room = tail(above), SLACK * eps
+    slack = jnp.where(above == upper, 0, eps).astype(q.dtype)
+    least = near * (1 - room) - slack
+    return jnp.where(above, value <= near * (1 + room) + slack, value >= least)
 
 
 def first_count(

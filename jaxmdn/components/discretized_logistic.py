@@ -16,7 +16,7 @@ from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special.roots import bisect
-from jaxmdn.typing import Array, Float, Key, Num, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
 @family
@@ -125,26 +125,33 @@ class DiscretizedLogistic(Univariate):
     def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return self._staircase(y, 0.0, -jnp.inf, lambda z: jax.nn.log_sigmoid(-z))
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The smallest level with ``cdf >= p``; NaN outside [0, 1]. No derivative: zero."""
-        loc, scale, p = jax.lax.stop_gradient(self._parameters(p))
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The smallest level with ``cdf >= q`` (``survival <= q``); NaN outside [0, 1].
+
+        No derivative: zero.
+        """
+        loc, scale, q = jax.lax.stop_gradient(self._parameters(q))
         origin, step = self.lattice
-        inside = (p > 0) & (p < 1)
-        safe = jnp.where(inside, p, 0.5)
-        logistic = loc + scale * (jnp.log(safe) - jnp.log1p(-safe))
+        inside = (q > 0) & (q < 1)
+        safe = jnp.where(inside, q, 0.5)
+        logit = jnp.log(safe) - jnp.log1p(-safe)
+        logistic = loc + jnp.where(upper, -scale, scale) * logit
         guess = jnp.ceil((logistic - origin) / step - 0.5)
 
         def reaches(index: Array) -> Array:
             z = self._edge(index)
-            return reached(_sigmoid(z), _sigmoid(-z), safe)
+            return reached(lambda above: _sigmoid(jnp.where(above, -z, z)), safe, upper)
 
         # The guess may be off by one step, and next to one a compiler that computes it twice may
         # round it both ways: only ends of a bracket are taken from it.
         low, high = jnp.clip(guess - 2, -1, None), jnp.clip(guess + 1, 0, self.num_bins - 1)
         ends = jnp.minimum(low, high - 1), high  # at most three apart: two halvings
         index = bisect(reaches, *ends, steps=2, middle=lambda a, b: jnp.floor(0.5 * (a + b)))[1]
-        index = jnp.where(p == 0, 0, jnp.where(p == 1, self.num_bins - 1, index))
-        valid = (p >= 0) & (p <= 1) & ~jnp.isnan(logistic)
+        last = jnp.logical_xor(q == 1, upper)
+        index = jnp.where(inside, index, jnp.where(last, self.num_bins - 1, 0))
+        valid = (q >= 0) & (q <= 1) & ~jnp.isnan(logistic)
         return jnp.where(valid, origin + index * step, jnp.nan)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special import gamma as gamma_functions
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
 @family
@@ -53,9 +53,11 @@ class Gamma(PositiveDensity):
     def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         return gamma_functions.log_tails(*self._scaled(y))
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        concentration, rate, p = self._parameters(p)
-        return gamma_functions.quantile(p, concentration) / rate
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        concentration, rate, q = self._parameters(q)
+        return gamma_functions.quantile(q, concentration, upper) / rate
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         concentration, rate = self._parameters()

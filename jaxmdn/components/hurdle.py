@@ -12,7 +12,7 @@ from jaxmdn.components import counts
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.zero_mass import ZeroMass, log_complement
-from jaxmdn.typing import Array, Float, Key, Num, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
 @family
@@ -128,18 +128,25 @@ class Hurdle(ZeroMass):
         value = jnp.where(below < 0.5, 1 - below, zero + rest * base.survival(y))
         return jnp.where(y < 0, value, rest * base.survival(y))
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The smallest ``y`` with ``cdf >= p``; NaN outside [0, 1]."""
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The smallest ``y`` whose upper tail is at most ``q``, or whose cdf is at least that."""
         if self.discrete:
-            return counts.whole_quantile(self, p)
-        p = self._parameters(p)[-1]
+            return counts.whole_quantile(self, q, upper)
+        q = self._parameters(q)[-1]
         zero, rest = self.shares()
         base = self.inner()
-        start = rest * base.cdf(jnp.zeros((1,), p.dtype))
-        below, above = p <= start, p > start + zero
-        within = jnp.where(below, p / rest, jnp.where(above, 1 - (1 - p) / rest, 0.5))
-        value = base.quantile(jnp.where((p >= 0) & (p <= 1), jnp.clip(within, 0, 1), jnp.nan))
-        return jnp.where(below | above | jnp.isnan(p) | (p > 1), value, 0)
+        none = jnp.zeros((1,), q.dtype)
+        start, end = rest * base.cdf(none), rest * base.survival(none)
+        below = jnp.where(upper, q >= end + zero, q <= start)
+        above = jnp.where(upper, q < end, q > start + zero)
+        near = jnp.where(above == upper, q, 1 - q)  # of the side on which the quantile lies
+        within = jnp.where(below | above, near / rest, 0.5)
+        value = base.tail_quantile(jnp.clip(within, 0, 1), above)
+        valid = (q >= 0) & (q <= 1) & ~jnp.isnan(start + zero)
+        # A base that is not known has no quantile, not even where the zeros are enough.
+        return jnp.where(valid & ~jnp.isnan(value), jnp.where(below | above, value, 0), jnp.nan)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draws; over counts by inverting the truncated family's survival function."""

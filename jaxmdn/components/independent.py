@@ -122,7 +122,7 @@ class Independent(PerDimension, Density):
         return total
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._each("quantile", p)
+        return self.tail_quantile(p, jnp.zeros(p.shape, bool))
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]

@@ -77,10 +77,6 @@ class LocationScale(Univariate):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.standard_log_cdf(-self.standardize(y))
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Per-dimension quantile; p = 0 and 1 give -inf and inf, p outside [0, 1] NaN."""
-        return self.tail_quantile(p, jnp.zeros((), bool))
-
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
     ) -> Float[Array, "..."]:

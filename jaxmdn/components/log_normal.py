@@ -13,7 +13,7 @@ from jaxmdn import numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.normal import log_ndtr
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
 @family(name="lognormal")
@@ -50,9 +50,11 @@ class LogNormal(PositiveDensity):
         z = self._standardize(y)
         return log_ndtr(z), log_ndtr(-z)
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        loc, scale, p = self._parameters(p)
-        return jnp.exp(loc + scale * ndtri(p))
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        loc, scale, q = self._parameters(q)
+        return jnp.exp(loc + jnp.where(upper, -scale, scale) * ndtri(q))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)

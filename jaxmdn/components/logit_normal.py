@@ -14,7 +14,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.normal import log_ndtr
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 # Step of the trapezoidal rules for the moments, and where they end.
 _STEP, _NORMAL_END, _LOGISTIC_END = 0.4, 9.2, 39.0
@@ -64,9 +64,11 @@ class LogitNormal(BoundedDensity):
         z = self._standardize(y)
         return log_ndtr(z), log_ndtr(-z)
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        loc, scale, p = self._parameters(p)
-        logit = loc + scale * ndtri(p)
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        loc, scale, q = self._parameters(q)
+        logit = loc + jnp.where(upper, -scale, scale) * ndtri(q)
         return self.from_units(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:

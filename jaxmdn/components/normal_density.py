@@ -49,7 +49,7 @@ class CorrelatedNormal(PerDimension, NormalDensity):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """Quantile of each dimension's marginal, ``[..., D]``."""
-        return self.marginals().quantile(p)
+        return self.tail_quantile(p, jnp.zeros((), bool))
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]

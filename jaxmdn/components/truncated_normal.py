@@ -13,9 +13,12 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.normal import half_moment
+from jaxmdn.special.sides import nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 _TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
+# Scales beyond which exp(-r^2 / 2) is zero in every dtype.
+_FARTHEST = 1e3
 
 
 @family
@@ -95,19 +98,31 @@ class TruncatedNormal(BoundedDensity):
         below, above = self.inner_log_tails(y)
         return jnp.exp(below), jnp.exp(above)
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        loc, scale, p = self._parameters(p)
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        loc, scale, q = self._parameters(q)
+        under, over = jnp.where(upper, 1 - q, q), jnp.where(upper, q, 1 - q)
         mode = self._mode(self.lower, self.upper)
         before, after = self._gaps(mode, self.lower, self.upper)
         left = loc < self.lower  # so that the density falls, from the lower bound on
         outside = left | (loc > self.upper)
 
         # Outside: from the mode, until the cumulative hazard of the whole tail is what it must be.
-        near = jnp.where(left, p, 1 - p)
+        near, far = jnp.where(left, under, over), jnp.where(left, over, under)
         offset = jnp.where(outside, jnp.abs(mode - loc) / scale, 1)
         tail = half_moment(offset, jnp.full_like(offset, jnp.inf))
-        part = half_moment(offset, jnp.where(outside, jnp.where(left, after, before), 1))
-        goal = -jnp.log1p(-jnp.minimum(near * part / tail, 1 - float(jnp.finfo(p.dtype).eps)))
+        length = jnp.where(outside, jnp.where(left, after, before), 1)
+        part = half_moment(offset, length)
+        # What is left of the tail: beyond the other bound, and the share that is asked for there.
+        short = jnp.minimum(length, _FARTHEST)
+        beyond = half_moment(offset + short, jnp.full_like(offset, jnp.inf))
+        beyond = jnp.exp(-short * (offset + 0.5 * short)) * beyond
+        goal = jnp.where(
+            near < 0.5,
+            -jnp.log1p(-jnp.minimum(near, 0.5) * part / tail),
+            -jnp.log((beyond + far * part) / tail),
+        )
         start = 2 * goal / (1 / tail + jnp.sqrt(1 / tail**2 + 2 * goal))
 
         def step(_: Any, r: Array) -> Array:
@@ -120,20 +135,19 @@ class TruncatedNormal(BoundedDensity):
 
         # Inside: by the normal's own quantile, from the nearer end.
         a, b = jnp.where(outside, 1, before), jnp.where(outside, 1, after)
-        lower, upper = ndtr(-a), ndtr(-b)
+        left_out, right_out = ndtr(-a), ndtr(-b)
         total = 0.5 * (erf(a * math.sqrt(0.5)) + erf(b * math.sqrt(0.5)))
-        below, above = lower + p * total, upper + (1 - p) * total
+        below, above = left_out + under * total, right_out + over * total
         z = ndtri(jnp.minimum(jnp.minimum(below, above), 0.5))
         z = jnp.where(below < above, z, -z)
         y = self._clip(jnp.where(outside, beside, loc + scale * z))
 
         # Polished by Newton's method on the logarithm of the smaller tail.
-        small = p < 0.5
-        log_p = jnp.where(small, jnp.log(p), jnp.log1p(-p))
+        nearest, side = nearer_side(q, upper)
+        small, log_p = ~side, jnp.log(nearest)
 
         def polish(_: Any, y: Array) -> Array:
-            under, over = self.log_cdf(y), self.log_survival(y)
-            value = jnp.where(small, under, over)
+            value = jnp.where(small, self.log_cdf(y), self.log_survival(y))
             step = (value - log_p) * jnp.exp(value - self.marginal_log_prob(y))
             step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
             return self._clip(y + jnp.clip(step, -scale, scale))

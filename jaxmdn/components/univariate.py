@@ -18,6 +18,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, UndefinedError, others
 from jaxmdn.special import unimodal
 from jaxmdn.special.roots import invert_tail
+from jaxmdn.special.sides import nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
 UnivariateT = TypeVar("UnivariateT", bound="Univariate")
@@ -76,18 +77,19 @@ class Univariate(Density):
 
     def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         """The ``y`` with ``P(Y_d <= y) = p``; the support's ends at 0 and 1, NaN outside."""
-        member, p = numerics.upcast_tree(self, p)
-        inside = (p > 0) & (p < 1)
-        y = _quantile(member, jnp.where(inside, p, 0.5))
-        ends = jnp.where(p == 0, self.domain.lower, jnp.where(p == 1, self.domain.upper, jnp.nan))
-        return jnp.where(inside, y, ends.astype(y.dtype))
+        return self.tail_quantile(p, jnp.zeros((), bool))
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
     ) -> Float[Array, "..."]:
-        """The ``y`` with ``tail(y, upper) = q``; families override this where ``1 - q`` rounds."""
-        most = 1 - float(jnp.finfo(q.dtype).eps)
-        return self.quantile(jnp.where(upper, jnp.where(q > 0, jnp.minimum(1 - q, most), 1), q))
+        """The ``y`` with ``tail(y, upper) = q``; the support's ends at 0 and 1, NaN outside."""
+        member, q = numerics.upcast_tree(self, q)
+        inside = (q > 0) & (q < 1)
+        y = _quantile(member, jnp.where(inside, q, 0.5), upper)
+        last = jnp.logical_xor(q == 1, upper)
+        ends = jnp.where(last, self.domain.upper, self.domain.lower)
+        ends = jnp.where((q == 0) | (q == 1), ends, jnp.nan)
+        return jnp.where(inside, y, ends.astype(y.dtype))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         dtype = numerics.compute_dtype(jnp.zeros((), self.dtype))
@@ -205,17 +207,18 @@ class Univariate(Density):
             function, member.marginal_log_prob, start, domain.lower, domain.upper
         )
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The quantile for ``0 < p < 1``, in the compute dtype; its derivatives are not used.
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """``tail_quantile`` for ``0 < q < 1``, in the compute dtype; no derivatives are used.
 
         By Newton's method on the smaller tail, in a bracket that doubling steps have found.
         """
         self._require_continuum("quantile")
         forward, back, _ = unimodal.coordinate(self.domain.lower, self.domain.upper)
-        p = jnp.broadcast_to(p, jnp.broadcast_shapes(p.shape, (*self.batch_shape, self.event_dim)))
-        upper = p > 0.5
-        near = jnp.where(upper, 1 - p, p)
-        start = jnp.broadcast_to(back(self._start().astype(p.dtype)), p.shape)
+        shape = jnp.broadcast_shapes(q.shape, upper.shape, (*self.batch_shape, self.event_dim))
+        near, upper = nearer_side(jnp.broadcast_to(q, shape), upper)
+        start = jnp.broadcast_to(back(self._start().astype(q.dtype)), shape)
 
         def tail(t: Array) -> Array:
             return self.tail(forward(t), upper)
@@ -258,17 +261,19 @@ def _tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 
 
 @jax.custom_jvp
-def _quantile(family: Univariate, p: Array) -> Array:
-    return family.inner_quantile(p)
+def _quantile(family: Univariate, q: Array, upper: Array) -> Array:
+    return family.inner_quantile(q, upper)
 
 
 @_quantile.defjvp
 @meshes.any_rank
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # F(y; theta) = p for all theta; zero where the quantile has rounded to where there is no slope.
-    (family, p), (dfamily, dp) = primals, tangents
-    y = _quantile(family, p)
-    _, dcdf = jax.jvp(lambda family: family.cdf(y), (family,), (dfamily,))
+    # F(y; theta) = q for all theta; zero where the quantile has rounded to where there is no slope.
+    (family, q, upper), (dfamily, dq, _) = primals, tangents
+    y = _quantile(family, q, upper)
+    side = nearer_side(q, upper)[1]  # whose derivative does not cancel
+    _, dtail = jax.jvp(lambda family: family.tail(y, side), (family,), (dfamily,))
     density = jnp.exp(family.marginal_log_prob(y))
     sloped = (density > 0) & (density < jnp.inf)
-    return y, jnp.where(sloped, (dp - dcdf) / jnp.where(sloped, density, 1), 0)
+    missing = jnp.where(upper, -dq, dq) + jnp.where(side, dtail, -dtail)
+    return y, jnp.where(sloped, missing / jnp.where(sloped, density, 1), 0)

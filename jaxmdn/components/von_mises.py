@@ -13,7 +13,7 @@ from jaxmdn.components.support import CIRCLE, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
 from jaxmdn.special.roots import bisect
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 _TURN = 2 * math.pi
 
@@ -109,14 +109,17 @@ class VonMises(Univariate):
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return _log(self.survival(y))
 
-    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The ``y`` in ``[-pi, pi]`` with ``P(Y <= y) = p``; NaN for a p outside [0, 1]."""
-        loc, concentration, sign, beyond, p = self._turned(p)
-        level = p - sign * beyond
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The ``y`` in ``[-pi, pi]`` with ``tail(y, upper) = q``; NaN for a q outside [0, 1]."""
+        loc, concentration, sign, beyond, q = self._turned(q)
+        side = jnp.where(upper, -1, 1).astype(q.dtype)
+        level = q - side * sign * beyond
         turns = jnp.where(level < 0, -1, jnp.where(level > 1, 1, 0)).astype(level.dtype)
-        y = loc + circular.quantile(level - turns, concentration) + _TURN * turns
-        y = jnp.where(p == 0, -math.pi, jnp.where(p == 1, math.pi, y))
-        return jnp.where((p >= 0) & (p <= 1), jnp.clip(y, -math.pi, math.pi), jnp.nan)
+        y = loc + circular.quantile(level - turns, concentration, upper) + _TURN * side * turns
+        y = jnp.where(q == 0, -side * math.pi, jnp.where(q == 1, side * math.pi, y))
+        return jnp.where((q >= 0) & (q <= 1), jnp.clip(y, -math.pi, math.pi), jnp.nan)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         loc, concentration = self._parameters()

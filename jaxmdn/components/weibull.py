@@ -14,7 +14,7 @@ from jaxmdn.components.declare import family, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.elementary import polynomial
 from jaxmdn.special.gamma import log_gamma
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 # By the dtype's bytes: from which exponent on exp is continued by its tangent.
 _STEEP = {4: 40.0, 8: 340.0}
@@ -81,9 +81,12 @@ class Weibull(PositiveDensity):
         )
         return jnp.where(small, exponent - 0.5 * hazard, log_cdf), -hazard
 
-    def inner_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
-        concentration, scale, p = self._parameters(p)
-        return scale * jnp.exp(jnp.log(-jnp.log1p(-p)) / concentration)
+    def inner_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        concentration, scale, q = self._parameters(q)
+        hazard = -jnp.where(upper, jnp.log(q), jnp.log1p(-q))
+        return scale * jnp.exp(jnp.log(hazard) / concentration)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         concentration, scale = self._parameters()

@@ -2,7 +2,8 @@
 
 A mixture's quantile has no closed form, but the smallest and the largest quantile of its
 components bracket it: below the smallest every component has less than ``p`` on its left, so the
-mixture has too. Inside the bracket a fixed number of Newton's steps for the logarithm of the nearer
+mixture has too. Each half of the distribution is measured from its own end, by the smaller tail.
+Inside the bracket a fixed number of Newton's steps for the logarithm of the nearer
 tail bring every element to the dtype's floor at once. Where such a step would leave the bracket or
 does not pay, the bracket is split where a component begins or ends: a narrow one between wide ones
 is a jump of the cdf, which halvings would have to look for.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,30 +28,39 @@ from jaxmdn.inference.sums import components_first, nearest_inside, tail_of
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.special.roots import first_whole, invert_tail
-from jaxmdn.typing import Array, ArrayLike, Float
+from jaxmdn.special.sides import nearer_side
+from jaxmdn.typing import Array, ArrayLike, Bool, Float
 
 # Evaluations of the cdf and its slope. Of 100,000 mixtures of components whose widths differ by up
 # to 10,000 and that lie ten times the widest apart, 115 miss float64's floor after 14, none after
 # 18.
 STEPS = 20
-# Levels between which a component "is": three standard deviations of a normal.
-EDGES = (0.00135, 0.99865)
+# Probability on either side of where a component "is": three standard deviations of a normal.
+EDGE = 0.00135
 
 
-def quantile(density: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def quantile(
+    density: Density, p: Float[ArrayLike, "..."] | Sequence[float], *, upper: bool = False
+) -> Float[Array, "..."]:
     """Quantile of each dimension's marginal: the ``y`` with ``P(Y_d <= y_d) = p``, ``[..., D]``.
+
+    With ``upper`` the ``y`` with ``P(Y_d > y_d) = p``, the inverse of ``survival``: in float32,
+    where ``1 - 1e-8`` is one, that is the way to the upper tail.
 
     Args:
       density: a density with batch shape ``[...]``, univariate or not.
-      p: probabilities in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch
-        ``[N]``, pass shape ``[L, 1, 1]``.
+      p: probabilities in [0, 1]: a number, or a vector of L levels, which lead the result,
+        ``[L, ..., D]``. Arrays of more axes hold a level for every entry of the result,
+        ``[levels..., ..., D]``: they have the axes of ``[..., D]`` at least, and those broadcast.
+      upper: whether ``p`` is the probability above, not below (static).
 
     Returns:
-      ``[..., D]`` (after broadcasting), in the compute dtype.
+      ``[levels..., ..., D]``, in the compute dtype.
 
     Raises:
-      ValueError: if ``p`` is a number or a NumPy array that lies outside [0, 1], or does not
-        broadcast. TypeError: for a density without an order.
+      ValueError: if ``p`` is a number, list or NumPy array that lies outside [0, 1], has fewer axes
+        than ``[..., D]`` and yet more than one, or does not broadcast. TypeError: for a density
+        without an order.
 
     Limits: ``p = 0`` and ``p = 1`` give the support's ends (``-inf`` and ``inf`` for normals); NaN
     and JAX arrays outside [0, 1] give NaN. Where the cdf is flat (between modes so far apart
@@ -61,87 +71,125 @@ def quantile(density: Density, p: Float[ArrayLike, "..."]) -> Float[Array, "..."
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
-    >>> round(float(jaxmdn.quantile(mixture, 0.75)[0]), 3)
-    9.0
+    >>> jaxmdn.quantile(mixture, [0.25, 0.75])[:, 0].round(3).tolist()
+    [0.0, 9.0]
+    >>> round(float(jaxmdn.quantile(mixture, 1e-8, upper=True)[0]), 2)
+    14.49
     """
     if not isinstance(density, Density):
         raise TypeError(f"quantile: expected a density, got {type(density).__name__}.")
-    if isinstance(p, (int, float, np.ndarray)) and not np.all(
+    return quantile_at(density, check_levels("quantile", density, p), upper=upper)
+
+
+def check_levels(function: str, density: Density, p: Any) -> Float[Array, "..."]:
+    """Levels as they broadcast against ``[..., D]``, or raise: a vector's come first."""
+    p = np.asarray(p) if isinstance(p, (list, tuple)) else p
+    if isinstance(p, (int, float, np.ndarray, np.number)) and not np.all(
         (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
     ):
-        raise ValueError(f"quantile: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, density.dtype)
+        raise ValueError(f"{function}: p must lie in [0, 1], got {p}.")
+    level = jnp.asarray(p, numerics.compute_dtype(density))
     event = (*density.batch_shape, density.event_dim)
-    checks.require_broadcastable("quantile", density=event, p=level.shape)
-    return _solve(density, level)
+    if level.ndim == 1:
+        return level.reshape(-1, *(1,) * len(event))
+    if 1 < level.ndim < len(event):
+        raise ValueError(
+            f"{function}: expected p to be a number, a vector of levels or an array "
+            f"[levels..., {', '.join(map(str, event))}] (sizes of one broadcast), got shape "
+            f"{list(level.shape)}; write out the axes of the batch and of D."
+        )
+    checks.require_broadcastable(function, density=event, p=level.shape)
+    return level
+
+
+def quantile_at(
+    density: Density, p: Float[Array, "..."], *, upper: bool = False
+) -> Float[Array, "... D"]:
+    """:func:`quantile` at a level for each entry of ``[..., D]``, with which ``p`` broadcasts."""
+    return _solve(density, p, jnp.full((), upper))
+
+
+def central(density: Density, outside: Float[Array, ""]) -> tuple[Array, Array]:
+    """The ends ``[..., D]`` that leave the probability ``outside`` on each side, by one search."""
+    axes = (1,) * (len(density.batch_shape) + 1)
+    ends = _solve(density, outside, jnp.arange(2).reshape(2, *axes) == 1)
+    return ends[0], ends[1]
 
 
 @meshes.jit
-def _solve(density: Density, p: Float[Array, "..."]) -> Float[Array, "... D"]:
+def _solve(
+    density: Density, q: Float[Array, "..."], upper: Bool[Array, "..."]
+) -> Float[Array, "... D"]:
     event = (*density.batch_shape, density.event_dim)
-    p = jnp.broadcast_to(p, jnp.broadcast_shapes(event, p.shape))
-    return _invert(*numerics.upcast_tree(density, p))
+    shape = jnp.broadcast_shapes(event, q.shape, upper.shape)
+    density, q = numerics.upcast_tree(density, q)
+    return _invert(density, jnp.broadcast_to(q, shape), jnp.broadcast_to(upper, shape))
 
 
-def _invert(density: Any, level: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def _invert(density: Any, q: Float[Array, "... D"], upper: Array) -> Float[Array, "... D"]:
     if isinstance(density, Independent):
-        return density.apply(_invert, level)
-    if isinstance(density, Mixture):
-        flat = flatten_mixture(density)
-        discrete = [own is not None for own in lattices(flat)]
-        if not any(discrete):
-            return _quantile(flat, level)
-        steps = _first_step(flat, level)
-        return (
-            steps if all(discrete) else jnp.where(np.array(discrete), steps, _quantile(flat, level))
-        )
-    return density.quantile(level)
+        return density.apply(_invert, q, upper)
+    if not isinstance(density, Mixture):
+        return density.tail_quantile(q, upper)
+    flat = flatten_mixture(density)
+    discrete = [own is not None for own in lattices(flat)]
+    if all(discrete):
+        return _first_step(flat, q, upper)
+    near, side = nearer_side(q, upper)
+    valid = (q >= 0) & (q <= 1)
+    found = _quantile(flat, jnp.where(valid, near, jnp.nan), side)
+    if any(discrete):
+        found = jnp.where(np.array(discrete), _first_step(flat, q, upper), found)
+    return found
 
 
-def _first_step(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """The smallest value with ``cdf >= p`` in the discrete dimensions, between the components'."""
-    mixture, p = jax.lax.stop_gradient((mixture, p))
+def _first_step(
+    mixture: Mixture, q: Float[Array, "... D"], upper: Bool[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """The smallest value with ``cdf >= q`` in the discrete dimensions, between the components'."""
+    mixture, q = jax.lax.stop_gradient((mixture, q))
     steps = np.array([own or (0.0, 1.0) for own in lattices(mixture)])
-    origin, width = (jnp.asarray(column, p.dtype) for column in steps.T)
-    components = mixture.components.quantile(p[..., None, :])  # [..., K, D]
-    index = jnp.round((components - origin) / width)
+    origin, width = (jnp.asarray(column, q.dtype) for column in steps.T)
+    components = mixture.components.tail_quantile(q[..., None, :], upper[..., None, :])
+    index = jnp.round((components - origin) / width)  # [..., K, D]
     likely = mixture.weights()[..., None] > 0
     lower = jnp.min(jnp.where(likely, index, jnp.inf), axis=-2)
-    upper = jnp.max(jnp.where(likely, index, -jnp.inf), axis=-2)
-    inside = (p > 0) & (p < 1) & jnp.isfinite(lower) & jnp.isfinite(upper)
-    ends = (jnp.where(inside, lower - 1, -1), jnp.where(inside, upper, 0))
-    found = first_whole(lambda k: reaches(mixture, origin + width * k, p), *ends)
-    index = jnp.where(inside, found, jnp.where(p < 0.5, lower, upper))
+    most = jnp.max(jnp.where(likely, index, -jnp.inf), axis=-2)
+    inside = (q > 0) & (q < 1) & jnp.isfinite(lower) & jnp.isfinite(most)
+    ends = (jnp.where(inside, lower - 1, -1), jnp.where(inside, most, 0))
+    found = first_whole(lambda k: reaches(mixture, origin + width * k, q, upper), *ends)
+    first = jnp.logical_xor(q < 0.5, upper)
+    index = jnp.where(inside, found, jnp.where(first, lower, most))
     broken = jnp.isnan(components).any(axis=-2)
     return jnp.where(broken, jnp.nan, origin + width * index)
 
 
 @jax.custom_jvp
-def _quantile(mixture: Mixture, p: Float[Array, "... D"]) -> Float[Array, "... D"]:
+def _quantile(
+    mixture: Mixture, near: Float[Array, "... D"], side: Bool[Array, "... D"]
+) -> Float[Array, "... D"]:
+    """The ``y`` with ``tail(y, side) = near``, at most one half."""
     mixture = mixture.marginals()
-    lower, upper, guess, edges = _bracket(mixture, p)
-    steps = list(_steps(mixture, p))
-    for atom, before, reached in steps:  # on which side of the step the quantile lies, if not on it
-        upper = jnp.where(p <= before, jnp.minimum(upper, atom), upper)
-        lower = jnp.where(p > reached, jnp.maximum(lower, atom), lower)
-    # Each half of the distribution is measured from its own end, where 1 - p is exact.
-    upper_half = p > 0.5
-    probability = jnp.where(upper_half, 1 - p, p)
+    lower, upper, guess, edges = _bracket(mixture, near, side)
+    steps = list(_steps(mixture, near, side))
+    for atom, before, beyond in steps:  # on which side of the step the quantile lies, if not on it
+        upper = jnp.where(before, jnp.minimum(upper, atom), upper)
+        lower = jnp.where(beyond, jnp.maximum(lower, atom), lower)
     inside = jnp.isfinite(lower) & jnp.isfinite(upper)
     lower_end, upper_end = jnp.where(inside, lower, -1), jnp.where(inside, upper, 1)
     root = invert_tail(
-        tail_of(mixture, upper_half),
-        jnp.where(inside, probability, 0.5),
-        upper_half,
+        tail_of(mixture, side),
+        jnp.where(inside, near, 0.5),
+        side,
         jnp.clip(guess, lower_end, upper_end),
         lower_end,
         upper_end,
         split=functools.partial(nearest_inside, edges),
         steps=STEPS,
     )
-    for atom, before, reached in steps:
-        root = jnp.where((p > before) & (p <= reached), atom, root)
-    ends = jnp.where(p < 0.5, lower, upper)  # infinite, or NaN for a p that is no probability
+    for atom, before, beyond in steps:
+        root = jnp.where(~(before | beyond | jnp.isnan(atom + near)), atom, root)
+    ends = jnp.where(side, upper, lower)  # infinite, or NaN for what is no probability
     return jnp.where(inside, root, jnp.where(jnp.isnan(guess), jnp.nan, ends))
 
 
@@ -152,53 +200,74 @@ def _atoms(mixture: Mixture, dtype: Any) -> list[Array]:
     return [jnp.asarray(column, dtype) for column in columns]
 
 
-def _steps(mixture: Mixture, p: Float[Array, "... D"]) -> Iterator[tuple[Array, Array, Array]]:
-    """Each atom, and the distribution function before it and at it; NaN where there is none."""
-    for atom in _atoms(mixture, p.dtype):
-        before, mass = mixture.jump(jnp.broadcast_to(atom, p.shape))
-        yield atom, before, before + mass
+def _steps(mixture: Mixture, near: Array, side: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Each atom, and whether the quantile lies before it or beyond it; NaN where there is none."""
+    for atom in _atoms(mixture, near.dtype):
+        y = jnp.broadcast_to(atom, near.shape)
+        before, mass = mixture.jump(y)
+        above = mixture.survival(y)
+        yield (
+            atom,
+            jnp.where(side, near >= above + mass, near <= before),
+            jnp.where(side, near < above, near > before + mass),
+        )
 
 
-def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, Array, Array]:
+def _bracket(mixture: Mixture, near: Array, side: Array) -> tuple[Array, Array, Array, Array]:
     """Bounds of the quantile, a guess between them, and where each component begins and ends.
 
-    The quantile lies between the smallest and the largest of the components'; and, since ``F >=
-    w_k F_k``, not above any component's quantile at ``p / w_k``, nor below any at
-    ``1 - (1 - p) / w_k``. Where a component has both of these, ``p`` lies between them, so that two
-    levels serve each. A component's quantile may be a long program, which is therefore written
-    once: for all levels together, and for one component after another.
+    The quantile lies between the smallest and the largest of the components'. Since ``F >= w_k
+    F_k``, and so for the other tail, it is not farther in than any component's quantile at
+    ``near / w_k``, nor farther out than any at ``(1 - near) / w_k`` of the other tail. Where a
+    component has both of these, its own lies between them, so that two levels serve each. A
+    component's quantile may be a long program, which is therefore written once: for all levels
+    together, and for one component after another.
     """
-    eps = float(jnp.finfo(p.dtype).eps)
+    eps = float(jnp.finfo(near.dtype).eps)
     slack = 1 + 256 * eps  # so that rounding cannot put a bound on the wrong side
     batch = list(mixture.batch_shape)
     while batch and batch[0] == 1:
         batch.pop(0)
-    own = p.shape[p.ndim - 1 - len(batch) :]  # the edges need no axes that only p has
-    edges = jnp.broadcast_to(jnp.array(EDGES, p.dtype).reshape(2, *(1,) * len(own)), (2, *own))
+    own = near.shape[near.ndim - 1 - len(batch) :]  # the edges need no axes that only levels have
+    edges = jnp.full((2, *own), EDGE, near.dtype)
+    edge_sides = jnp.broadcast_to(jnp.arange(2).reshape(2, *(1,) * len(own)) == 1, (2, *own))
 
     def narrow(state: tuple[Array, ...], part: tuple) -> tuple[tuple, Array]:
         component, weight = part
         alive, safe = weight > 0, jnp.where(weight > 0, weight, 1)
-        has_above, has_below = p * slack < weight, (1 - p) * slack < weight
-        both = has_above & has_below
-        above = jnp.minimum(p * slack / safe + 4 * eps, 1)
-        below = jnp.maximum(1 - (1 - p) * slack / safe - 4 * eps, 0)
-        second = jnp.where(has_above, above, jnp.where(has_below, below, p))
-        levels = jnp.stack([jnp.where(both, below, p), second])  # [2, ..., D]
-        found = component.quantile(jnp.concatenate([levels.reshape(-1, *own), edges]))
+        has_in, has_out = near * slack < weight, (1 - near) * slack < weight
+        both = has_in & has_out
+        inner = jnp.minimum(near * slack / safe, 1)
+        outer = jnp.minimum((1 - near) * slack / safe + 4 * eps, 1)
+        other = has_out & ~has_in
+        levels = jnp.stack(
+            [
+                jnp.where(both, outer, near),
+                jnp.where(has_in, inner, jnp.where(has_out, outer, near)),
+            ]
+        )  # [2, ..., D]
+        sides = jnp.stack([side != both, side != other])
+        found = component.tail_quantile(
+            jnp.concatenate([levels.reshape(-1, *own), edges]),
+            jnp.concatenate([sides.reshape(-1, *own), edge_sides]),
+        )
         first, second = found[:-2].reshape(levels.shape)
+        # The outer bound lies below where the nearer tail is the lower one.
+        low, high = jnp.where(side, second, first), jnp.where(side, first, second)
+        some = has_in | has_out
+        above, below = some & (has_in != side), some & (has_in == side)
         least, most, lower, upper, guess = state
         state = (
-            jnp.minimum(least, jnp.where(alive, first, jnp.inf)),
-            jnp.maximum(most, jnp.where(alive, jnp.where(both, second, first), -jnp.inf)),
-            jnp.maximum(lower, jnp.where(has_below, jnp.where(both, first, second), -jnp.inf)),
-            jnp.minimum(upper, jnp.where(has_above, second, jnp.inf)),
+            jnp.minimum(least, jnp.where(alive, jnp.where(both, low, first), jnp.inf)),
+            jnp.maximum(most, jnp.where(alive, jnp.where(both, high, first), -jnp.inf)),
+            jnp.maximum(lower, jnp.where(both, low, jnp.where(below, second, -jnp.inf))),
+            jnp.minimum(upper, jnp.where(both, high, jnp.where(above, second, jnp.inf))),
             guess + jnp.where(jnp.isnan(first), jnp.nan, jnp.where(alive, weight * first, 0)),
         )
         return state, found[-2:]
 
     weights = jnp.moveaxis(mixture.weights(), -1, 0)[..., None]  # [K, ..., 1]
-    zero = 0 * (p + weights[0])
+    zero = 0 * (near + weights[0])
     start = (zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf, zero)
     (least, most, lower, upper, guess), edges = meshes.scan(
         narrow, start, (components_first(mixture), weights)
@@ -211,14 +280,15 @@ def _bracket(mixture: Mixture, p: Float[Array, "... D"]) -> tuple[Array, Array, 
 @_quantile.defjvp
 @meshes.any_rank
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (mixture, p), (dmixture, dp) = primals, tangents
-    y = _quantile(mixture, p)
-    _, dcdf = jax.jvp(lambda mixture: mixture.cdf(y), (mixture,), (dmixture,))
+    (mixture, near, side), (dmixture, dnear, _) = primals, tangents
+    y = _quantile(mixture, near, side)
+    _, dtail = jax.jvp(lambda mixture: mixture.tail(y, side), (mixture,), (dmixture,))
     _, density = jax.jvp(mixture.cdf, (y,), (jnp.ones_like(y),))
     flat = ~(density > 0)
     for atom in _atoms(mixture, y.dtype):  # on a step the quantile stands still
         flat = flat | (y == atom)
-    return y, jnp.where(flat, 0, (dp - dcdf) / jnp.where(flat, 1, density))
+    missing = jnp.where(side, dtail - dnear, dnear - dtail)
+    return y, jnp.where(flat, 0, missing / jnp.where(flat, 1, density))
 
 
-__all__ = ["quantile"]
+__all__ = ["central", "check_levels", "quantile", "quantile_at"]

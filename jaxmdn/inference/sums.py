@@ -51,7 +51,8 @@ def nearest_inside(
 ) -> Float[Array, "..."]:
     """Return of the points strictly between two bounds the one nearest their middle.
 
-    The middle itself where there is none. ``points[m]`` broadcasts against the bounds.
+    Where there is none, the middle; of the logarithms, where the bounds have one sign and lie far
+    apart, so that what is next to zero is found. ``points[m]`` broadcasts against the bounds.
     """
     half = (upper - lower) / 2
     middle = lower + half
@@ -62,7 +63,12 @@ def nearest_inside(
         return (jnp.where(distance < least, point, best), jnp.minimum(distance, least)), None
 
     best = meshes.scan(choose, (middle, half), points)[0][0]
-    return jnp.where((best > lower) & (best < upper), best, middle)
+    inside = (best > lower) & (best < upper) & (best != middle)
+    sign = jnp.sign(lower)
+    small, large = jnp.minimum(sign * lower, sign * upper), jnp.maximum(sign * lower, sign * upper)
+    far = (small > 0) & (large > 16 * small)
+    root = sign * jnp.sqrt(jnp.where(far, small, 1)) * jnp.sqrt(jnp.where(far, large, 1))
+    return jnp.where(inside, best, jnp.where(far, root, middle))
 
 
 def _one_by_one(size: Any) -> bool:

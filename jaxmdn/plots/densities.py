@@ -79,7 +79,6 @@ def fan_chart(
     x, levels = np.asarray(x), sorted(levels, reverse=True)
     mixture = predict(jnp.asarray(x)[:, None])
     p = np.array([0.5, *((1 + sign * q) / 2 for q in levels for sign in (-1, 1))])
-    p = p.astype(mixture.dtype)[:, None, None]
     median, *bounds = np.asarray(quantile(mixture, p))[..., dim]
     shades = np.linspace(0.18, 0.55, len(levels))
     for i, (level, shade) in enumerate(zip(levels, shades, strict=True)):
@@ -124,7 +123,7 @@ def density(
     if isinstance(mixture, Mixture):
         mixture = flatten_mixture(mixture)
     if y is None:
-        ends = np.ravel(quantile(mixture, np.array([0.001, 0.999], mixture.dtype)[:, None]))
+        ends = np.ravel(quantile(mixture, [0.001, 0.999]))
         margin = 0.1 * (ends[1] - ends[0])
         y = np.linspace(ends[0] - margin, ends[1] + margin, 1001)
     points = jnp.asarray(y, mixture.dtype)[:, None]
@@ -188,7 +187,7 @@ def contours(
             f"mixture[i]."
         )
     pair = flatten_mixture(mixture).marginal(tuple(dims))
-    ends = np.asarray(quantile(pair, np.array([0.002, 0.998], pair.dtype)[:, None]))
+    ends = np.asarray(quantile(pair, [0.002, 0.998]))
     low, high = ends[0] - 0.12 * np.ptp(ends, axis=0), ends[1] + 0.12 * np.ptp(ends, axis=0)
     grid = [np.linspace(low[i], high[i], 200).astype(pair.dtype) for i in (0, 1)]
     mesh = np.stack(np.meshgrid(*grid), axis=-1)

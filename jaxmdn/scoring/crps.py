@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
-from jaxmdn.inference import quantile
+from jaxmdn.inference.quantiles import quantile_at
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Float, Num
@@ -160,7 +160,7 @@ def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float
         (share, weight), piece = node[0], node[1]
         start, end = edges[piece], edges[piece + 1]
         level = start + (end - start) * share
-        gap = quantile(density, level) - target
+        gap = quantile_at(density, level) - target
         # The ends themselves, which a level next to one rounds to, have no weight.
         gap = jnp.where(jnp.isinf(gap) & jnp.isfinite(target), 0, gap)
         slope = jnp.where(start < reached_level, -level, 1 - level)

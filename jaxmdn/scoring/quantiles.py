@@ -7,17 +7,16 @@ level asks about one risk only (a flood, a stock that runs out), an interval abo
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
-from jaxmdn.inference import quantile
+from jaxmdn.inference.quantiles import central, check_levels, quantile_at
 from jaxmdn.mixture import check_target
 from jaxmdn.typing import Array, ArrayLike, Float, Num
 
 
 def pinball_score(
-    density: Density, y: Num[Array, "..."], p: Float[ArrayLike, "..."]
+    density: Density, y: Num[Array, "..."], p: Float[ArrayLike, "..."] | Sequence[float]
 ) -> Float[Array, "..."]:
     """Pinball (quantile) score of each dimension's quantile at level ``p``, ``[..., D]``.
 
@@ -27,11 +26,10 @@ def pinball_score(
     Args:
       density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
-      p: levels in [0, 1]; broadcasts against ``[..., D]``. For several levels of a batch ``[N]``,
-        pass shape ``[L, 1, 1]``.
+      p: levels in [0, 1], a number, a vector or an array as ``quantile`` takes them: they lead.
 
     Returns:
-      ``[..., D]`` (after broadcasting), in the compute dtype.
+      ``[levels..., ..., D]``, in the compute dtype.
 
     Raises:
       ValueError: if ``p`` is a number or a NumPy array that lies outside [0, 1], on a wrong event
@@ -51,11 +49,7 @@ def pinball_score(
       Strictly proper scoring rules, prediction, and estimation, section 6.1.
     """
     check_target("pinball_score", density, y)
-    if isinstance(p, (int, float, np.ndarray)) and not np.all(
-        (np.asarray(p) >= 0) & (np.asarray(p) <= 1) | np.isnan(p)
-    ):
-        raise ValueError(f"pinball_score: p must lie in [0, 1], got {p}.")
-    level = jnp.asarray(p, numerics.compute_dtype(density))
+    level = check_levels("pinball_score", density, p)
     event = (*jnp.broadcast_shapes(density.batch_shape, y.shape[:-1]), density.event_dim)
     checks.require_broadcastable("pinball_score", targets=event, p=level.shape)
     return _pinball(density, y, level)
@@ -64,7 +58,7 @@ def pinball_score(
 @meshes.jit
 def _pinball(density: Density, y: Array, p: Array) -> Array:
     density, p, y = numerics.upcast_tree(density, p, y)
-    error = y - quantile(density, p)
+    error = y - quantile_at(density, p)
     # The quantile at p = 0 or 1 is infinite, but nothing is paid for it.
     return numerics.silent_product(jnp.where(error > 0, p, 1 - p), jnp.abs(error))
 
@@ -106,8 +100,7 @@ def interval_score(
 def _interval(density: Density, y: Array, level: Array) -> Array:
     density, y = numerics.upcast_tree(density, y)
     miss = 1 - jnp.asarray(level, y.dtype)
-    ends = jnp.stack([0.5 * miss, 1 - 0.5 * miss])  # both at once: one search to compile
-    low, high = quantile(density, ends.reshape(2, *(1,) * (len(density.batch_shape) + 1)))
+    low, high = central(density, 0.5 * miss)
     outside = jnp.maximum(jnp.maximum(low - y, y - high), 0)
     return high - low + 2 / miss * outside
 

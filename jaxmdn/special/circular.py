@@ -19,8 +19,8 @@ from jax.scipy.special import i0e, i1e
 
 from jaxmdn import meshes
 from jaxmdn.special.elementary import CUT, NODES, chebyshev, chebyshev_fit, integrate, legendre
-from jaxmdn.special.sides import complete, log_side
-from jaxmdn.typing import Array, Float
+from jaxmdn.special.sides import complete, log_side, nearer_side
+from jaxmdn.typing import Array, Bool, Float
 
 # By the dtype's bytes: steps of the quantile. Of 20,000 (concentrations from 1e-3 to 1e8, p from
 # 1e-12 on) none misses float32's floor after 8 nor float64's after 10; a few are kept in hand.
@@ -138,12 +138,17 @@ def upper_moments(
 
 
 @jax.custom_jvp
-def quantile(p: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The ``z`` with ``P(Z <= z) = p``, from -pi to pi; NaN for a p outside [0, 1].
+def quantile(
+    q: Float[Array, "..."], k: Float[Array, "..."], upper: Bool[Array, "..."] | bool = False
+) -> Float[Array, "..."]:
+    """The ``z`` with ``P(Z > z) = q`` where ``upper``, else ``P(Z <= z) = q``, from -pi to pi.
+
+    NaN for a q outside [0, 1].
 
     Newton's steps, or halving where they leave the bracket: ``P(Z > z) <= exp(-2 k sin^2(z / 2))``.
     """
-    q = jnp.minimum(p, 1 - p)
+    valid = (q >= 0) & (q <= 1)
+    q, above = nearer_side(q, upper)
     inside = q > 0
     q = jnp.where(inside, q, 0.25)
     far = _reach(k, -jnp.log(q))
@@ -163,16 +168,16 @@ def quantile(p: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..
     zero = jnp.zeros_like(far)
     z = meshes.fori_loop(0, _STEPS[q.dtype.itemsize], step, (zero, far, 0.5 * far))[2]
     z = jnp.where(inside, z, math.pi)  # the ends
-    return jnp.where((p >= 0) & (p <= 1), jnp.where(p < 0.5, -z, z), jnp.nan)
+    return jnp.where(valid, jnp.where(above, z, -z), jnp.nan)
 
 
 @quantile.defjvp
 def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (p, k), (dp, dk) = primals, tangents
-    z = quantile(p, k)
+    (q, k, upper), (dq, dk, _) = primals, tangents
+    z = quantile(q, k, upper)
     density = jnp.exp(log_density(z, k))
     sloped = density > 0  # it is not where a quantile of 0 or 1 lies far out
-    change = dp + _change(jnp.where(sloped, z, 0), k, dk)
+    change = jnp.where(upper, -dq, dq) + _change(jnp.where(sloped, z, 0), k, dk)
     return z, jnp.where(sloped, change / jnp.where(sloped, density, 1), 0)
 
 

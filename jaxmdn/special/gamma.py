@@ -35,8 +35,8 @@ from jaxmdn.special.elementary import (
     integrate,
     log_gap,
 )
-from jaxmdn.special.sides import complete, log_complete, log_rest, log_side
-from jaxmdn.typing import Array, Float
+from jaxmdn.special.sides import complete, log_complete, log_rest, log_side, nearer_side
+from jaxmdn.typing import Array, Bool, Float
 
 # Stirling's series, B_2n / (2 n (2 n - 1)) of Bernoulli's numbers; at a >= 13 the first term left
 # out is 9e-17 beside the sum, 1 / (12 a).
@@ -212,18 +212,21 @@ def log_tails(x: Array, a: Array) -> tuple[Array, Array]:
     return log_complete(is_lower(x, a), log_side(side, (x,), (a,)))
 
 
-def quantile(p: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The ``x`` with ``P(a, x) = p`` for ``0 < p < 1``; no derivatives of its own.
+def quantile(
+    q: Float[Array, "..."], a: Float[Array, "..."], upper: Bool[Array, "..."] | bool = False
+) -> Float[Array, "..."]:
+    """The ``x`` with ``Q(a, x) = q`` where ``upper``, else ``P(a, x) = q``; no derivatives.
 
     Newton's method on the logarithm of the smaller tail, which is concave in ``log x`` below and
     nearly straight in ``x`` above, from Wilson and Hilferty's cube (1931). Deep in the lower tail
     ``P = x^a / Gamma(a + 1)``.
     """
-    below = p < 0.5
-    log_q = jnp.where(below, jnp.log(p), jnp.log1p(-p))
-    power = (jnp.log(p) + log_gamma(a + 1)) / a  # not above log x
-    deep = power < math.log(float(jnp.finfo(p.dtype).eps)) - 1  # x is the relative error
-    cube = 1 - 1 / (9 * a) + ndtri(p) / (3 * jnp.sqrt(a))
+    near, above = nearer_side(q, upper)
+    below, log_q, z = ~above, jnp.log(near), ndtri(near)
+    log_p = jnp.where(below, log_q, jnp.log1p(-near))
+    power = (log_p + log_gamma(a + 1)) / a  # not above log x
+    deep = power < math.log(float(jnp.finfo(q.dtype).eps)) - 1  # x is the relative error
+    cube = 1 - 1 / (9 * a) + jnp.where(below, z, -z) / (3 * jnp.sqrt(a))
     fair = cube > 0.3  # where the cube is small it is far off
     wilson = jnp.log(a) + 3 * jnp.log(jnp.where(fair, cube, 1))
     log_start = jnp.where(fair, jnp.maximum(wilson, power), power)

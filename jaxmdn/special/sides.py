@@ -65,9 +65,18 @@ def log_rest(log: Array) -> Array:
     return jnp.where(all_, -jnp.inf, jnp.log1p(-jnp.exp(jnp.where(all_, -1, log))))
 
 
+def nearer_side(q: Array, upper: Array | bool) -> tuple[Array, Array]:
+    """The smaller one of a tail's probability and of the other tail's, and whether it is the upper.
+
+    ``q`` is the probability above where ``upper``, else that below; ``1 - q`` is exact beyond 1/2.
+    """
+    far = q > 0.5
+    return jnp.where(far, 1 - q, q), jnp.logical_xor(far, upper)
+
+
 def _bound(log: Array) -> Array:
     """Not above zero, where rounding may have put it."""
     return log - jax.lax.stop_gradient(jnp.maximum(log, 0))
 
 
-__all__ = ["complete", "log_complete", "log_rest", "log_side"]
+__all__ = ["complete", "log_complete", "log_rest", "log_side", "nearer_side"]

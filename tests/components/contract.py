@@ -109,10 +109,10 @@ def arrays(parameters):
 # ------------------------------------------------------------------------------------ programs
 
 
-def outputs(case, parameters, y, p):
+def outputs(case, upper, parameters, y, p):
     family = case.make(parameters)
     found = {name: getattr(family, name)(y) for name in TAILS}
-    found |= {"log_prob": family.marginal_log_prob(y), "quantile": family.quantile(p)}
+    found |= {"log_prob": family.marginal_log_prob(y), "quantile": family.tail_quantile(p, upper)}
     return found | {"mean": family.mean(), "variance": family.variance()}
 
 
@@ -127,7 +127,7 @@ def evaluate(case, parameters, y, p, upper, moments, directions):
     """
     point = parameters, y, p
 
-    values, change = jax.linearize(partial(outputs, case), *point)
+    values, change = jax.linearize(partial(outputs, case, upper), *point)
     slopes = jax.vmap(change)(*directions)
     family = case.make(parameters)
     beside = {"joint": family.log_prob(y), "tail": family.tail(y, upper)}
@@ -259,6 +259,8 @@ def typical(case, dtype):
     exact = case.oracle.exact(exactly(parameters), y.astype(np.float64))
     extra = [mixed_direction(case, rng, exactly(parameters), y, exact) for _ in range(3)]
     upper = rng.random((ROWS, 1)) < 0.5
+    if not case.discrete:  # so far up that one minus it is one
+        p = np.where(upper & (p < 0.01), p**3, p)
     return parameters, y, p, upper, extra, exact, run(case, parameters, y, p, upper, extra)
 
 
@@ -329,36 +331,37 @@ def check_slopes(case, dtype):
 
 def check_quantiles(case, dtype):
     """The oracle's distribution function takes every quantile back to its probability."""
-    parameters, _, p, _, _, _, (values, slopes, _, _, _) = typical(case, dtype)
+    parameters, _, p, upper, _, _, (values, slopes, _, _, _) = typical(case, dtype)
     if case.discrete:
         check_steps(case, dtype)
         return
     found, p = values["quantile"], p.astype(np.float64)
+    inner = ~np.isin(found, np.asarray(case.bounds, dtype))
     at = case.oracle.exact(exactly(parameters), found.astype(np.float64))
-    for name, level in (("cdf", p), ("survival", 1 - p)):
+    below, above = np.where(upper, 1 - p, p), np.where(upper, p, 1 - p)
+    for name, level in (("cdf", below), ("survival", above)):
         size = case.room(dtype, "quantile") * at.value_sizes[name]
         eps = np.finfo(dtype).eps  # of the quantile's own last place, and of a level's
         size = size + 4 * eps * np.abs(found) * np.exp(at.values["log_prob"])
         size = size + case.units.get("level", 0) * eps
         # The larger tail holds no more than the smaller one; a bound itself is next to all.
-        near = (level < 0.6) & ~np.isin(found, case.bounds)
+        near = (level < 0.6) & inner
         if case.atom:
             zero = found == 0
             before = case.oracle.cdf(exactly(parameters), np.full(found.shape, -1e-300))
             jump = before, case.oracle.cdf(exactly(parameters), np.zeros(found.shape))
-            assert np.all((jump[0] - eps <= p) & (p <= jump[1] + eps) | ~zero)
+            assert np.all((jump[0] - eps <= below) & (below <= jump[1] + eps) | ~zero)
             near = near & ~zero
         compare(at.values[name][near], level[near], size[near], f"{name} of the quantile")
     density = np.exp(at.values["log_prob"])
     expected = {name: -by["cdf"] / density for name, by in at.slopes.items() if name != "y"}
-    expected["p"] = 1 / density
+    expected["p"] = np.where(upper, -1, 1) / density
     if case.atom:
         expected = {name: np.where(zero, 0, value) for name, value in expected.items()}
     for name, value in expected.items():
         size = at.slope_sizes.get(name, at.slope_sizes["y"])["cdf"] / density
-        size = size if name != "p" else value * at.value_sizes["log_prob"]
+        size = size if name != "p" else np.abs(value) * at.value_sizes["log_prob"]
         size = case.slope_room(dtype, "quantile") * size
-        inner = ~np.isin(found, case.bounds)
         value = np.where(inner, value, slopes[name]["quantile"])  # rounded to a bound: no slope
         size = np.where(inner, size, np.inf)
         compare(slopes[name]["quantile"], value, size, f"quantile in {name}")
@@ -366,8 +369,9 @@ def check_quantiles(case, dtype):
 
 def check_steps(case, dtype):
     """The smallest value that reaches a level, also one that is a step's own."""
-    parameters, y, p, _, _, exact, (values, slopes, *_) = typical(case, dtype)
-    expected = case.oracle.quantile(exactly(parameters), p.astype(np.float64))
+    parameters, y, p, upper, _, exact, (values, slopes, *_) = typical(case, dtype)
+    below = np.where(upper, 1 - p.astype(np.float64), p)
+    expected = case.oracle.quantile(exactly(parameters), below)
     np.testing.assert_array_equal(values["quantile"], expected)
     step = exact.values["cdf"]
     moved = sum(np.abs(v * exact.slopes[x]["cdf"]) for x, v in parameters.items())
@@ -388,7 +392,8 @@ def check_edges(case, dtype):
     y = np.array([*outside, -np.inf, np.inf, np.nan], dtype)
     p = np.array([0, 1, -0.1, 1.1, np.nan])
     y, p = (np.resize(v, (ROWS, 1)).astype(dtype) for v in (y, p))
-    values, slopes, beside, gradient, _ = run(case, parameters, y, p)
+    upper = np.arange(ROWS)[:, None] >= ROWS // 2
+    values, slopes, beside, gradient, _ = run(case, parameters, y, p, upper)
     nan, beyond = np.isnan(y), ~np.isfinite(y)
     np.testing.assert_array_equal(values["log_prob"][~nan], -np.inf)
     for name in ("log_prob", *TAILS):
@@ -409,10 +414,11 @@ def check_edges(case, dtype):
             log = np.log(values[name].astype(np.float64))
             log, found = log[some], values[f"log_{name}"][some]
             np.testing.assert_allclose(found, log, rtol=room, atol=room)
-    ends = np.resize([*case.bounds, np.nan, np.nan, np.nan], p.shape).astype(dtype)
+    last = np.where((p == 1) != upper, case.bounds[1], case.bounds[0])
+    ends = np.where(np.isin(p, (0, 1)), last, np.nan).astype(dtype)
     if case.atom:  # what is left above zero may round away
         full = case.oracle.cdf(exactly(parameters), np.zeros(p.shape)) > 1 - np.finfo(dtype).eps
-        ends[(p == 1) & full] = 0
+        ends[(p == 1) & ~upper & full] = 0
     np.testing.assert_array_equal(values["quantile"], ends)
     assert beside["inside"].dtype == bool
     assert not beside["inside"].any()

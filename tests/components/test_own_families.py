@@ -121,6 +121,33 @@ def test_what_follows_from_a_log_density(dtype):
     assert np.all(np.abs(variance / oracle.var() - 1) <= unsure)
 
 
+def test_regions_of_a_family_without_a_reflection():
+    """Closed under shift and positive scale: tails come from the survival function alone."""
+    loc, scale = np.array([0.0, 6.0]), np.array([1.0, 0.5])
+    family = Gumbel(loc=jnp.asarray(loc)[:, None], scale=jnp.asarray(scale)[:, None])
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=family)
+    oracle, share = stats.gumbel_r(loc, scale), np.full(2, 0.5)
+    location, height = jaxmdn.modes(mixture)
+    np.testing.assert_allclose(np.sort(location[:2, 0]), [0.0, 6.0], atol=2e-2)
+    np.testing.assert_allclose(np.exp(height[:2]), oracle.pdf(location[:2]) @ share, rtol=1e-9)
+    level = 0.9
+    region = jaxmdn.hdr_intervals(mixture, level)
+    lower, upper = (np.asarray(v)[np.isfinite(v)][:, None] for v in region)
+    assert len(lower) == 2
+    reached = np.sum((oracle.cdf(upper) - oracle.cdf(lower)) @ share)
+    assert abs(reached - level) < 1e-8
+    heights = np.log(oracle.pdf(np.concatenate([lower, upper])) @ share)
+    assert np.ptp(heights) < 1e-7
+    far = float(jaxmdn.quantile(mixture, 1e-20, upper=True)[0])
+    assert oracle.sf(far) @ share == pytest.approx(1e-20, rel=1e-9)
+    moved = jaxmdn.affine(mixture, 2.0, 3.0)
+    y = jnp.asarray([[1.0], [7.0]])
+    expected = jaxmdn.log_prob(mixture, y) - np.log(3)
+    np.testing.assert_allclose(jaxmdn.log_prob(moved, 2 + 3 * y), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="affine: Gumbel takes a positive scale only, got -1"):
+        jaxmdn.affine(mixture, 0.0, -1.0)
+
+
 def test_a_power_tail_and_the_edge_of_the_support():
     density = Lomax(scale=jnp.full((1, 1), 2.0), shape=jnp.full((1, 1), 3.0))
     oracle = stats.lomax(3.0, scale=2.0)

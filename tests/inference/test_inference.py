@@ -1,5 +1,8 @@
 """Distribution functions and quantiles: against SciPy and mpmath, at the ends, and as functions."""
 
+from functools import partial
+
+import complex_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,7 @@ from oracles import mp
 from scipy import special, stats
 
 import jaxmdn
-from jaxmdn.components import Normal
+from jaxmdn.components import Gamma, Hurdle, Normal, Weibull
 from jaxmdn.inference import sums
 
 RNG = np.random.default_rng(20260801)
@@ -198,12 +201,10 @@ def test_quantile_of_each_dimension_s_marginal(case):
 
 
 def test_derivatives_are_those_of_the_implicit_function():
-    mixture, p = random_univariate(RNG, 3), jnp.array([0.3])
-    y = jaxmdn.quantile(mixture, p)
-    _, _, density = below_and_above(mixture, y)
+    mixture, p = random_univariate(RNG, 3), jnp.array([[0.3]])
 
-    def solve(logits, loc, scale, p):
-        return jaxmdn.quantile(univariate(logits, loc, scale), p)[0]
+    def solve(logits, loc, scale, p, upper=False):
+        return jaxmdn.quantile(univariate(logits, loc, scale), p, upper=upper)[0, 0]
 
     arguments = (
         mixture.logits,
@@ -211,23 +212,29 @@ def test_derivatives_are_those_of_the_implicit_function():
         mixture.components.scale[:, 0],
         p,
     )
-    gradients = jax.grad(solve, argnums=(0, 1, 2, 3))(*arguments)
-    np.testing.assert_allclose(gradients[3], 1 / density, rtol=1e-12)
-    step = 1e-5
-    for i, argument in enumerate(arguments):
-        for j in range(argument.size):
-            moved = [
-                solve(*arguments[:i], argument.at[j].add(sign * step), *arguments[i + 1 :])
-                for sign in (1, -1)
-            ]
-            numeric = (moved[0] - moved[1]) / (2 * step)
-            np.testing.assert_allclose(gradients[i][j], numeric, rtol=1e-6, atol=1e-8)
+
+    def missing(sign, y, logits, loc, scale, p):
+        weights = np.exp(logits) / np.sum(np.exp(logits))
+        return np.sum(weights * complex_step.ndtr(sign * (y[:, None] - loc) / scale), -1) - p[0]
+
+    for upper in (False, True):
+        y = np.atleast_1d(solve(*arguments, upper))
+        found = jax.grad(partial(solve, upper=upper), argnums=(0, 1, 2, 3))(*arguments)
+        equation = partial(missing, -1 if upper else 1)
+        for i, argument in enumerate(arguments):
+            for j in np.ndindex(argument.shape):
+                directions = [np.zeros(np.shape(x)) for x in arguments]
+                directions[i][j] = 1.0
+                exact = complex_step.implicit(equation, y, arguments, directions)
+                np.testing.assert_allclose(found[i][j], exact[0], rtol=1e-11)
     # Forward mode and the second derivative in p: d2y/dp2 = -f'(y) / f(y)^3.
-    first = jax.jvp(lambda p: jaxmdn.quantile(mixture, p), (p,), (jnp.ones(1),))[1]
-    np.testing.assert_allclose(first, 1 / density[0], rtol=1e-12)
-    second = jax.grad(lambda p: jax.grad(lambda p: solve(*arguments[:3], p)[()])(p)[0])(p)
+    y = jnp.atleast_1d(solve(*arguments))
+    _, _, density = below_and_above(mixture, y)
+    first = jax.jvp(lambda p: jaxmdn.quantile(mixture, p), (p,), (jnp.ones((1, 1)),))[1]
+    np.testing.assert_allclose(first[0], 1 / density, rtol=1e-12)
+    second = jax.grad(lambda p: jax.grad(lambda p: solve(*arguments[:3], p)[()])(p)[0, 0])(p)
     slope = jax.grad(lambda y: jnp.exp(jaxmdn.log_prob(mixture, y)))(y)
-    np.testing.assert_allclose(second, -slope / density[0] ** 3, rtol=1e-9)
+    np.testing.assert_allclose(second[0], -slope / density**3, rtol=1e-9)
 
 
 def test_ends_flat_stretches_and_what_is_no_probability():
@@ -249,7 +256,8 @@ def test_quantile_under_jit_vmap_and_in_bfloat16():
     mixture, p = random_univariate(RNG, 4, (6,)), jnp.asarray(RNG.uniform(0.01, 0.99, (6, 1)))
     expected = jaxmdn.quantile(mixture, p)
     np.testing.assert_allclose(jax.jit(jaxmdn.quantile)(mixture, p), expected, rtol=1e-13)
-    np.testing.assert_allclose(jax.vmap(jaxmdn.quantile)(mixture, p), expected, rtol=1e-13)
+    each = jax.vmap(lambda m, p: jaxmdn.quantile(m, p[None])[0])(mixture, p)
+    np.testing.assert_allclose(each, expected, rtol=1e-13)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mixture)
     y = jaxmdn.quantile(half, 0.25)
     assert (y.dtype, y.shape) == (jnp.float32, (6, 1))
@@ -262,24 +270,73 @@ def test_quantile_of_a_single_family_is_its_own():
     np.testing.assert_allclose(jaxmdn.quantile(normal, 0.9), expected, rtol=1e-12)
 
 
-def test_quantiles_from_either_tail_are_scipy_s():
-    q = np.array([1e-30, 1e-8, 0.1, 0.3, 0.7, 0.9])
-    loc, scale = np.array([[0.5]]), np.array([[2.0]])
-    cases = {
-        jaxmdn.components.Normal: ({}, stats.norm()),
-        jaxmdn.components.Laplace: ({}, stats.laplace()),
-        jaxmdn.components.Logistic: ({}, stats.logistic()),
-        jaxmdn.components.StudentT: ({"df": 3.0}, stats.t(3.0)),
-        jaxmdn.components.AsymmetricLaplace: ({"asymmetry": 0.6}, stats.laplace_asymmetric(0.6)),
-    }
-    for family, (options, exact) in cases.items():
-        constants = {name: jnp.full((1, 1), value) for name, value in options.items()}
-        density = family(loc=jnp.asarray(loc), scale=jnp.asarray(scale), **constants)
+def test_levels_lead():
+    """A vector's levels come first, whatever D and the batch are; others are written out."""
+    p = [0.05, 0.5, 0.95]
+    for batch, D in (((), 1), ((), 3), ((3,), 1), ((3,), 3), ((2, 3), 3)):
+        mixture = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, D, batch)
+        found = jaxmdn.quantile(mixture, p)
+        assert found.shape == (3, *batch, D)
+        for level, values in zip(p, found, strict=True):
+            np.testing.assert_allclose(values, jaxmdn.quantile(mixture, level), rtol=1e-13)
+        for same in (np.array(p), jnp.asarray(p), np.reshape(p, (3, *(1,) * (len(batch) + 1)))):
+            np.testing.assert_allclose(jaxmdn.quantile(mixture, same), found, rtol=1e-13)
+        y = jnp.ones((*batch, D))
+        score = jaxmdn.scoring.pinball_score(mixture, y, p)
+        slope = np.where(y > found, np.reshape(p, (3, *(1,) * y.ndim)), 0)
+        slope = np.where(y > found, slope, np.reshape(p, (3, *(1,) * y.ndim)) - 1)
+        np.testing.assert_allclose(score, slope * (y - found), rtol=1e-12)
+        recalibration = jaxmdn.calibration.recalibrate(
+            jnp.linspace(0.01, 0.99, 99 * D).reshape(-1, D)
+        )
+        again = jaxmdn.calibration.recalibrated_quantile(recalibration, mixture, p)
+        assert again.shape == found.shape
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_exceeded_hardly_ever(dtype):
+    """The inverse of ``survival`` where one minus the level is one, and quantiles next to zero."""
+    levels = np.array([1e-30, 1e-12, 1e-8, 1e-3, 0.4, 0.7], dtype)
+    exact = levels.astype(np.float64)
+    weights = np.array([0.9, 0.1 - 1e-6, 1e-6])
+    logits = jnp.log(jnp.asarray(weights, dtype))
+    a, rate = np.array([1.0, 0.5, 3.0]), np.array([1.0, 2.0, 0.5])
+    loc, scale = np.array([0.0, 3.0, -2.0]), np.array([1.0, 0.5, 2.0])
+
+    def column(values):
+        return jnp.asarray(values, dtype)[:, None]
+
+    cases = [
+        (Gamma(concentration=column(a), rate=column(rate)), stats.gamma(a, scale=1 / rate)),
+        (Normal(loc=column(loc), scale=column(scale)), stats.norm(loc, scale)),
+        (Weibull(concentration=column(a), scale=column(rate)), stats.weibull_min(a, scale=rate)),
+    ]
+    for components, oracle in cases:
+        mixture = jaxmdn.Mixture(logits=logits, components=components)
         for upper in (False, True):
-            levels = jnp.asarray(q)[:, None, None]
-            found = density.tail_quantile(levels, jnp.full(levels.shape, upper))[:, 0, 0]
-            expected = 0.5 + 2.0 * (exact.isf(q) if upper else exact.ppf(q))
-            np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=str((family, upper)))
+            y = jaxmdn.quantile(mixture, levels, upper=upper)
+            assert y.dtype == dtype
+            y = np.asarray(y, np.float64)
+            reached = (oracle.sf if upper else oracle.cdf)(y) @ weights
+            slope = oracle.pdf(np.where(y == 0, 1, y)) @ weights * np.abs(y[:, 0])
+            room = 64 * np.finfo(dtype).eps * (1 + slope / exact)
+            some = np.abs(y[:, 0]) > np.finfo(dtype).tiny  # a quantile may underflow
+            assert some.sum() >= 5
+            assert np.all(np.abs(reached / exact - 1)[some] < room[some]), components
+            back = getattr(jaxmdn, "survival" if upper else "cdf")(mixture, jnp.asarray(y, dtype))
+            np.testing.assert_allclose(back[some, 0], levels[some], rtol=2e3 * np.finfo(dtype).eps)
+
+
+def test_parameters_that_are_no_numbers_have_no_quantile():
+    nan = jnp.full((2, 1), jnp.nan)
+    good = Gamma(concentration=jnp.ones((2, 1)), rate=jnp.ones((2, 1)))
+    bad = Gamma(concentration=nan, rate=jnp.ones((2, 1)))
+    for density in (Hurdle(base=good, logit=nan), Hurdle(base=bad, logit=jnp.zeros((2, 1))), bad):
+        mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=density)
+        for p in (1e-9, 0.5, 0.999):
+            for upper in (False, True):
+                assert np.isnan(jaxmdn.quantile(mixture, p, upper=upper)).all()
+                assert np.isnan(jaxmdn.quantile(density, p, upper=upper)).all()
 
 
 @pytest.mark.parametrize(
@@ -293,10 +350,16 @@ def test_quantiles_from_either_tail_are_scipy_s():
         ),
         ((jnp.zeros(3), 0.5), TypeError, "quantile: expected a density"),
         (
-            (oracles.random_mixture(RNG, "diagonal", 2, 3), jnp.full((2,), 0.5)),
+            (oracles.random_mixture(RNG, "diagonal", 2, 3), jnp.full((4, 2), 0.5)),
             ValueError,
             r"quantile: .*broadcast",
         ),
+        (
+            (oracles.random_mixture(RNG, "diagonal", 2, 3, (5, 2)), jnp.full((3, 1), 0.5)),
+            ValueError,
+            r"a vector of levels or an array \[levels\.\.\., 5, 2, 3\] .* got shape \[3, 1\]",
+        ),
+        ((univariate([0.0], [0.0], [1.0]), [0.1, 1.2]), ValueError, r"p must lie in \[0, 1\]"),
         (
             (jaxmdn.CategoricalHead(3)(jnp.zeros(3)), 0.5),
             TypeError,

@@ -38,20 +38,20 @@ PLANE = {
 }
 # Quantiles of mixtures; a family's own functions weigh on them.
 QUANTILES = {
-    "AsymmetricLaplace": 800,
+    "AsymmetricLaplace": 830,
     "Beta": 7400,
     "DiscretizedLogistic": 900,
     "Gamma": 3300,
-    "Laplace": 710,
+    "Laplace": 750,
     "LogNormal": 1450,
-    "Logistic": 740,
+    "Logistic": 780,
     "LogitNormal": 1600,
     "NegativeBinomial": 4200,
     "Poisson": 4200,
     "StudentT": 3100,
     "TruncatedNormal": 4200,
     "VonMises": 5100,
-    "Weibull": 870,
+    "Weibull": 910,
 }
 
 

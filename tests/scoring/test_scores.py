@@ -375,7 +375,7 @@ FULL, KEY, LABELS = MIXTURES["full"], jax.random.key(0), jnp.zeros((N, 1), int)
 ERRORS = [
     (pinball_score, (FULL, Y[:, :1], 0.5), {}, ValueError, r"pinball_score: expected y of shape"),
     (pinball_score, (FULL, Y, 1.5), {}, ValueError, r"p must lie in \[0, 1\], got 1.5"),
-    (pinball_score, (FULL, Y, jnp.ones(3)), {}, ValueError, "pinball_score: leading .* broadcast"),
+    (pinball_score, (FULL, Y, jnp.ones((N + 1, 1))), {}, ValueError, "pinball_score: .* broadcast"),
     (pinball_score, (CATEGORICAL, LABELS, 0.5), {}, TypeError, "not defined for Categorical"),
     (interval_score, (FULL, Y, 1.0), {}, ValueError, r"interval_score: level must lie in \(0, 1\)"),
     (interval_score, (FULL, Y[:4], 0.5), {}, ValueError, r"leading \(batch\) axes must"),
