@@ -24,11 +24,11 @@ from jaxmdn.heads import Head
 from jaxmdn.mixture import Labeled, Mixture, log_prob
 from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train.data import Rows, as_arrays, make_rows
-from jaxmdn.train.fit import _check_targets as check_targets
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.standardize import Standardizer, to_unit
+from jaxmdn.train.targets import check_targets
 from jaxmdn.typing import Array, ArrayLike, Float
 
 

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
-from jaxmdn.heads import CategoricalHead, ClassConditionalHead
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.standardize import Standardizer, to_unit, unresolved
 from jaxmdn.train.state import TrainState
+from jaxmdn.train.targets import check_targets
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -182,16 +182,15 @@ def fit(
     if patience is not None:
         checks.require_count("fit", "patience", patience)
     rows = make_rows("fit", x, y, weights)
+    check_targets(model.head, rows.y)
     key_split, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
     held_out: Rows | None = None
     if isinstance(validation, tuple):
         held_out = make_rows("fit(validation)", *validation, *(None,) * (3 - len(validation)))
+        check_targets(model.head, held_out.y)
     elif validation is not None:
         rows, held_out = split_rows("fit", rows, validation, key_split)
 
-    for part in (rows, held_out):
-        if part is not None:
-            _check_targets(model.head, part.y)
     x_map, y_map = _standardizers(model, rows) if standardize else (None, None)
     log_det = 0.0 if y_map is None else y_map.log_det
 
@@ -305,37 +304,6 @@ def _check_model(model: Any, optimizer: Any) -> None:
         raise TypeError(
             f"fit: optimizer must be an Optax transformation such as optax.adam(1e-3), "
             f"got {type(optimizer).__name__}."
-        )
-
-
-def _check_targets(head: Any, y: Any) -> None:
-    """Raise for a class that does not exist or a target outside the support: the first row."""
-    if isinstance(y, Labeled):
-        if isinstance(head, ClassConditionalHead):
-            labels = np.asarray(y.label).reshape(len(y.label), -1)
-            _refuse(labels, (labels < 0) | (labels >= head.num_classes), head.num_classes)
-        y = y.y
-    targets = np.asarray(y)
-    outside = ~np.asarray(head.in_support(targets))
-    if isinstance(head, CategoricalHead):
-        _refuse(targets, outside, head.num_classes)
-    bad = np.argwhere(outside)
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"fit: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of {head!r}, the "
-            f"first of them row {row}: column {column} is {targets[row, column]}. Choose a family "
-            f"that covers it (Family('hurdle', base=...) for zeros beside positive numbers, "
-            f"'truncated_normal' for values on a bound), or correct the rows."
-        )
-
-
-def _refuse(labels: np.ndarray, bad: np.ndarray, count: int) -> None:
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"fit: class labels must be whole numbers from 0 to {count - 1}, but row {row} is "
-            f"{labels[row, column]}; number the classes from 0."
         )
 
 

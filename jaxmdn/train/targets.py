@@ -1,0 +1,89 @@
+"""Targets against the support of their family, before training: which row, and what serves it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn.components.support import Support
+from jaxmdn.heads import CategoricalHead, ClassConditionalHead
+from jaxmdn.mixture.class_conditional import Labeled
+
+
+def check_targets(head: Any, y: Any) -> None:
+    """Raise for the first row that the head's family cannot hold.
+
+    Args:
+      head: the head.
+      y: targets ``[N, D]`` in their own unit, or what the head accepts (``Labeled``).
+
+    Raises:
+      ValueError: for a class that does not exist, a target outside the support or on an open edge
+        of it, an angle beyond ``2 pi`` (degrees, it seems), a number beyond the device's floats.
+    """
+    if isinstance(y, Labeled):
+        if isinstance(head, ClassConditionalHead):
+            labels = np.asarray(y.label).reshape(len(y.label), -1)
+            _refuse(labels, (labels < 0) | (labels >= head.num_classes), head.num_classes)
+        y = y.y
+    targets = np.asarray(y)
+    most = float(jnp.finfo(jnp.result_type(float)).max)
+    large = np.abs(targets.astype(np.float64)) > most
+    outside = large | ~np.asarray(head.in_support(np.where(large, 0, targets)))
+    if isinstance(head, CategoricalHead):
+        _refuse(targets, outside, head.num_classes)
+    circles = np.array([own.kind == "circle" for own in head.support])
+    outside |= circles & (np.abs(targets) > 2.001 * math.pi)
+    bad = np.argwhere(outside)
+    if len(bad):
+        row, column = bad[0]
+        value = float(targets[row, column])
+        advice = _advice(head.support[column], value)
+        if large[row, column]:
+            advice = f"It is beyond {most:.2g}, the largest float of the device: divide the column."
+        raise ValueError(
+            f"fit: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of {head!r}, the "
+            f"first of them row {row}: column {column} is {value}. {advice}"
+        )
+
+
+def _advice(own: Support, value: float) -> str:
+    """Which family serves a value that this one does not."""
+    if own.kind == "circle":
+        return (
+            "Angles are in radians, from -pi to pi or from 0 to 2 pi: pass numpy.deg2rad(y) for "
+            "degrees."
+        )
+    if own.step:
+        return (
+            f"Values are {own.lower:g}, {own.lower + own.step:g}, ... up to {own.upper:g}: choose "
+            f"a continuous family, or correct the rows."
+        )
+    if value in (own.lower, own.upper) and own.kind == "positive":
+        return (
+            "The density there is zero or infinite: Family('hurdle', base=...) gives zeros a "
+            "probability of their own."
+        )
+    if value in (own.lower, own.upper):
+        return (
+            f"The density there is zero or infinite: Family('truncated_normal', "
+            f"lower={own.lower:g}, upper={own.upper:g}) holds values on a bound."
+        )
+    if own.kind == "interval":
+        return "Choose wider bounds (lower, upper), or correct the rows."
+    return "Choose a family of the real line, such as 'normal', or correct the rows."
+
+
+def _refuse(labels: np.ndarray, bad: np.ndarray, count: int) -> None:
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"fit: class labels must be whole numbers from 0 to {count - 1}, but row {row} is "
+            f"{labels[row, column]}; number the classes from 0."
+        )
+
+
+__all__ = ["check_targets"]
