@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, meshes, numerics
-from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
+from jaxmdn.components import (
+    Categorical,
+    FullNormal,
+    Independent,
+    LowRankNormal,
+    Normal,
+    NormalDensity,
+)
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import flatten
 from jaxmdn.mixture import Mixture
@@ -189,30 +196,32 @@ def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
 
 
 def temper(
-    mixture: Mixture,
+    density: Density,
     *,
     weight_temperature: Num[ArrayLike, "..."] = 1.0,
     scale_temperature: Num[ArrayLike, "..."] = 1.0,
-) -> Mixture:
-    """Sharpen or flatten a mixture: ``logits / T_w``, and every variance times ``T_s``.
+) -> Any:
+    """Sharpen or flatten a density: ``logits / T_w``, and every variance times ``T_s``.
 
     Scales (and loadings) are multiplied by ``sqrt(T_s)``, locations stay. Below one the samples
     become more typical and less diverse; with both towards zero all of them are the mean of the
     most likely component, with both at one nothing changes.
 
     Args:
-      mixture: a mixture of components with a location and a scale. A class-conditional one is
-        flattened: ``T_w`` then divides the joint log-weights of class and component.
+      density: a mixture; a categorical density, whose logits are divided; or independent ones of
+        these, each of which is tempered. A class-conditional mixture is flattened: ``T_w`` then
+        divides the joint log-weights of class and component.
       weight_temperature: ``T_w``, positive; a number, or one for each mixture ``[...]``.
-      scale_temperature: ``T_s``, positive, likewise. For a Student-t it multiplies the squared
-        scale; its degrees of freedom stay.
+      scale_temperature: ``T_s``, positive, likewise; other than the number 1 for components with a
+        location and a scale only (and for classes, which have none and stay). For a Student-t it
+        multiplies the squared scale; its degrees of freedom stay.
 
     Returns:
       The same family and the same K.
 
     Raises:
       ValueError: for a Python number or NumPy array that is not positive, or does not broadcast.
-      TypeError: for components without a scale.
+      TypeError: for a density without weights, or components without a scale.
 
     Limits: a traced temperature of zero or below gives NaN. Weights of zero stay zero.
 
@@ -227,8 +236,8 @@ def temper(
       Ha and Eck (2018), A neural representation of sketch drawings, eq. 8 (there one temperature
       is both).
     """
-    if not isinstance(mixture, Mixture):
-        raise TypeError(f"temper: expected a Mixture, got {type(mixture).__name__}.")
+    if not isinstance(density, Density):
+        raise TypeError(f"temper: expected a Mixture, got {type(density).__name__}.")
     temperatures = []
     for name, value in (
         ("weight_temperature", weight_temperature),
@@ -241,26 +250,38 @@ def temper(
                 f"temper: {name} must be positive, got {value}; a small one such as 1e-3 is close "
                 f"to the limit."
             )
-        temperatures.append(jnp.asarray(value, numerics.compute_dtype(mixture.logits)))
+        temperatures.append(jnp.asarray(value, numerics.compute_dtype(*jax.tree.leaves(density))))
         checks.require_broadcastable(
-            "temper", **{"density": mixture.batch_shape, name: temperatures[-1].shape}
+            "temper", **{"density": density.batch_shape, name: temperatures[-1].shape}
         )
-    return _temper(mixture, *temperatures)
+    same = isinstance(scale_temperature, (int, float)) and scale_temperature == 1
+    return _temper(density, temperatures[0], None if same else temperatures[1])
 
 
 @meshes.jit
-def _temper(mixture: Mixture, weight_temperature: Array, scale_temperature: Array) -> Mixture:
-    mixture = flatten_mixture(mixture)
-    (logits,) = numerics.upcast(mixture.logits)
+def _temper(density: Density, weight_temperature: Array, scale_temperature: Array | None) -> Any:
+    if isinstance(density, Independent):
+        parts = (_temper(part, weight_temperature, scale_temperature) for part in density.parts)
+        return dataclasses.replace(density, parts=tuple(parts))
+    if isinstance(density, Categorical):
+        return Categorical(logits=_cool(density.logits, weight_temperature))
+    if not isinstance(density, Mixture):
+        raise TypeError(f"temper: expected a Mixture, got {type(density).__name__}.")
+    mixture = flatten_mixture(density)
+    components = mixture.components
+    if scale_temperature is not None:
+        warm = jnp.where(scale_temperature > 0, scale_temperature, jnp.nan)
+        components = _widen(components, jnp.sqrt(warm)[..., None])
+    return Mixture(logits=_cool(mixture.logits, weight_temperature), components=components)
+
+
+def _cool(logits: Float[Array, "... K"], temperature: Array) -> Float[Array, "... K"]:
+    (wide,) = numerics.upcast(logits)
     # The largest is subtracted first: it stays finite however cold, and the others fall to -inf.
-    logits = logits - numerics.finite_peak(logits)
-    cold = jnp.where(weight_temperature > 0, weight_temperature, jnp.nan)[..., None]
-    dead = jnp.isneginf(logits)
-    logits = jnp.where(dead, -jnp.inf, jnp.where(dead, 0, logits) / cold)
-    root = jnp.sqrt(jnp.where(scale_temperature > 0, scale_temperature, jnp.nan))[..., None]
-    return Mixture(
-        logits=logits.astype(mixture.logits.dtype), components=_widen(mixture.components, root)
-    )
+    wide = wide - numerics.finite_peak(wide)
+    cold = jnp.where(temperature > 0, temperature, jnp.nan)[..., None].astype(wide.dtype)
+    dead = jnp.isneginf(wide)
+    return jnp.where(dead, -jnp.inf, jnp.where(dead, 0, wide) / cold).astype(logits.dtype)
 
 
 def _widen(components: Any, factor: Array) -> Any:
@@ -278,7 +299,8 @@ def _widen(components: Any, factor: Array) -> Any:
             changes[name] = (old * times.astype(old.dtype)).astype(old.dtype)
     if not changes or set(components.closure) != {"affine"}:
         raise TypeError(
-            f"temper: not defined for {type(components).__name__}, which has no location and scale."
+            f"temper: not defined for {type(components).__name__}, which has no location and "
+            f"scale; leave scale_temperature at 1."
         )
     return dataclasses.replace(components, **changes)
 

@@ -11,6 +11,7 @@ is a jump of the cdf, which halvings would have to look for.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -132,6 +133,11 @@ def _invert(density: Any, q: Float[Array, "... D"], upper: Array) -> Float[Array
     if not isinstance(density, Mixture):
         return density.tail_quantile(q, upper)
     flat = flatten_mixture(density)
+    inner = flat.components
+    if isinstance(inner, Independent) and any(isinstance(part, Mixture) for part in inner.parts):
+        return inner.apply(
+            lambda part, *own: _invert(dataclasses.replace(flat, components=part), *own), q, upper
+        )
     discrete = [own is not None for own in lattices(flat)]
     if all(discrete):
         return _first_step(flat, q, upper)

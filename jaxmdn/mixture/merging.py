@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
+from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import concatenate, flatten, spread
 from jaxmdn.mixture.mixture import Mixture, require_mixture
@@ -31,13 +33,27 @@ def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
     return Mixture(logits=jnp.concatenate(logits, axis=-1), components=components)
 
 
-def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = None) -> Mixture:
+@meshes.jit
+def _merge_independent(densities: tuple[Independent, ...], weights: Array | None) -> Mixture:
+    wide = [
+        density.map_parameters(lambda leaf, rank: jnp.expand_dims(leaf, -1 - rank))
+        for density in densities
+    ]
+    components = concatenate(tuple(wide))
+    dtype = numerics.compute_dtype(*jax.tree.leaves(densities))
+    logits = jnp.zeros((len(densities),), dtype) if weights is None else jnp.log(weights)
+    shape = jnp.broadcast_shapes(logits.shape, components.batch_shape)
+    return Mixture(logits=jnp.broadcast_to(logits.astype(dtype), shape), components=components)
+
+
+def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None) -> Mixture:
     """Pool several mixtures into one: ``p(y) = sum_m weights_m p_m(y)``.
 
     This is how an ensemble of networks becomes a single exact density.
 
     Args:
-      mixtures: mixtures of the same component family and D; K may differ.
+      mixtures: mixtures of the same component family and D; K may differ. Or independent densities
+        of the same heads, which become the components of one mixture.
       weights: nonnegative pooling weights ``[..., M]``; equal if absent. They are normalised.
 
     Returns:
@@ -52,14 +68,16 @@ def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = N
     mixtures = tuple(mixtures)
     if not mixtures:
         raise ValueError("merge: mixtures is empty; pass at least one mixture.")
-    for mixture in mixtures:
+    independent = all(isinstance(mixture, Independent) for mixture in mixtures)
+    kinds = {jax.tree.structure(mixture) for mixture in mixtures}
+    for mixture in () if independent and len(kinds) == 1 else mixtures:
         require_mixture("merge", mixture)
         if isinstance(mixture.components, Mixture):
             raise ValueError(
                 "merge: the components are mixtures themselves (a class-conditional density); "
                 "flatten each one first with jaxmdn.mixture.flatten_mixture."
             )
-    families = [type(mixture.components).__name__ for mixture in mixtures]
+    families = [type(getattr(mixture, "components", mixture)).__name__ for mixture in mixtures]
     if any(family != families[0] for family in families):
         raise ValueError(
             f"merge: every mixture must have the same component family, got {families}; build "
@@ -74,7 +92,7 @@ def merge(mixtures: Sequence[Mixture], weights: Float[Array, "... M"] | None = N
         checks.require_last_axis("merge", "weights", weights, len(mixtures), "number of mixtures")
         shapes["weights"] = weights.shape[:-1]
     checks.require_broadcastable("merge", **shapes)
-    return _merge(mixtures, weights)
+    return (_merge_independent if independent else _merge)(mixtures, weights)
 
 
 @meshes.jit

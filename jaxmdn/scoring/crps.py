@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, meshes, numerics
+from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.inference.quantiles import quantile_at
 from jaxmdn.mixture import Mixture, check_target
@@ -20,7 +21,7 @@ NUM_LEVELS = 32
 
 
 @meshes.jit
-def crps(density: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
+def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     """Continuous ranked probability score of each dimension's marginal, ``[..., D]``.
 
     ``CRPS = E|Y - y| - E|Y - Y'| / 2``, in the target's unit; for a point forecast it is the
@@ -33,7 +34,7 @@ def crps(density: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
     other families are scored by :func:`quantile_crps` with its defaults.
 
     Args:
-      density: a mixture of batch shape ``[...]``.
+      density: a mixture of batch shape ``[...]``, or independent ones.
       y: targets ``[..., D]``; leading axes broadcast.
 
     Returns:
@@ -58,6 +59,8 @@ def crps(density: Mixture, y: Num[Array, "..."]) -> Float[Array, "..."]:
       appendix A (one component of each family).
     """
     check_target("crps", density, y)
+    if isinstance(density, Independent):
+        return density.apply(crps, y)
     if not isinstance(density, Mixture):
         raise TypeError(f"crps: expected a Mixture, got {type(density).__name__}.")
     flat = flatten_mixture(density).marginals()

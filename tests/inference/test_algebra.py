@@ -370,7 +370,61 @@ def test_temperatures_of_other_families(user_errors):
     )
     gamma = Gamma(concentration=jnp.ones((2, 1)), rate=jnp.ones((2, 1)))
     with pytest.raises(TypeError, match="temper: not defined for Gamma"):
-        jaxmdn.temper(Mixture(logits=jnp.zeros(2), components=gamma))
+        jaxmdn.temper(Mixture(logits=jnp.zeros(2), components=gamma), scale_temperature=2.0)
+
+
+MIXED = ("normal", "gamma", "poisson", "beta", "von_mises")
+
+
+def test_weights_have_a_temperature_whatever_the_components():
+    rng = np.random.default_rng(17)
+    heads = [jaxmdn.FactorizedHead(name, 3) for name in MIXED]
+    mixed = jaxmdn.FactorizedHead(MIXED, 3)
+    for head in (*heads, mixed):
+        mixture = head(jnp.asarray(rng.normal(size=(2, head.num_outputs))))
+        cold = jaxmdn.temper(mixture, weight_temperature=0.5)
+        expected = special.softmax(np.asarray(mixture.logits) / 0.5, axis=-1)
+        np.testing.assert_allclose(cold.weights(), expected, rtol=1e-12)
+        assert cold.components is not None
+        for old, new in zip(
+            *map(jax.tree.leaves, (mixture.components, cold.components)), strict=True
+        ):
+            np.testing.assert_array_equal(old, new)
+    # Independent densities are tempered each by itself, and classes by their logits.
+    head = jaxmdn.IndependentHead((jaxmdn.NormalHead(3), jaxmdn.CategoricalHead(4)))
+    joint = head(jnp.asarray(rng.normal(size=(2, head.num_outputs))))
+    cold = jaxmdn.temper(joint, weight_temperature=0.5, scale_temperature=4.0)
+    first = jaxmdn.temper(joint.parts[0], weight_temperature=0.5, scale_temperature=4.0)
+    y = jnp.array([[0.3], [1.0]])
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(cold.parts[0], y), jaxmdn.log_prob(first, y), rtol=1e-12
+    )
+    expected = special.softmax(2 * np.asarray(joint.parts[1].logits), axis=-1)
+    np.testing.assert_allclose(cold.parts[1].probabilities(), expected, rtol=1e-12)
+    alone = jaxmdn.temper(joint.parts[1], weight_temperature=0.5)
+    np.testing.assert_allclose(alone.probabilities(), expected, rtol=1e-12)
+
+
+def test_independent_densities_are_pooled_and_scored():
+    rng = np.random.default_rng(18)
+    head = jaxmdn.IndependentHead((jaxmdn.NormalHead(3), jaxmdn.FactorizedHead("logistic", 2)))
+    raw = rng.normal(size=(3, 2, head.num_outputs))
+    each = [head(jnp.asarray(row)) for row in raw]
+    weights = np.array([0.2, 0.5, 0.3])
+    pooled = jaxmdn.merge(each, jnp.asarray(weights))
+    y = jnp.asarray(rng.normal(size=(2, 2)))
+    by_member = np.stack([jaxmdn.log_prob(density, y) for density in each])
+    expected = special.logsumexp(by_member, b=weights[:, None], axis=0)
+    np.testing.assert_allclose(jaxmdn.log_prob(pooled, y), expected, rtol=1e-12)
+    cdf = sum(w * jaxmdn.cdf(density, y) for w, density in zip(weights, each, strict=True))
+    np.testing.assert_allclose(jaxmdn.cdf(pooled, y), cdf, rtol=1e-12)
+    back = jaxmdn.quantile(pooled, np.asarray(cdf))
+    np.testing.assert_allclose(back, y, rtol=1e-9)
+    assert jaxmdn.sample(jax.random.key(0), pooled, 5).shape == (5, 2, 2)
+    scores = jaxmdn.crps(each[0], y)
+    for d, part in enumerate(each[0].parts):
+        own = jaxmdn.crps(part, y[:, d : d + 1])
+        np.testing.assert_allclose(scores[:, d : d + 1], own, rtol=1e-13)
 
 
 def test_temperatures_of_classes_dead_weights_and_gradients():
@@ -424,7 +478,13 @@ CATEGORICAL = jaxmdn.CategoricalHead(3)(jnp.zeros(3))
             ValueError,
             "must have the same event dimension D, got 3 and 2",
         ),
-        ("temper", (CATEGORICAL,), {}, TypeError, "temper: expected a Mixture, got Categorical"),
+        (
+            "temper",
+            (MIXTURE.components,),
+            {},
+            TypeError,
+            "temper: expected a Mixture, got FullNormal",
+        ),
         (
             "temper",
             (MIXTURE,),
@@ -466,4 +526,4 @@ def test_components_of_another_kind_are_refused(user_errors):
     with pytest.raises(TypeError, match="product: not defined for Categorical; the components of"):
         jaxmdn.product(labels, labels)
     with pytest.raises(TypeError, match="temper: not defined for Categorical"):
-        jaxmdn.temper(labels)
+        jaxmdn.temper(labels, scale_temperature=2.0)
