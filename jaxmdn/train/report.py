@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import numerics
-from jaxmdn.components import FullNormal
+from jaxmdn.components import FullNormal, Independent
 from jaxmdn.components.base import Density
-from jaxmdn.heads import ClassConditionalHead, Head, NormalHead
+from jaxmdn.heads import ClassConditionalHead, Head, IndependentHead
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array
@@ -24,6 +24,9 @@ class ComponentWarning(UserWarning):
 
 class ComponentReport(NamedTuple):
     """Use of each component over a set of inputs (class-conditional heads: class by class).
+
+    The components of an ``IndependentHead`` are counted through, one output after another.
+
 
     Attributes:
       mean_weight: ``[K]`` (or ``[C, K]``), the average mixing coefficient.
@@ -37,8 +40,8 @@ class ComponentReport(NamedTuple):
 
     def messages(self, head: Head, *, threshold: float = 1e-3) -> list[str]:
         """Sentences about dead components and floored scales; empty if all is well."""
-        inner = _normal_head(head)
-        floor = 0.0 if inner is None else inner.min_weight
+        parts = head.heads if isinstance(head, IndependentHead) else (head,)
+        floor = max(getattr(_inner(part), "min_weight", 0.0) for part in parts)
         lines = []
         dead = np.argwhere(self.max_weight < max(threshold, 2 * floor))
         if len(dead):
@@ -66,10 +69,10 @@ def _name(indices: np.ndarray) -> str:
     return f"{plural} " + ", ".join("/".join(str(i) for i in row) for row in indices)
 
 
-def _normal_head(head: Head) -> NormalHead | None:
+def _inner(head: Head) -> Head:
     while isinstance(head, ClassConditionalHead):
         head = head.head
-    return head if isinstance(head, NormalHead) else None
+    return head
 
 
 def mean_weights(density: Density, rows: Array) -> Array | None:
@@ -89,27 +92,37 @@ def component_statistics(head: Head, density: Density, rows: Array) -> Any:
 
     ``rows [N]`` is 1 for rows that count and 0 for padding. None for heads without components.
     """
-    normal = _normal_head(head)
-    if normal is None:
+    if isinstance(head, IndependentHead) and isinstance(density, Independent):
+        pairs = zip(head.heads, density.parts, strict=True)
+        found = [component_statistics(part, own, rows) for part, own in pairs]
+        found = [jax.tree.map(jnp.ravel, part) for part in found if part is not None]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found) if found else None
+    if not isinstance(density, Mixture):
         return None
     mixture: Any = density
     while isinstance(mixture.components, Mixture):
         mixture = mixture.components
     weights = mixture.weights()  # [N, (C,) K]
     mask = rows.reshape(rows.shape + (1,) * (weights.ndim - 1))
-    floored = jnp.zeros_like(weights, bool)
-    if normal.min_scale > 0:
-        components = mixture.components
-        if isinstance(components, FullNormal):
-            scale = 1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)
-        else:
-            scale = components.scale
-        floored = jnp.any(scale <= 1.05 * normal.min_scale, axis=-1)
+    floored, floor = jnp.zeros_like(weights, bool), getattr(_inner(head), "min_scale", 0.0)
+    for scale in _scales(mixture.components) if floor > 0 else ():
+        floored = floored | jnp.any(scale <= 1.05 * floor, axis=-1)
     return (
         jnp.sum(mask * weights, axis=0),
         jnp.max(jnp.where(mask > 0, weights, 0), axis=0),
-        jnp.sum(mask * jnp.broadcast_to(floored, weights.shape), axis=0),
+        jnp.sum(mask * floored.astype(mask.dtype), axis=0),
     )
+
+
+def _scales(components: Density) -> list[Array]:
+    """The parameters ``[..., K, D]`` of components that a head keeps above its floor."""
+    if isinstance(components, Independent):
+        return [scale for part in components.parts for scale in _scales(part)]
+    if isinstance(components, FullNormal):
+        return [1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)]
+    base = getattr(components, "base", None)  # of a family with extra zeros
+    scale = getattr(components, "scale", None)
+    return _scales(base) if base is not None else [] if scale is None else [scale]
 
 
 def combine(statistics: Any, count: int) -> ComponentReport:
