@@ -23,14 +23,14 @@ from jaxmdn.inference.turning_points import (
 )
 from jaxmdn.mixture import Mixture
 from jaxmdn.special.roots import close_in
-from jaxmdn.typing import Array, Bool, Float
+from jaxmdn.typing import Array, Bool, Float, Int, Num
 
 # By the dtype's bytes: evaluations of the density for each end of an interval, and of the region's
 # probability for its threshold.
 STEPS, LEVEL_STEPS = {4: 7, 8: 9}, {4: 28, 8: 42}
 
 
-def expand(values: Float[Array, "P ..."], ndim: int) -> Float[Array, "P ..."]:
+def expand(values: Num[Array, "P ..."], ndim: int) -> Num[Array, "P ..."]:
     """Insert axes after the first, so that the others broadcast against ``ndim`` batch axes."""
     missing = (1,) * max(ndim + 1 - values.ndim, 0)
     return values.reshape(values.shape[0], *missing, *values.shape[1:])
@@ -46,11 +46,22 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     below, above, rises = _pieces(turns, log_t.shape)
     grid, height = (expand(values, log_t.ndim) for values in (turns.grid, turns.height))
     # The crossing of a piece lies between the last point of the grid on its one side and the first
-    # on the other: [2 M, N, ...], which is never stored.
-    inside = (grid >= below[:, None]) & (grid <= above[:, None])
-    high = (height >= log_t) == rises[:, None]
-    start = jnp.max(jnp.where(inside & ~high, grid, below[:, None]), axis=1)
-    stop = jnp.min(jnp.where(inside & high, grid, above[:, None]), axis=1)
+    # on the other: so many points are low before each.
+    lead = below.shape[1:]
+    until = expand(_count_until(turns), log_t.ndim)
+    until = jnp.broadcast_to(until, (len(below) + 1, *lead))
+    grid = jnp.broadcast_to(grid, (len(grid), *lead))
+    low = jnp.cumsum(height < log_t, axis=0, dtype=jnp.int32)
+    low = jnp.concatenate([jnp.zeros((1, *lead), jnp.int32), jnp.broadcast_to(low, grid.shape)])
+    low_until = jnp.take_along_axis(low, until, axis=0)
+    first, count, few = until[:-1], jnp.diff(until, axis=0), jnp.diff(low_until, axis=0)
+    early = jnp.where(rises, few, count - few)
+    place = first + early
+    start, stop = (
+        jnp.take_along_axis(grid, jnp.clip(place - back, 0, len(grid) - 1), axis=0)
+        for back in (1, 0)
+    )
+    start, stop = jnp.where(early > 0, start, below), jnp.where(early < count, stop, above)
     sign = jnp.where(rises, 1, -1).astype(log_t.dtype)
     # Where a whole piece is above the threshold, or below, its nearer end is the end.
     excess = expand(turns.value, log_t.ndim) - log_t
@@ -71,6 +82,13 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
     state = (start + (stop - start) / 2, start, stop)
     return meshes.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
+
+
+def _count_until(turns: TurningPoints) -> Int[Array, "P ..."]:
+    """How many points of the grid lie at or before each turning point."""
+    grid, ends = (values.reshape(len(values), -1) for values in (turns.grid, turns.location))
+    search = jax.vmap(partial(jnp.searchsorted, side="right"), in_axes=1, out_axes=1)
+    return search(grid, ends).reshape(turns.location.shape).astype(jnp.int32)
 
 
 def _pieces(turns: TurningPoints, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:

@@ -30,6 +30,10 @@ from jaxmdn.typing import Array, Bool, Float
 Z_STEP, Z_STEPS, NOTHING = 0.4375, 16, 1e-30
 # And a circle at so many more points, evenly.
 CIRCLE_POINTS = 16
+# Points times components that are done at once, for each row.
+BLOCK = 2**15
+# So many of the smallest are found by passes, more by sorting.
+FEW = 64
 # Halvings of a cell of the grid for the turning point in it, by the dtype's bytes; and for a point
 # that need only lie between two of them.
 STEPS, ROUGH_STEPS = {4: 26, 8: 54}, 12
@@ -67,7 +71,9 @@ class Parts(NamedTuple):
     @classmethod
     def of(cls, mixture: Mixture) -> Parts:
         """The parts of a mixture."""
-        return cls(mixture.log_weights(), mixture.components)
+        log_weights = mixture.log_weights()
+        full = (*mixture.batch_shape, log_weights.shape[-1])
+        return cls(jnp.broadcast_to(log_weights, full), mixture.components)
 
 
 def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array, ...]:
@@ -76,9 +82,21 @@ def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array
     With the derivatives ``a, b, c`` of a component's log-density and means over the
     responsibilities, they are ``s = E a``, ``E[b + (a - s)^2]`` and
     ``E[c + 3 b (a - s) + (a - s)^3]``: the components' are short programs, a mixture's own third
-    derivative a long one.
+    derivative a long one. Many points are done in blocks, so that memory grows with K, not with its
+    square.
     """
+    count, points = parts.log_weights.shape[-1], y.shape[0] if y.ndim else 0
+    size = max(BLOCK // count, 1)
+    if y.ndim < parts.log_weights.ndim or points <= 2 * size:
+        return _derivatives(parts, y, order)
+    full = -(-points // size) * size
+    index = jnp.minimum(jnp.arange(full), points - 1)  # the last one again
+    blocks = y[index].reshape(-1, size, *y.shape[1:])
+    found = jax.lax.map(lambda block: _derivatives(parts, block, order), blocks)
+    return tuple(values.reshape(full, *y.shape[1:])[:points] for values in found)
 
+
+def _derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array, ...]:
     def lift(function: Callable) -> Callable:
         """From ``y -> (f, lower derivatives)`` to ``y -> (f', (f, lower derivatives))``."""
 
@@ -287,7 +305,11 @@ def _cells(
         return jnp.where(cells == first, jnp.inf, priority), first
 
     # A few passes for the smallest cost less than a sort.
-    _, index = meshes.scan(pick, jnp.where(flags, priority, jnp.inf), length=size)
+    priority = jnp.where(flags, priority, jnp.inf)
+    if size > FEW:
+        index = jnp.argsort(priority, axis=0, stable=True)[:size]
+    else:
+        _, index = meshes.scan(pick, priority, length=size)
     # Once none is left, the pass picks the first cell again.
     count = jnp.arange(size).reshape(-1, *(1,) * (flags.ndim - 1))
     used = count < jnp.sum(flags, axis=0)

@@ -110,3 +110,23 @@ def test_quantiles_of_other_families(family):
     mixture = mixture_of(getattr(components, family))
     found = count(lambda m: jaxmdn.quantile(m, 0.3), mixture)
     check(found, QUANTILES[family], f"quantile of {family}")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["modes", "hdr_intervals"])
+def test_memory_grows_with_the_components_not_with_their_square(name):
+    function = {"modes": jaxmdn.modes, "hdr_intervals": lambda m: jaxmdn.hdr_intervals(m, 0.9)}[
+        name
+    ]
+
+    def memory(K):
+        shape = jax.ShapeDtypeStruct((8, K, 1), jnp.float32)
+        normal = components.Normal(loc=shape, scale=shape)
+        logits = jax.ShapeDtypeStruct((8, K), jnp.float32)
+        mixture = jaxmdn.Mixture(logits=logits, components=normal)
+        return jax.jit(function).lower(mixture).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = memory(128), memory(512)
+    print(f"{name}: {few / 2**20:.0f} MiB at K = 128, {many / 2**20:.0f} at K = 512")
+    assert many < 6 * few
+    assert many < 30 * 2**20
