@@ -183,7 +183,8 @@ def from_distrax(distribution: Any) -> Density:
         return density if spread else density.map_parameters(lambda leaf, _: leaf[..., None])
     plain = ", ".join(c.distribution.__name__ for c in COUNTERPARTS.values() if not c.bijectors)
     raise TypeError(
-        f"from_distrax: no jaxmdn family for {type(distribution).__name__}; supported are {plain} "
+        f"from_distrax: no jaxmdn family for {type(distribution).__name__} of "
+        f"{type(distribution).__module__.partition('.')[0]}; of distrax, supported are {plain} "
         f"(also as Independent over one axis), Normal transformed by exp or sigmoid, Beta and the "
         f"latter by a ScalarAffine, MultivariateNormalDiag, MultivariateNormalTri, "
         f"MultivariateNormalFullCovariance, MultivariateNormalDiagPlusLowRank, Categorical and "

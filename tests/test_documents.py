@@ -2,13 +2,13 @@
 
 import doctest
 import importlib.util
+import operator
 import pkgutil
 import re
 from pathlib import Path
 
 import jax
 import pytest
-from flax import nnx
 
 import jaxmdn
 
@@ -36,19 +36,49 @@ def test_readme_blocks_run_in_order(tmp_path, monkeypatch):
 TABLES = re.search(
     r"## Every kind of target\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
 ).group(1)
-LINES = re.findall(r"`((?:[A-Z]\w+Head|AutoregressiveMDN)\(.*?\))`", TABLES)
+LINES = re.findall(r"`((?:[A-Z]\w+Head|[\w.]*AutoregressiveMDN)\(.*?\))`", TABLES)
+BEFORE = re.search(r"The lines run after\s`(.*?)`", TABLES).group(1)
+TABLE = re.search(
+    r"## What it does\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
+).group(1)
+# Options, not names of the package.
+OPTIONS = {"min_scale", "min_weight", "reparameterize", "scale_link"}
 
 
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("line", LINES)
 def test_every_line_of_the_tables_is_a_density(line):
-    names = {**vars(jaxmdn.heads), "AutoregressiveMDN": jaxmdn.nn.AutoregressiveMDN, "nnx": nnx}
+    names = {}
+    exec(BEFORE, names)
     built = eval(line, names)
     density = built(jax.numpy.zeros(getattr(built, "num_outputs", 4)))
     y = jaxmdn.sample(jax.random.key(0), density, 3)
     value = jaxmdn.log_prob(density, y)
     assert value.shape == (3,)
     assert jax.numpy.isfinite(value).all()
+
+
+def test_every_name_in_the_table_of_names_is_there():
+    """As it is written, or in the package that the row names."""
+    found = 0
+    for row in re.findall(r"^\|(.*)\|$", TABLE, re.MULTILINE)[2:]:
+        named = re.findall(r"jaxmdn\.(\w+)`", row)
+        modules = [jaxmdn, *(getattr(jaxmdn, name) for name in named)]
+        modules += [jaxmdn.train] if "jaxmdn.train" in row else []
+        for name in re.findall(r"`([\w.]+)", row):
+            own = name.removeprefix("jaxmdn.")
+            if own not in OPTIONS and own != "mixture":
+                assert any(_has(module, own) for module in modules), name
+                found += 1
+    assert found > 70
+
+
+def _has(module, name):
+    try:
+        operator.attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
 
 
 def test_the_tables_name_every_family():

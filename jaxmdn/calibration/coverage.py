@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import jax.numpy as jnp
@@ -123,6 +123,10 @@ def reliability_table(
 
 
 def _check_levels(function: str, name: str, levels: Sequence[float]) -> None:
+    if not isinstance(levels, Iterable):
+        raise TypeError(
+            f"{function}: {name} must be a sequence of numbers, got {levels!r}; pass ({levels!r},)."
+        )
     for level in levels:
         checks.require_number(function, name, level, lower=0.0, upper=1.0, strict_lower=True)
 

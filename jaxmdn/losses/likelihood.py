@@ -267,6 +267,11 @@ def categorical_nll(
     name = "categorical_nll"
     checks.require_option(name, "reduction", reduction, REDUCTIONS)
     checks.require_floating(name, "logits", logits)
+    if labels.ndim and labels.shape == logits.shape:
+        raise ValueError(
+            f"{name}: labels must be class indices of shape {list(logits.shape[:-1])}, got "
+            f"{list(labels.shape)}; of one-hot rows pass jax.numpy.argmax(labels, axis=-1)."
+        )
     checks.require_integer(name, "labels", labels)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(

@@ -65,6 +65,11 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
     References:
       Lakshminarayanan et al. (2017), Deep ensembles, section 2.4.
     """
+    if isinstance(mixtures, Density):
+        raise TypeError(
+            f"merge: mixtures must be a sequence of them, got one {type(mixtures).__name__}; pass "
+            f"[first, second, ...]."
+        )
     mixtures = tuple(mixtures)
     if not mixtures:
         raise ValueError("merge: mixtures is empty; pass at least one mixture.")

@@ -318,3 +318,16 @@ def test_a_table_is_named(user_errors):
     for call in (lambda: jaxmdn.nll(head, raw, table), lambda: jaxmdn.log_prob(head(raw), table)):
         with pytest.raises(TypeError, match=r"y must be an array, got DataFrame; .*to_numpy"):
             call()
+
+
+def test_one_hot_rows_and_single_numbers_are_named(user_errors):
+    head, hot = jaxmdn.CategoricalHead(C), np.eye(C)[LABELS]
+    with pytest.raises(ValueError, match=r"of one-hot rows pass jax.numpy.argmax\(y"):
+        jaxmdn.nll(head, LOGITS, hot)
+    with pytest.raises(ValueError, match=r"of one-hot rows pass jax.numpy.argmax\(labels"):
+        jaxmdn.categorical_nll(LOGITS, hot)
+    density = HEAD(jnp.asarray(RAW))
+    with pytest.raises(TypeError, match=r"coverage: levels must be a sequence of numbers, got 0.9"):
+        jaxmdn.coverage(density, Y, 0.9)
+    with pytest.raises(TypeError, match="merge: mixtures must be a sequence of them, got one Mix"):
+        jaxmdn.merge(density)
