@@ -181,12 +181,13 @@ def from_distrax(distribution: Any) -> Density:
     density = _from_one_dimension(distribution.distribution if spread else distribution)
     if density is not None:
         return density if spread else density.map_parameters(lambda leaf, _: leaf[..., None])
+    package = type(distribution).__module__.partition(".")[0]
+    origin = "" if package == "distrax" else f" of {package}, which is not distrax"
     plain = ", ".join(c.distribution.__name__ for c in COUNTERPARTS.values() if not c.bijectors)
     raise TypeError(
-        f"from_distrax: no jaxmdn family for {type(distribution).__name__} of "
-        f"{type(distribution).__module__.partition('.')[0]}; of distrax, supported are {plain} "
-        f"(also as Independent over one axis), Normal transformed by exp or sigmoid, Beta and the "
-        f"latter by a ScalarAffine, MultivariateNormalDiag, MultivariateNormalTri, "
+        f"from_distrax: no jaxmdn family for {type(distribution).__name__}{origin}; supported are "
+        f"{plain} (also as Independent over one axis), Normal transformed by exp or sigmoid, Beta "
+        f"and the latter by a ScalarAffine, MultivariateNormalDiag, MultivariateNormalTri, "
         f"MultivariateNormalFullCovariance, MultivariateNormalDiagPlusLowRank, Categorical and "
         f"MixtureSameFamily of these."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxmdn import checks
 from jaxmdn.heads import links
 from jaxmdn.heads.base import Head

@@ -194,7 +194,7 @@ def check_target(function: str, density: Density, y: Any) -> None:
     elif y.ndim and 1 == density.event_dim < y.shape[-1]:
         raise ValueError(
             f"{function}: expected class indices y of shape [..., 1], got {list(y.shape)}; "
-            f"of one-hot rows pass jax.numpy.argmax(y, axis=-1)[..., None], of indices y[..., None]."
+            f"of one-hot rows pass jax.numpy.argmax(y, axis=-1)[..., None]."
         )
     checks.require_last_axis(function, "y", y, density.event_dim, "event dimension D")
     checks.require_broadcastable(function, density=density.batch_shape, y=y.shape[:-1])
