@@ -8,10 +8,11 @@ mend that, and a weight for each model makes one exact mixture of several.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.optimize import minimize
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density
@@ -22,6 +23,7 @@ from jaxmdn.mixture.merging import merge, pool
 from jaxmdn.typing import Array, ArrayLike, Float, Parameter
 
 MAX_OUTLIERS = 0.1  # the largest share of outliers
+MOST_STEPS = 100
 OUTLIER_SPREAD = 1.5  # their scale, in standard deviations of the targets
 
 
@@ -103,9 +105,9 @@ def fit_temperature(
     """Temperatures and weights of several models by the NLL of rows that none was trained on.
 
     Maximises ``sum_i v_i log p(y_i)`` of :func:`apply_temperature`'s density over the factors
-    ``T_a`` of the scales, the noise ``c``, the models' weights and the share of outliers, by BFGS,
-    with priors as weak as a row: ``log T_a`` and the weights' logits of standard deviation one,
-    ``c`` and the outliers' share within a factor ``e^2`` of ``e^-4``.
+    ``T_a`` of the scales, the noise ``c``, the models' weights and the share of outliers, with
+    priors as weak as a row: ``log T_a`` and the weights' logits of standard deviation one, ``c``
+    and the outliers' share within a factor ``e^2`` of ``e^-4``.
 
     Args:
       models: the models' densities of the rows, side by side: a mixture of batch shape ``[A, N]``.
@@ -159,15 +161,57 @@ def fit_temperature(
             spread=OUTLIER_SPREAD * deviation,
         )
 
-    def loss(theta: Array) -> Array:
-        log_prob = _apply(build(theta), models, jnp.zeros((), y.dtype)).log_prob(y)
-        width = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, y.dtype)
-        return 0.5 * jnp.sum((theta / width) ** 2) / rows - share @ log_prob
+    def log_prob(theta: Array) -> Array:
+        return _apply(build(theta), models, jnp.zeros((), y.dtype)).log_prob(y)
 
-    start = jnp.zeros(2 * count + 2, y.dtype)
-    found = minimize(loss, start, method="BFGS", options={"maxiter": 50}).x
-    better = jnp.all(jnp.isfinite(found)) & (loss(found) < loss(start))
-    return build(jnp.where(better, found, start))
+    deviations = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, y.dtype)
+    return build(_climb(log_prob, share, 1 / (rows * deviations**2)))
+
+
+def _climb(
+    log_prob: Callable[[Array], Array], share: Float[Array, "N"], prior: Float[Array, "P"]
+) -> Float[Array, "P"]:
+    """Maximise ``sum_i share_i l_i(theta) - sum_p prior_p theta_p^2 / 2``, from zeros.
+
+    Steps ``(B + damping)^-1 slope``, at most one long, with ``B = sum_i share_i s_i s_i^T + prior``
+    of the rows' scores ``s_i = dl_i / dtheta`` in place of the Hessian: positive definite, and no
+    line search, which in float32 no longer resolves what the slope still shows.
+
+    References:
+      Berndt, Hall, Hall and Hausman (1974), Estimation and inference in nonlinear structural
+      models, section 4; Marquardt (1963) for the damping.
+    """
+
+    def at(theta: Array) -> tuple[Array, Array, Array]:
+        rows, scores = log_prob(theta), jax.jacfwd(log_prob)(theta)  # [N], [N, P]
+        value = share @ rows - 0.5 * prior @ theta**2
+        slope = share @ scores - prior * theta
+        return value, slope, (scores * share[:, None]).T @ scores + jnp.diag(prior)
+
+    start = jnp.zeros_like(prior)
+    enough = 0.1 * float(jnp.finfo(prior.dtype).eps) ** 0.5
+
+    def step(carry: Any) -> Any:
+        theta, (value, slope, information), damping, count = carry
+        move = jnp.linalg.solve(
+            information + damping * jnp.eye(len(prior), dtype=prior.dtype), slope
+        )
+        move = move / jnp.maximum(1, jnp.linalg.norm(move))
+        new = at(theta + move)
+        better = (new[0] >= value) & jnp.all(jnp.isfinite(new[1]))
+        theta, found = jax.tree.map(
+            lambda a, b: jnp.where(better, a, b),
+            (theta + move, new),
+            (theta, (value, slope, information)),
+        )
+        return theta, found, jnp.where(better, damping / 10, damping * 10), count + 1
+
+    def more(carry: Any) -> Array:
+        _, (_, slope, _), damping, count = carry
+        return (jnp.max(jnp.abs(slope)) > enough) & (damping < 1e4) & (count < MOST_STEPS)
+
+    first = (start, at(start), jnp.asarray(1e-3, prior.dtype), jnp.int32(0))
+    return jax.lax.while_loop(more, step, first)[0]
 
 
 __all__ = ["Temperature", "apply_temperature", "fit_temperature"]

@@ -101,6 +101,16 @@ def _by_arm(arms: int, snapshots: tuple[Any, ...]) -> Any:
     return jax.tree.map(join, *snapshots)
 
 
+def over_devices(count: int, tree: Any) -> Any:
+    """Spread the leading axis, of length ``count``, over as many devices as divide it."""
+    parts = max(n for n in range(1, jax.device_count() + 1) if count % n == 0)
+    if parts == 1:
+        return tree
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:parts]), ("networks",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks"))
+    return jax.device_put(tree, spread)
+
+
 @jax.jit
 def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
@@ -125,7 +135,7 @@ class Calibrated:
 
 
 class Run:
-    """An ensemble in training: its networks on the device, and the rows of each."""
+    """An ensemble in training: its networks, spread over the devices, and the rows of each."""
 
     def __init__(
         self, recipe: Recipe, head: Head, rows: Rows, folds: np.ndarray, floor: Array, seed: int
@@ -174,7 +184,7 @@ class Run:
             own = jax.random.split(key_train, self.arms * each)
             return Member(params, model_state, opt_state, own)
 
-        self.members = start()
+        self.members, self.index = over_devices(self.arms * each, (start(), self.index))
 
     def epoch(self, done: int, length: int) -> Array:
         """Train every network for an epoch; the mean loss of each, ``[M]``."""
