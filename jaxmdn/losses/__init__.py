@@ -3,10 +3,30 @@
 | module | what it holds |
 |---|---|
 | ``likelihood`` | ``nll``, ``linear_nll``, ``categorical_nll``: arguments to rows |
+| ``objectives`` | others: beta-NLL, winner takes all, cells of a grid, penalties |
+| ``natural`` | natural-gradient expectation maximisation |
 | ``reductions`` | which rows count, and for how much |
 | ``kernels`` | value and gradient in one pass over blocks of rows |
 """
 
 from jaxmdn.losses.likelihood import categorical_nll, linear_nll, nll
+from jaxmdn.losses.natural import natural_em
+from jaxmdn.losses.objectives import (
+    beta_nll,
+    cell_nll,
+    dirichlet_penalty,
+    scale_penalty,
+    winner_takes_all,
+)
 
-__all__ = ["categorical_nll", "linear_nll", "nll"]
+__all__ = [
+    "beta_nll",
+    "categorical_nll",
+    "cell_nll",
+    "dirichlet_penalty",
+    "linear_nll",
+    "natural_em",
+    "nll",
+    "scale_penalty",
+    "winner_takes_all",
+]

@@ -6,6 +6,8 @@ from .fit import FitResult as FitResult
 from .fit import NonFiniteLossError as NonFiniteLossError
 from .fit import fit as fit
 from .folds import assign_folds as assign_folds
+from .objectives import Objective as Objective
+from .objectives import objective as objective
 from .recipe import Recipe as Recipe
 from .report import ComponentReport as ComponentReport
 from .report import ComponentWarning as ComponentWarning

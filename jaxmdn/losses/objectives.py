@@ -1,0 +1,291 @@
+"""Objectives beside the likelihood: pure functions of ``(head, raw, y)``, to be minimised.
+
+| function | what it changes |
+|---|---|
+| ``beta_nll`` | a row's pull no longer fades where its scale is large |
+| ``winner_takes_all`` | only the components nearest to a target learn from it |
+| ``cell_nll`` | the probability of a cell of a grid, in place of a density |
+| ``dirichlet_penalty``, ``scale_penalty`` | what is believed of weights and scales beforehand |
+
+In ``fit``: ``loss=jaxmdn.train.objective(jaxmdn.losses.beta_nll, beta=0.5)``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmdn import checks, meshes, numerics
+from jaxmdn.components import Independent
+from jaxmdn.components.univariate import Univariate
+from jaxmdn.heads import Head
+from jaxmdn.losses.reductions import (
+    check_rows,
+    kept_rows,
+    reduce,
+    silence,
+    silence_targets,
+)
+from jaxmdn.mixture import Mixture, check_target
+from jaxmdn.typing import Array, ArrayLike, Bool, Float
+
+Weights = Float[Array, "..."] | None
+Mask = Bool[Array, "..."] | None
+
+
+@partial(meshes.jit, static_argnames=("head", "reduction", "beta"))
+def beta_nll(
+    head: Head,
+    raw: Float[Array, "... P"],
+    y: Float[Array, "... D"],
+    *,
+    beta: float = 0.5,
+    weights: Weights = None,
+    mask: Mask = None,
+    reduction: str = "mean",
+) -> Float[Array, "..."]:
+    """The likelihood's gradient with each component's share multiplied by ``scale^(2 beta)``.
+
+    ``-sum_k [r_k] (log w_k + sum_d [s_kd^(2 beta)] log p_kd(y_d))``, brackets around what is held
+    constant: responsibilities ``r_k`` and scales. The gradient in a location is then
+    ``r_k s^(2 beta - 2) (y - loc)``: the likelihood's at ``beta = 0``, that of squared errors at 1,
+    so that rows with a large scale still pull.
+
+    Args:
+      head: a head of mixtures whose components have a ``scale`` in every dimension.
+      raw: raw outputs ``[..., P]``.
+      y: targets ``[..., D]``.
+      beta: in [0, 1].
+      weights, mask, reduction: as in :func:`jaxmdn.nll`.
+
+    Returns:
+      A scalar, or ``[...]``. Only its gradient means something, except at ``beta = 0``.
+
+    Raises:
+      TypeError: for components without a scale of their own in every dimension.
+
+    References:
+      Seitzer et al. (2022), On the pitfalls of heteroscedastic uncertainty estimation with
+      probabilistic neural networks, eq. 5 (one normal).
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> head = jaxmdn.NormalHead(1, 1, scale_link="exp", min_scale=0.0)
+    >>> raw = jnp.array([[0.0, 0.0, 1.0]])  # one normal of scale e
+    >>> slope = jax.grad(lambda raw: jaxmdn.losses.beta_nll(head, raw, jnp.ones((1, 1)), beta=1.0))
+    >>> round(float(slope(raw)[0, 1]), 4)  # that of (y - loc)^2 / 2
+    -1.0
+    """
+    checks.require_number("beta_nll", "beta", beta, lower=0.0, upper=1.0 + 1e-9)
+    raw, y = rows("beta_nll", head, raw, y, weights, mask)
+    mixture = _mixture("beta_nll", head, raw)
+    parts = _parts("beta_nll", mixture.components)
+    each = [
+        jax.lax.stop_gradient(part.scale ** (2 * beta)) * part.marginal_log_prob(_pick(y, dims))
+        for part, dims in parts
+    ]
+    log_prob = sum(jnp.sum(part, axis=-1) for part in numerics.upcast(*each))
+    share = jax.lax.stop_gradient(jnp.exp(numerics.log_normalize(mixture.joint_log_prob(y))))
+    values = -numerics.weighted_sum(share, mixture.log_weights() + log_prob, -1)
+    return reduce(values, weights, mask, reduction)
+
+
+@partial(meshes.jit, static_argnames=("head", "reduction", "num_winners"))
+def winner_takes_all(
+    head: Head,
+    raw: Float[Array, "... P"],
+    y: Float[Array, "... D"],
+    *,
+    num_winners: int = 1,
+    weights: Weights = None,
+    mask: Mask = None,
+    reduction: str = "mean",
+) -> Float[Array, "..."]:
+    """The likelihood of the few components that explain a target best.
+
+    ``-log sum_{k in winners} w_k - sum_{k in winners} log p_k(y) / n``: the ``n`` components of the
+    highest density at the target learn it, the others do not. Anneal ``n`` from K to 1, halving it,
+    and go on with the likelihood: components settle on different modes instead of sharing one.
+
+    Args:
+      head: a head of mixtures.
+      raw: raw outputs ``[..., P]``.
+      y: targets ``[..., D]``.
+      num_winners: n, from 1 to K (static).
+      weights, mask, reduction: as in :func:`jaxmdn.nll`.
+
+    References:
+      Makansi et al. (2019), Overcoming limitations of mixture density networks: a sampling and
+      fitting framework for multimodal future prediction, section 3.2 (evolving winner-takes-all).
+    """
+    name = "winner_takes_all"
+    checks.require_count(name, "num_winners", num_winners)
+    raw, y = rows(name, head, raw, y, weights, mask)
+    mixture = _mixture(name, head, raw)
+    if num_winners > mixture.num_components:
+        raise ValueError(
+            f"{name}: num_winners must be at most K = {mixture.num_components}, got {num_winners}."
+        )
+    each = numerics.upcast(mixture.components.log_prob(y[..., None, :]))[0]
+    best, index = jax.lax.top_k(each, num_winners)
+    chosen = jnp.take_along_axis(jnp.broadcast_to(mixture.log_weights(), each.shape), index, -1)
+    values = -numerics.logsumexp(chosen) - jnp.mean(best, axis=-1)
+    return reduce(values, weights, mask, reduction)
+
+
+@partial(meshes.jit, static_argnames=("head", "reduction"))
+def cell_nll(
+    head: Head,
+    raw: Float[Array, "... P"],
+    y: Float[Array, "... D"],
+    width: Float[ArrayLike, "..."],
+    *,
+    weights: Weights = None,
+    mask: Mask = None,
+    reduction: str = "mean",
+) -> Float[Array, "..."]:
+    """Negative log-probability of the cell around a target that was rounded, in nats.
+
+    ``-log sum_k w_k prod_d P(y_d - width_d / 2 < Y_kd <= y_d + width_d / 2)``. Targets on a grid
+    (ratings, years, a sensor's digits) have no density: one that spikes on the grid's points would
+    have a likelihood without bound. The probability of a cell is at most one.
+
+    Args:
+      head: a head of mixtures of continuous components, independent in their dimensions.
+      raw: raw outputs ``[..., P]``.
+      y: targets ``[..., D]``, centres of cells.
+      width: the cells' widths, positive: a number, ``[D]`` or ``[..., D]``, in the target's unit.
+      weights, mask, reduction: as in :func:`jaxmdn.nll`.
+
+    Limits: a cell far narrower than the scale counts as density times width, where that is exact
+    to the dtype and a difference of distribution functions is not.
+
+    References:
+      Heitjan (1989), Inference from grouped continuous data, section 2.
+    """
+    raw, y = rows("cell_nll", head, raw, y, weights, mask)
+    mixture = _mixture("cell_nll", head, raw)
+    parts = _parts("cell_nll", mixture.components, scale=False)
+    y = numerics.upcast(y)[0]
+    width = jnp.broadcast_to(jnp.asarray(width, y.dtype), y.shape)
+    each = [
+        jnp.sum(_log_cell(part, _pick(y, dims), _pick(width, dims)), axis=-1)
+        for part, dims in parts
+    ]
+    joint = mixture.log_weights() + sum(numerics.upcast(*each))
+    return reduce(-numerics.logsumexp(joint), weights, mask, reduction)
+
+
+def _log_cell(part: Any, y: Float[Array, "... D"], width: Float[Array, "... D"]) -> Array:
+    """Log-probability of each dimension's cell, by the tail in which it lies."""
+    low, high = y - 0.5 * width, y + 0.5 * width
+    upper = part.log_cdf(y) > part.log_survival(y)
+    near = jnp.where(upper, part.log_survival(low), part.log_cdf(high))
+    far = jnp.where(upper, part.log_survival(high), part.log_cdf(low))
+    gap = far - near  # log of the ratio of the two tails, at most zero
+    # Rounding leaves eps (1 + |near|) of the gap. A narrow cell has the mass of a density that is
+    # exponential across it, width p(y) sinh(a) / a with a = gap / 2; the curvature left out is
+    # width^2 / 24 in units of the scale.
+    small = float(jnp.finfo(y.dtype).eps) ** (1 / 3)
+    narrow = ~(gap < -small * (1 + jnp.abs(near)))
+    exact = jnp.where(narrow, 0, near) + jnp.log(-jnp.expm1(jnp.where(narrow, -1.0, gap)))
+    a = jnp.where(narrow & jnp.isfinite(gap), 0.5 * gap, 0.0)
+    flat = jnp.abs(a) < small
+    b = jnp.where(flat, -1.0, a)
+    sinhc = jnp.where(flat, a * a / 6, jnp.log(jnp.expm1(2 * b) / (2 * b)) - b)
+    return jnp.where(narrow, part.marginal_log_prob(y) + jnp.log(width) + sinhc, exact)
+
+
+@partial(meshes.jit, static_argnames=("head", "concentration"))
+def dirichlet_penalty(
+    head: Head, raw: Float[Array, "... P"], *, concentration: float = 1.1
+) -> Float[Array, "..."]:
+    """Minus the log-density of a symmetric Dirichlet prior on the weights, up to a constant.
+
+    ``-(alpha - 1) sum_k log w_k``, ``[...]``, to be added to a loss: above one it pulls the weights
+    towards each other, so that no component dies; below one towards few components.
+
+    References:
+      Bishop (2006), Pattern Recognition and Machine Learning, eq. 2.38.
+    """
+    checks.require_number("dirichlet_penalty", "concentration", concentration, lower=0.0)
+    head.check_raw("dirichlet_penalty", raw)
+    log_weights = _mixture("dirichlet_penalty", head, raw).log_weights()
+    return -(concentration - 1) * jnp.sum(log_weights, axis=-1)
+
+
+@partial(meshes.jit, static_argnames=("head", "shape", "rate"))
+def scale_penalty(
+    head: Head, raw: Float[Array, "... P"], *, shape: float = 2.0, rate: float = 0.01
+) -> Float[Array, "..."]:
+    """Minus the log-density of an inverse-gamma prior on every variance, up to a constant.
+
+    ``sum_kd (shape + 1) log s_kd^2 + rate / s_kd^2``, ``[...]``, to be added to a loss (times the
+    share of a row, such as 1 / N): its mode is ``s^2 = rate / (shape + 1)``, and no scale can
+    collapse, since ``rate / s^2`` outgrows every likelihood.
+
+    References:
+      Fraley and Raftery (2007), Bayesian regularization for normal mixture estimation, section 3.
+    """
+    name = "scale_penalty"
+    checks.require_number(name, "shape", shape, lower=0.0, strict_lower=True)
+    checks.require_number(name, "rate", rate, lower=0.0)
+    head.check_raw(name, raw)
+    parts = _parts(name, _mixture(name, head, raw).components)
+    terms = [
+        jnp.sum(2 * (shape + 1) * jnp.log(part.scale) + rate / part.scale**2, axis=(-2, -1))
+        for part, _ in parts
+    ]
+    return sum(numerics.upcast(*terms), jnp.zeros(()).astype(terms[0].dtype))
+
+
+def rows(
+    function: str, head: Head, raw: Array, y: Array, weights: Weights, mask: Mask
+) -> tuple[Array, Array]:
+    """Check the arguments; replace what rows hold that are left out."""
+    head.check_raw(function, raw)
+    batch = checks.require_broadcastable(function, raw=raw.shape[:-1], y=y.shape[:-1])
+    check_rows(function, batch, weights, mask)
+    kept = kept_rows(weights, mask)
+    raw = jnp.broadcast_to(numerics.upcast(raw)[0], (*batch, raw.shape[-1]))
+    y = jnp.broadcast_to(y, (*batch, y.shape[-1]))
+    raw, y = silence(raw, kept), silence_targets(head.support, y, kept)
+    check_target(function, head.density_shape, y)
+    return raw, y
+
+
+def _mixture(function: str, head: Head, raw: Array) -> Mixture:
+    density = head.build(raw)
+    if not isinstance(density, Mixture) or isinstance(density.components, Mixture):
+        raise TypeError(f"{function}: expected a head of plain mixtures, got {head!r}.")
+    return density
+
+
+def _parts(function: str, components: Any, *, scale: bool = True) -> list[tuple[Any, Any]]:
+    """Families of one dimension at a time, with the dimensions that they describe."""
+    if isinstance(components, Independent):
+        pairs = zip(components.parts, components.dims, strict=True)
+        return [(_parts(function, part, scale=scale)[0][0], list(dims)) for part, dims in pairs]
+    lacks = scale and "scale" not in components.event_ranks
+    if not isinstance(components, Univariate) or lacks or components.discrete:
+        what = "a scale of their own in every dimension" if scale else "a distribution function"
+        raise TypeError(
+            f"{function}: expected continuous components with {what}, got "
+            f"{type(components).__name__}."
+        )
+    return [(components, slice(None))]
+
+
+def _pick(y: Float[Array, "... D"], dims: Any) -> Float[Array, "... 1 d"]:
+    return y[..., None, dims]
+
+
+__all__ = [
+    "beta_nll",
+    "cell_nll",
+    "dirichlet_penalty",
+    "scale_penalty",
+    "winner_takes_all",
+]
