@@ -107,6 +107,7 @@ def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
     return y._replace(y=y_map(y.y)) if isinstance(y, Labeled) else y_map(y)
 
 
+MAX_HALVINGS = 3  # of the step, after a loss that is not finite
 # One object, so that fitting the same architecture again finds its compiled program.
 DEFAULT_OPTIMIZER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
 
@@ -125,6 +126,8 @@ def fit(
     standardize: bool = True,
     initialize: bool = True,
     loss: Callable[..., Any] = negative_log_likelihood,
+    ema: float = 0.0,
+    refit: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -151,7 +154,11 @@ def fit(
       initialize: start from the training targets' marginal density.
       loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
         The best epoch is that of the lowest ``loss`` on the validation rows; the history shows
-        their NLL, too.
+        their NLL, too. :func:`jaxmdn.train.objective` makes one of an objective or a score.
+      ema: share of a running average of the parameters that a step keeps, in [0, 1); the average is
+        validated and kept in their place. 0: none.
+      refit: once the best epoch is known, start again and train on all rows, those held back too,
+        for as many epochs.
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -162,10 +169,12 @@ def fit(
     Raises:
       ValueError: for rows that do not match or are not finite (naming the first), and for
         impossible options.
-      NonFiniteLossError: when the loss becomes NaN or infinite; its ``result`` holds the last good
-        parameters, which the model is also left with.
+      NonFiniteLossError: when the loss is NaN or infinite once more after the step was halved three
+        times; its ``result`` holds the best parameters, which the model is also left with.
 
     Warns:
+      UserWarning: when the loss is not finite; training goes on from the last good epoch with half
+        the step.
       ComponentWarning: for components that died and scales at their floor.
 
     >>> import jax, jax.numpy as jnp, jaxmdn
@@ -181,6 +190,7 @@ def fit(
     checks.require_count("fit", "batch_size", batch_size)
     if patience is not None:
         checks.require_count("fit", "patience", patience)
+    checks.require_number("fit", "ema", ema, lower=0.0, upper=1.0)
     rows = make_rows("fit", x, y, weights)
     check_targets(model.head, rows.y)
     key_split, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
@@ -205,7 +215,7 @@ def fit(
     optimizer = optimizer or DEFAULT_OPTIMIZER
 
     program, params, model_state = Program.create(
-        model, optimizer, loss, min(batch_size, rows.size)
+        model, optimizer, loss, min(batch_size, rows.size), float(ema)
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry = program.start(state, held_out)
@@ -239,13 +249,21 @@ def fit(
     nll = float("nan") if held_out is None else program.validate(state, held_out)[0]
     record(float("nan"), nll, carry.best_score, program.usage(state, rows))
     bar = tqdm(range(1, num_epochs + 1), unit="epoch", disable=not progress, leave=True)
+    step_size = 1.0
     for epoch in bar:
-        carry, numbers = program.epoch(carry, rows, held_out, epoch)
+        carry, numbers = program.epoch(carry, rows, held_out, epoch, step_size)
         numbers, best, best_epoch = jax.device_get((numbers, carry.best_score, carry.best_epoch))
         record(numbers.train, numbers.valid, numbers.score, numbers.usage)
         if not numbers.sound:
-            bar.close()
-            raise _non_finite(epoch, numbers.losses, finish(carry))
+            if step_size < 0.5**MAX_HALVINGS * 1.5:
+                bar.close()
+                raise _non_finite(epoch, numbers.losses, finish(carry))
+            step_size /= 2
+            warnings.warn(
+                f"fit: the loss became non-finite in epoch {epoch}; it goes on from the parameters "
+                f"before with {step_size:g} of each step.",
+                stacklevel=2,
+            )
         shown = f"train {numbers.train + shift:.4f}"
         if held_out is not None:
             shown += f"  valid {numbers.score + shift:.4f}  best {best + shift:.4f}"
@@ -253,6 +271,14 @@ def fit(
         if held_out is not None and patience is not None and epoch - best_epoch >= patience:
             break
     bar.close()
+    if refit and held_out is not None:
+        again = TrainState.create(params, optimizer, key_train, model_state=model_state)
+        best_epoch, carry = int(carry.best_epoch), program.start(again, None)
+        every = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, held_out)
+        for epoch in range(1, best_epoch + 1):
+            carry, numbers = program.epoch(carry, every, None, epoch, step_size)
+        if best_epoch and not numbers.sound:
+            raise _non_finite(epoch, numbers.losses, finish(carry))
     result = finish(carry)
     if result.report is not None:
         result.report.warn(model.head)

@@ -137,8 +137,8 @@ def _epoch(
 
     cuts = (order.reshape(steps, plan.batch_size), jnp.arange(steps, dtype=jnp.float32))
     start = (member.params, member.model_state, member.opt_state)
-    state, losses = meshes.scan(step, start, cuts)
-    return Member(*state, key), jnp.mean(losses)
+    (params, model_state, opt_state), losses = meshes.scan(step, start, cuts)
+    return Member(params, model_state, opt_state, key), jnp.mean(losses)
 
 
 def _loss(head: Head, model: Any, batch: Rows, floor: Array) -> Array:

@@ -34,9 +34,13 @@ USAGE_ROWS = 1024  # of the training rows, spread evenly, show an epoch's use of
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Carry:
-    """What one epoch hands to the next: the training state and the best parameters so far."""
+    """What one epoch hands to the next: the training state and the best parameters so far.
+
+    ``average`` is the running average of the parameters, which is validated and kept.
+    """
 
     state: Any
+    average: Any
     best_params: Any
     best_model_state: Any
     best_score: Any
@@ -78,6 +82,7 @@ class Program:
     optimizer: optax.GradientTransformation
     loss: Callable[..., Any]
     batch_size: int
+    ema: float
 
     @classmethod
     def create(
@@ -86,13 +91,14 @@ class Program:
         optimizer: optax.GradientTransformation,
         loss: Callable[..., Any],
         batch_size: int,
+        ema: float = 0.0,
     ) -> tuple[Program, Any, Any]:
         """Split a model into the static program, its parameters and its other state."""
         model.eval()
         eval_graph = nnx.graphdef(model)
         model.train()
         train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
-        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size)
+        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size, ema)
         return program, params, model_state
 
     def start(self, state: TrainState, held_out: Rows | None) -> Carry:
@@ -102,6 +108,7 @@ class Program:
             initial = self.validate(state, held_out)[1]
         return Carry(
             state=state,
+            average=jax.tree.map(jnp.copy, state.params),
             best_params=jax.tree.map(jnp.copy, state.params),
             best_model_state=jax.tree.map(jnp.copy, state.model_state),
             best_score=jnp.asarray(initial, jnp.float32),
@@ -109,14 +116,18 @@ class Program:
         )
 
     def epoch(
-        self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int
+        self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int, step_size: float = 1.0
     ) -> tuple[Carry, EpochResult]:
-        """Return the next carry and what the epoch had to tell. Donates the carry."""
-        return _epoch(self, carry, rows, held_out, epoch)
+        """Return the next carry and what the epoch had to tell. Donates the carry.
+
+        All updates are multiplied by ``step_size``. An epoch in which something is not finite
+        leaves the carry as it was.
+        """
+        return _epoch(self, carry, rows, held_out, epoch, step_size)
 
     def validate(self, state: TrainState, held_out: Rows) -> tuple[Array, Array]:
         """The NLL and the loss that is trained, over rows, in evaluation mode."""
-        return _validate(self, state, held_out)
+        return _validate(self, state.params, state.model_state, state.key, held_out)
 
     def usage(self, state: TrainState, rows: Rows) -> Array | None:
         """Mean mixing coefficients ``[K]``; None for heads without components."""
@@ -130,7 +141,12 @@ class Program:
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _epoch(
-    program: Program, carry: Carry, rows: Rows, held_out: Rows | None, epoch: Any
+    program: Program,
+    carry: Carry,
+    rows: Rows,
+    held_out: Rows | None,
+    epoch: Any,
+    step_size: Any,
 ) -> tuple[Carry, EpochResult]:
     order_key, step_key = jax.random.split(jax.random.fold_in(carry.state.key, epoch))
     order = jax.random.permutation(order_key, rows.size)
@@ -140,14 +156,17 @@ def _epoch(
         value = program.loss(model, *batch, key)
         return value, nnx.state(model, nnx.Not(nnx.Param))
 
-    def step(state: TrainState, cut: tuple[Array, Array]) -> tuple[TrainState, Any]:
-        batch = _cut(rows, cut)
-        state, metrics = train_step(objective, program.optimizer, state, batch, stateful=True)
-        return state, (metrics.loss, jnp.sum(batch.weights))
+    def step(carry: tuple[TrainState, Any], cut: tuple[Array, Array]) -> tuple[Any, Any]:
+        (state, average), batch = carry, _cut(rows, cut)
+        state, metrics = train_step(
+            objective, program.optimizer, state, batch, stateful=True, step_size=step_size
+        )
+        average = _averaged(program.ema, state, average)
+        return (state, average), (metrics.loss, jnp.sum(batch.weights))
 
     start = dataclasses.replace(carry.state, key=step_key)
     cuts = batch_indices(order, program.batch_size)
-    state, (losses, mass) = meshes.scan(step, start, cuts)
+    (state, average), (losses, mass) = meshes.scan(step, (start, carry.average), cuts)
     state = dataclasses.replace(state, key=carry.state.key)
 
     mass = mass.astype(losses.dtype)
@@ -157,22 +176,32 @@ def _epoch(
         valid = score = jnp.full_like(train, jnp.inf)  # NaN would stop `jax_debug_nans`
         better = sound
     else:
-        valid, score = _validate(program, state, held_out)
+        valid, score = _validate(program, average, state.model_state, state.key, held_out)
         sound &= jnp.isfinite(score)
         better = sound & ~(score >= carry.best_score)  # any finite one beats an initial NaN
 
-    def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+    def keep(condition: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
     carry = Carry(
-        state=state,
-        best_params=keep(state.params, carry.best_params),
-        best_model_state=keep(state.model_state, carry.best_model_state),
+        state=keep(sound, state, carry.state),
+        average=keep(sound, average, carry.average),
+        best_params=keep(better, average, carry.best_params),
+        best_model_state=keep(better, state.model_state, carry.best_model_state),
         best_score=jnp.where(better, score.astype(jnp.float32), carry.best_score),
         best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
     )
-    usage = _usage(program, state.params, state.model_state, rows)
+    usage = _usage(program, carry.average, carry.state.model_state, rows)
     return carry, EpochResult(losses, train, valid, score, sound, usage)
+
+
+def _averaged(ema: float, state: TrainState, average: Any) -> Any:
+    """The running average of the parameters; over fewer steps at first, so that it forgets them."""
+    if ema == 0.0:
+        return state.params
+    step = state.step.astype(jnp.float32)
+    share = jnp.minimum(ema, step / (step + 9))
+    return jax.tree.map(lambda a, p: p + share.astype(p.dtype) * (a - p), average, state.params)
 
 
 def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
@@ -207,15 +236,18 @@ def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Ar
 
 
 @partial(jax.jit, static_argnums=0)
-def _validate(program: Program, state: TrainState, rows: Rows) -> tuple[Array, Array]:
-    nll = _evaluate(program, state.params, state.model_state, rows)
+def _validate(
+    program: Program, params: Any, model_state: Any, key: Array, rows: Rows
+) -> tuple[Array, Array]:
+    nll = _evaluate(program, params, model_state, rows)
     if program.loss is negative_log_likelihood:
         return nll, nll
+    loss = getattr(program.loss, "clean", program.loss)  # without the noise of training
 
     def weighted(model: Any, batch: Rows, counts: Array) -> Array:
-        return program.loss(model, *batch, state.key) * jnp.sum(batch.weights)
+        return loss(model, *batch, key) * jnp.sum(batch.weights)
 
-    sums = _over_batches(program, state.params, state.model_state, rows, weighted)
+    sums = _over_batches(program, params, model_state, rows, weighted)
     return nll, jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
 
 

@@ -76,8 +76,12 @@ def train_step(
     batch: Any,
     *,
     stateful: bool = False,
+    step_size: Any = None,
 ) -> tuple[TrainState, StepMetrics]:
-    """One unjitted step; :func:`make_train_step` jits it, ``fit`` scans over it."""
+    """One unjitted step; :func:`make_train_step` jits it, ``fit`` scans over it.
+
+    Updates are multiplied by ``step_size`` if there is one.
+    """
     key = jax.random.fold_in(state.key, state.step)
 
     def objective(params: Any) -> tuple[Array, Any]:
@@ -87,6 +91,8 @@ def train_step(
 
     (value, model_state), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    if step_size is not None:
+        updates = jax.tree.map(lambda u: (step_size * u).astype(u.dtype), updates)
     state = dataclasses.replace(
         state,
         params=optax.apply_updates(state.params, updates),

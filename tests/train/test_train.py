@@ -258,8 +258,12 @@ def test_non_finite_loss_raises_and_keeps_the_last_good_parameters():
         return jnp.where(value < 0.6, jnp.nan, value)
 
     model = small_model()
-    with pytest.raises(train.NonFiniteLossError, match=r"non-finite in epoch \d+, at step") as info:
+    with (
+        pytest.warns(UserWarning, match="of each step") as halvings,
+        pytest.raises(train.NonFiniteLossError, match=r"non-finite in epoch \d+, at step") as info,
+    ):
         quick_fit(model, x, y, num_epochs=200, loss=exploding)
+    assert "with 0.125 of each step" in str(halvings[-1].message)
     result = info.value.result
     assert "learning rate" in str(info.value)
     assert result.model is model
@@ -269,9 +273,89 @@ def test_non_finite_loss_raises_and_keeps_the_last_good_parameters():
 
 def test_non_finite_without_validation_keeps_the_epoch_before():
     x, y = linear_data(128)
-    with pytest.raises(train.NonFiniteLossError) as info:
+    with (
+        pytest.warns(UserWarning, match="each step"),
+        pytest.raises(train.NonFiniteLossError) as info,
+    ):
         quick_fit(small_model(), x, y, validation=None, optimizer=optax.sgd(1e30), num_epochs=5)
     assert np.isfinite(np.asarray(info.value.result.log_prob(x, y))).all()
+
+
+def test_half_the_step_where_the_whole_one_diverges():
+    """A quadratic beyond |parameter| = 1e3 is NaN: SGD at 2.5 diverges, at 1.25 it does not."""
+    x, y = linear_data(128)
+
+    def bowl(model, x, y, weights, key):
+        bias = model.output.linear.bias[...]
+        value = 0.5 * jnp.sum((bias - 1.0) ** 2)
+        return jnp.where(value > 1e3, jnp.nan, value)
+
+    options = {"loss": bowl, "optimizer": optax.sgd(2.5), "initialize": False, "num_epochs": 40}
+    model = small_model()
+    with pytest.warns(UserWarning, match=r"with 0\.5 of each step"):
+        quick_fit(model, x, y, **options)
+    np.testing.assert_allclose(model.output.linear.bias[...], 1.0, atol=1e-3)
+
+
+def test_running_average_is_that_of_the_parameters():
+    """Two epochs of SGD by hand: the shares of the average after each of four steps."""
+    x, y = linear_data(128)
+    history = []
+
+    def loss(model, x, y, weights, key):
+        return jnp.sum(model.output.linear.bias[...])
+
+    options = {"loss": loss, "optimizer": optax.sgd(1.0), "initialize": False, "num_epochs": 2}
+    model = small_model()
+    quick_fit(model, x, y, ema=0.2, validation=None, **options)
+    average = 0.0
+    for step in range(1, 5):
+        share = min(0.2, step / (step + 9))
+        average = share * average + (1 - share) * -float(step)
+        history.append(average)
+    np.testing.assert_allclose(model.output.linear.bias[...], history[-1], rtol=1e-6)
+
+
+def test_refit_trains_on_all_rows_for_the_epochs_found():
+    """The same as a run on all rows, without validation, from the same start."""
+    x, y = linear_data(100)
+    split = {"validation": (x[:20], y[:20]), "standardize": False, "initialize": False}
+    found = small_model()
+    result = quick_fit(found, x[20:], y[20:], refit=True, num_epochs=4, **split)
+    options = {**split, "validation": None, "num_epochs": result.best_epoch}
+    rows = np.concatenate([x[20:], x[:20]]), np.concatenate([y[20:], y[:20]])
+    alone = quick_fit(small_model(), *rows, **options)
+    np.testing.assert_array_equal(result.log_prob(x, y), alone.log_prob(x, y))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"function": jaxmdn.losses.beta_nll, "beta": 0.5},
+        {"function": jaxmdn.crps},
+        {"function": jaxmdn.energy_score, "num_samples": 4, "reparameterize": True},
+        {"function": jaxmdn.nll, "x_noise": 0.1, "y_noise": 0.1},
+    ],
+    ids=["beta_nll", "crps", "energy_score", "noise"],
+)
+def test_objectives_train(options):
+    x, y = linear_data(128)
+    loss = train.objective(**options)
+    assert loss == train.objective(**options), "equal content must share a compiled program"
+    result = quick_fit(small_model(), x, y, loss=loss, num_epochs=12)
+    losses = result.history["valid_loss"]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_noise_is_that_of_training_alone():
+    """Inputs and targets move by the standard deviation asked for; validation sees none."""
+    loss = train.objective(lambda head, raw, y, weights: jnp.var(y) + 0 * jnp.sum(raw), y_noise=2.0)
+    model, key = small_model(), jax.random.key(0)
+    zeros = jnp.zeros((4000, 1))
+    rows = (jnp.zeros((4000, 2)), zeros, jnp.ones(4000))
+    np.testing.assert_allclose(loss(model, *rows, key), 4.0, rtol=0.1)
+    assert float(loss.clean(model, *rows, key)) == 0.0
 
 
 @pytest.mark.version
