@@ -211,7 +211,7 @@ def _climb(
         return (jnp.max(jnp.abs(slope)) > enough) & (damping < 1e4) & (count < MOST_STEPS)
 
     first = (start, at(start), jnp.asarray(1e-3, prior.dtype), jnp.int32(0))
-    return jax.lax.while_loop(more, step, first)[0]
+    return meshes.while_loop(more, step, first)[0]
 
 
 __all__ = ["Temperature", "apply_temperature", "fit_temperature"]

@@ -188,10 +188,10 @@ class MDN(nnx.Module):
         in_features: int,
         head: Head,
         *,
-        hidden_features: Sequence[int] = (64, 64),
+        hidden_features: Sequence[int] = (128, 128, 128),
         activation: str | Callable[[Array], Array] = "silu",
         dropout: float = 0.0,
-        embedding: float | None = None,
+        embedding: float | None = 0.2,
         kernel_scale: float = 0.1,
         rngs: nnx.Rngs,
     ) -> None:
@@ -225,7 +225,7 @@ class MDN(nnx.Module):
         rngs: nnx.Rngs,
     ) -> MDN:
         """Put an output layer on any trunk that maps inputs to ``[..., features]``."""
-        model = cls(1, head, hidden_features=(), rngs=rngs)
+        model = cls(1, head, hidden_features=(), embedding=None, rngs=rngs)
         model.trunk = trunk
         model.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
         model.arguments = None
@@ -269,5 +269,5 @@ class MDN(nnx.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any], *, rngs: nnx.Rngs) -> MDN:
         """Build the network that :meth:`config` describes, with fresh parameters."""
-        arguments = dict(config)
+        arguments = {"embedding": None, **config}  # early descriptions know no embedding
         return cls(head=from_config(arguments.pop("head")), **arguments, rngs=rngs)

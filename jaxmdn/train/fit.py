@@ -28,7 +28,7 @@ from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.standardize import Standardizer, to_unit, unresolved
-from jaxmdn.train.state import TrainState
+from jaxmdn.train.state import TrainState, matrices
 from jaxmdn.train.targets import check_targets
 from jaxmdn.typing import Array, ArrayLike, Float
 
@@ -109,7 +109,9 @@ def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
 
 MAX_HALVINGS = 3  # of the step, after a loss that is not finite
 # One object, so that fitting the same architecture again finds its compiled program.
-DEFAULT_OPTIMIZER = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
+DEFAULT_OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(3e-3, weight_decay=0.1, mask=matrices)
+)
 
 
 def fit(
@@ -126,7 +128,7 @@ def fit(
     standardize: bool = True,
     initialize: bool = True,
     loss: Callable[..., Any] = negative_log_likelihood,
-    ema: float = 0.0,
+    ema: float = 0.99,
     refit: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -143,8 +145,8 @@ def fit(
         standardisation and validation alike.
       validation: share of the rows held back at random, or ``(x, y)`` or ``(x, y, weights)``, or
         None: train for all epochs and keep the last parameters.
-      optimizer: an Optax transformation; default Adam at 2e-3 after clipping the gradient's global
-        norm to 10.
+      optimizer: an Optax transformation; default AdamW at 3e-3 with a weight decay of 0.1 (of
+        matrices), after clipping the gradient's global norm to 1.
       num_epochs: at most so many passes over the rows.
       batch_size: rows per step; the last batch of an epoch may be smaller.
       patience: stop after so many epochs without a better validation NLL; None never stops.

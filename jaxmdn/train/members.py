@@ -19,6 +19,7 @@ from jaxmdn import meshes
 from jaxmdn.heads import Head
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.train.data import Rows
+from jaxmdn.train.state import matrices
 from jaxmdn.typing import Array, Float, Int
 
 
@@ -64,9 +65,7 @@ class Plan:
         return optax.chain(
             optax.clip_by_global_norm(self.clip),
             optax.scale_by_adam(),
-            optax.add_decayed_weights(
-                self.weight_decay, lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
-            ),
+            optax.add_decayed_weights(self.weight_decay, matrices),
         )
 
 

@@ -69,6 +69,11 @@ class StepMetrics(NamedTuple):
     grad_norm: Array
 
 
+def matrices(params: Any) -> Any:
+    """Which parameters weight decay acts on: those of two or more axes, not biases and scales."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
 def train_step(
     loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
