@@ -19,7 +19,12 @@ def dense(module, x):
 
 def test_mdn_is_trunk_then_head():
     model = nn.MDN(
-        3, jaxmdn.NormalHead(4, 2), embedding=None, hidden_features=(5, 6), activation="tanh", rngs=nnx.Rngs(0)
+        3,
+        jaxmdn.NormalHead(4, 2),
+        embedding=None,
+        hidden_features=(5, 6),
+        activation="tanh",
+        rngs=nnx.Rngs(0),
     )
     x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     hidden = np.tanh(dense(model.trunk.layers[1], np.tanh(dense(model.trunk.layers[0], x))))

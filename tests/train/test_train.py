@@ -290,7 +290,13 @@ def test_half_the_step_where_the_whole_one_diverges():
         value = 0.5 * jnp.sum((bias - 1.0) ** 2)
         return jnp.where(value > 1e3, jnp.nan, value)
 
-    options = {"loss": bowl, "optimizer": optax.sgd(2.5), "initialize": False, "num_epochs": 40, "ema": 0.0}
+    options = {
+        "loss": bowl,
+        "optimizer": optax.sgd(2.5),
+        "initialize": False,
+        "num_epochs": 40,
+        "ema": 0.0,
+    }
     model = small_model()
     with pytest.warns(UserWarning, match=r"with 0\.5 of each step"):
         quick_fit(model, x, y, **options)
