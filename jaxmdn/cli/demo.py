@@ -108,7 +108,8 @@ def inverse_problem(seed: int, out: Path, progress: bool) -> dict[str, Any]:
 
 
 def _train(x: Any, t: Any, components: int, seed: int, progress: bool) -> FitResult:
-    model = MDN(1, NormalHead(components, 1), rngs=nnx.Rngs(seed))
+    head = NormalHead(components, 1)
+    model = MDN(1, head, hidden_features=(64, 64), rngs=nnx.Rngs(seed))
     steps = EPOCHS * -(-round(0.9 * TRAIN_ROWS) // BATCH)
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
     return fit(
