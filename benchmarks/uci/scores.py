@@ -57,9 +57,9 @@ def _of_density(density: Any, y: jax.Array) -> dict[str, float]:
 
 
 def _pinball(quantiles: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The CRPS of quantiles at evenly spaced levels: twice the mean quantile loss, ``[M]``."""
+    """The CRPS, twice the quantile loss over all levels, by the trapezoidal rule, ``[M]``."""
     gap = y[:, None] - quantiles
-    return 2 * np.maximum(LEVELS * gap, (LEVELS - 1) * gap).mean(axis=1)
+    return 2 * np.maximum(LEVELS * gap, (LEVELS - 1) * gap).sum(axis=1) / (len(LEVELS) + 1)
 
 
 def _root_mean(squares: np.ndarray) -> float:
