@@ -36,11 +36,11 @@ class Gamma(PositiveDensity):
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """``rate y``, kept within the dtype's range, and the concentration."""
         concentration, rate, y = self._parameters(y)
-        info = jnp.finfo(y.dtype)
-        return jnp.clip(rate * y, float(info.tiny), float(info.max)), concentration
+        return gamma_functions.bounded(rate * y), concentration
 
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return gamma_functions.log_kernel(*self._scaled(y)) - jnp.log(y)
+        concentration, rate, y = self._parameters(y)
+        return gamma_functions.log_density(y, concentration, rate)
 
     def limits(self) -> tuple[Array | float, Array | float]:
         concentration, rate = self._parameters()

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxmdn.components import counts
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.support import Support
-from jaxmdn.components.zero_mass import ZeroMass, log_complement
+from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.special.sides import log_complement
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 

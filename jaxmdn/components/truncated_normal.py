@@ -13,7 +13,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special.normal import half_moment
-from jaxmdn.special.sides import nearer_side
+from jaxmdn.special.sides import log_complete, nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 _TAIL_STEPS, _POLISH_STEPS, _MOMENT_STEPS = 3, 3, 40
@@ -90,9 +90,12 @@ class TruncatedNormal(BoundedDensity):
 
         def log_tail(left: Array | float, right: Array | float) -> Array:
             nearest, log_part = self._log_mass(left, right)
-            return jnp.minimum(self._fall(nearest, mode) + log_part - log_mass, 0)
+            return self._fall(nearest, mode) + log_part - log_mass
 
-        return log_tail(self.lower, y), log_tail(y, self.upper)
+        below, above = log_tail(self.lower, y), log_tail(y, self.upper)
+        # Of the larger one nothing but rounding is left where it is nearly all.
+        lower = below < above
+        return log_complete(lower, jnp.where(lower, below, above))
 
     def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         below, above = self.inner_log_tails(y)
@@ -147,7 +150,8 @@ class TruncatedNormal(BoundedDensity):
         small, log_p = ~side, jnp.log(nearest)
 
         def polish(_: Any, y: Array) -> Array:
-            value = jnp.where(small, self.log_cdf(y), self.log_survival(y))
+            below, above = self.inner_log_tails(y)
+            value = jnp.where(small, below, above)
             step = (value - log_p) * jnp.exp(value - self.marginal_log_prob(y))
             step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
             return self._clip(y + jnp.clip(step, -scale, scale))
@@ -156,9 +160,6 @@ class TruncatedNormal(BoundedDensity):
 
     def _clip(self, y: Array) -> Array:
         return jnp.clip(y, self.lower, self.upper)
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.where(upper, self.survival(y), self.cdf(y))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         full = (*shape, *self.batch_shape, self.event_dim)

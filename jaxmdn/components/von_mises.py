@@ -13,6 +13,7 @@ from jaxmdn.components.support import CIRCLE, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
 from jaxmdn.special.roots import bisect
+from jaxmdn.special.sides import log_complement, log_rest
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 _TURN = 2 * math.pi
@@ -102,12 +103,35 @@ class VonMises(Univariate):
     def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._above(y, 1.0)
 
+    def _log_above(self, y: Float[Array, "..."], sign: float) -> Float[Array, "..."]:
+        """The logarithm of ``_above``: of a difference of two tails, or of what that leaves of one.
+
+        With ``E`` and ``z`` as there, ``c = E(pi - |loc|)`` is the smaller one of the two, or,
+        where the way from ``loc`` to ``y`` crosses the cut, the larger one.
+        """
+        loc, concentration, y = self._parameters(y)
+        loc = _wrap(loc)
+        ends = jnp.where(sign * y < 0, 0, -jnp.inf).astype(y.dtype)
+        z = sign * (_wrap(jnp.where(jnp.isinf(y), 0, y)) - loc)
+        left = loc < 0
+        beside = left == (sign < 0)  # the cut is on the side whose probability is asked for
+        crosses = jnp.abs(z) > math.pi
+        inner = jnp.where(crosses, _TURN - jnp.abs(z), jnp.where(beside, z, -z))
+        own = circular.log_tails(inner, concentration)
+        cut = circular.log_tails(math.pi - jnp.where(left, -loc, loc), concentration)
+        rest, large = (jnp.where(crosses, c, o) for c, o in zip(cut, own, strict=True))
+        small = jnp.where(crosses, own[1], cut[1])
+        difference = large + log_rest(jnp.minimum(small - large, 0))
+        others = log_complement(jnp.exp(difference), rest, small)
+        value = jnp.where(beside == crosses, others, difference)
+        return jnp.where(jnp.isinf(y), ends, value)
+
     def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """``-inf``, with derivatives of zero, where the cdf itself underflows."""
-        return _log(self.cdf(y))
+        """``-inf``, with derivatives of zero, where two tails that differ round to the same."""
+        return self._log_above(y, -1.0)
 
     def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return _log(self.survival(y))
+        return self._log_above(y, 1.0)
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
@@ -156,11 +180,6 @@ class VonMises(Univariate):
 def _wrap(y: Array) -> Array:
     """The representative in ``[-pi, pi]``; both ends stay where they are."""
     return y - _TURN * jnp.round(y / _TURN)
-
-
-def _log(p: Array) -> Array:
-    none = p == 0
-    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, p)))
 
 
 def _own_variance(concentration: Array) -> Array:

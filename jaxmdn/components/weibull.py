@@ -16,8 +16,9 @@ from jaxmdn.special.elementary import polynomial
 from jaxmdn.special.gamma import log_gamma
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
-# By the dtype's bytes: from which exponent on exp is continued by its tangent.
-_STEEP = {4: 40.0, 8: 340.0}
+# By the dtype's bytes: from which exponent on exp is continued by its tangent. In float32 the
+# largest number is exp(88): exp(24) is left for the factors of the derivatives, and so is exp(369).
+_STEEP = {4: 64.0, 8: 340.0}
 _MOMENT_STEPS = 8
 
 
@@ -31,7 +32,7 @@ class Weibull(PositiveDensity):
 
     Sizes of one are allowed for K and D. Limits: the log-density at zero is ``inf``,
     ``-log(scale)`` or ``-inf`` for a concentration below, at or above one. Where ``(y / scale)^k``
-    exceeds ``exp(40)`` (``exp(340)`` in float64) it is continued by its tangent in ``log y``, so
+    exceeds ``exp(64)`` (``exp(340)`` in float64) it is continued by its tangent in ``log y``, so
     that the log-density and its derivatives stay finite.
 
     References:
@@ -43,21 +44,10 @@ class Weibull(PositiveDensity):
 
     def _hazards(self, y: Array) -> tuple[Array, Array]:
         """The logarithm of the cumulative hazard ``(y / scale)^k``, and itself."""
-        concentration, scale, y = self._parameters(y)
-        above = (y - scale) / scale
-        near = jnp.abs(above) < 0.5
-        log_ratio = jnp.where(
-            near, jnp.log1p(jnp.where(near, above, 0)), jnp.log(y) - jnp.log(scale)
-        )
-        exponent = concentration * log_ratio
-        steep = _STEEP[y.dtype.itemsize]
-        gentle = jnp.exp(jnp.minimum(exponent, steep))
-        tangent = math.exp(steep) * (1 + (exponent - steep))
-        return exponent, jnp.where(exponent < steep, gentle, tangent)
+        return _hazards(*self._parameters(y))[1:]
 
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        exponent, hazard = self._hazards(y)
-        return jnp.log(self._parameters()[0]) - jnp.log(y) + exponent - hazard
+        return _log_density(*self._parameters(y))
 
     def limits(self) -> tuple[Array | float, Array | float]:
         concentration, scale = self._parameters()
@@ -123,6 +113,35 @@ class Weibull(PositiveDensity):
         log_u = meshes.fori_loop(0, _MOMENT_STEPS, step, 0.5 * (goal - math.log(math.pi**2 / 6)))
         u = jnp.exp(log_u)
         return cls(concentration=1 / u, scale=mean / jnp.exp(log_gamma(1 + u)), **constants)
+
+
+def _hazards(concentration: Array, scale: Array, y: Array) -> tuple[Array, Array, Array]:
+    """``log(y / scale)``, the logarithm of the cumulative hazard, and itself."""
+    above = (y - scale) / scale
+    near = jnp.abs(above) < 0.5
+    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, above, 0)), jnp.log(y) - jnp.log(scale))
+    exponent = concentration * log_ratio
+    steep = _STEEP[y.dtype.itemsize]
+    gentle = jnp.exp(jnp.minimum(exponent, steep))
+    tangent = math.exp(steep) * (1 + (exponent - steep))
+    return log_ratio, exponent, jnp.where(exponent < steep, gentle, tangent)
+
+
+@jax.custom_jvp
+def _log_density(concentration: Array, scale: Array, y: Array) -> Array:
+    _, exponent, hazard = _hazards(concentration, scale, y)
+    return jnp.log(concentration) - jnp.log(y) + exponent - hazard
+
+
+@_log_density.defjvp
+def _log_density_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # In y the exponent's k / y and the logarithm's 1 / y would cancel for k close to one.
+    (k, scale, y), (dk, dscale, dy) = primals, tangents
+    log_ratio, exponent, _ = _hazards(k, scale, y)
+    steep = _STEEP[y.dtype.itemsize]
+    rate = jnp.exp(jnp.minimum(exponent, steep))  # the derivative of the hazard in the exponent
+    change = ((k - 1) - k * rate) / y * dy + k * (rate - 1) / scale * dscale
+    return _log_density(k, scale, y), change + (1 / k + (1 - rate) * log_ratio) * dk
 
 
 # zeta(k) without its first three terms, for k = 2, 3, ...: sums and Euler and Maclaurin's formula.

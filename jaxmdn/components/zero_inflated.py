@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, part, real
-from jaxmdn.components.zero_mass import ZeroMass, log_complement
+from jaxmdn.components.zero_mass import ZeroMass
+from jaxmdn.special.sides import log_complement
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 

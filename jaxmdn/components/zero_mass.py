@@ -99,14 +99,4 @@ class ZeroMass(Univariate):
         return numerics.upcast(*leaves, *arrays)
 
 
-def log_complement(above: Array, log_first: Array, log_second: Array) -> Array:
-    """``log(1 - above)``, which is the logarithm of the sum of the other two as well.
-
-    Whichever does not cancel, in value and in derivative.
-    """
-    small = above < 0.4
-    direct = jnp.log1p(-jnp.where(small, above, 0))
-    return jnp.where(small, direct, jnp.logaddexp(log_first, log_second))
-
-
-__all__ = ["ZeroMass", "log_complement"]
+__all__ = ["ZeroMass"]

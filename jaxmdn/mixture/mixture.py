@@ -152,14 +152,18 @@ class Mixture(PerDimension, Density):
         total = jnp.sum(weights, axis=-1, keepdims=True)
         return jnp.sum(weights[..., None] * values, axis=-2) / total
 
-    def _log_average(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
-        log_weights, values = numerics.upcast(self.log_weights(), values)
-        return numerics.logsumexp(log_weights[..., None] + values, axis=-2)
-
     def _each(self, function: str, *arrays: Array) -> Array:
         values = getattr(self.components, function)(*(array[..., None, :] for array in arrays))
-        logarithm = function in ("marginal_log_prob", "log_cdf", "log_survival")
-        return self._log_average(values) if logarithm else self._average(values)
+        if function in ("cdf", "survival", "tail"):
+            return self._average(values)
+        log_weights, values = numerics.upcast(self.log_weights()[..., None], values)
+        total = numerics.logsumexp(log_weights + values, axis=-2)
+        if function == "marginal_log_prob":
+            return total
+        # The logarithm of nearly one is what is missing, which a sum of about one has rounded away.
+        missing = numerics.weighted_sum(jnp.exp(log_weights), jnp.expm1(values), -2)
+        near = missing > -0.5
+        return jnp.where(near, jnp.log1p(jnp.where(near, missing, 0)), total)
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         below, at = self.components.jump(y[..., None, :])

@@ -85,9 +85,9 @@ def tilted_integral(
 ) -> Any:
     """``int_0^inf exp(-slope v - n g(v)) dv``, and with a factor ``extra(v)`` if there is one.
 
-    Crowds the nodes at zero where ``x < y``, for the long tail that the integrand has there.
+    Crowds the nodes at zero where ``x <= y``, for the long tail that the integrand has there.
     """
-    left = x < y
+    left = x <= y
     m, sign = jnp.where(left, x, y), jnp.where(left, -1, 1).astype(x.dtype)
     width = jax.lax.stop_gradient(_width(slope, n, m, sign, y))
     stretched = jnp.log1p(jnp.where(left, width, 0))

@@ -19,7 +19,7 @@ from jax.scipy.special import i0e, i1e
 
 from jaxmdn import meshes
 from jaxmdn.special.elementary import CUT, NODES, chebyshev, chebyshev_fit, integrate, legendre
-from jaxmdn.special.sides import complete, log_side, nearer_side
+from jaxmdn.special.sides import complete, log_complete, log_side, nearer_side
 from jaxmdn.typing import Array, Bool, Float
 
 # By the dtype's bytes: steps of the quantile. Of 20,000 (concentrations from 1e-3 to 1e8, p from
@@ -106,15 +106,28 @@ def _side(z: Array, k: Array) -> tuple[Array, Array, Any]:
     integral = length * integrate(integrand, NODES[k.dtype.itemsize], length + k)
     log_scale = log_density(start, k)
     half = 0.5 - jnp.exp(jnp.where(near, log_scale, 0)) * jnp.where(near, integral, 0)
-    log_far = log_scale + jnp.log(jnp.where(near, 1, integral))
-    log = jnp.where(near, jnp.log(half), log_far)
-    return log, -jnp.exp(log_density(z, k) - log), 1.0
+    rest = jnp.where(near, 1, integral)
+    log = jnp.where(near, jnp.log(half), log_scale + jnp.log(rest))
+    # Of the two exponents' difference no digit would be left far out.
+    hazard = jnp.exp(jnp.where(near, log_density(z, k) - log, 0)) / rest
+    return log, -hazard, 1.0
+
+
+def _sides(z: Array, k: Array) -> tuple[Array, Array]:
+    left = z < 0
+    return left, log_side(_side, (jnp.where(left, -z, z),), (k,))
+
+
+def log_tails(
+    z: Float[Array, "..."], k: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """``log P(Z < z)`` and ``log P(Z > z)`` for ``-pi < z < pi``."""
+    return log_complete(*_sides(z, k))
 
 
 def survival(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
     """``P(Z > z)`` for ``-pi <= z <= pi``, with relative accuracy in the upper tail."""
-    left = z < 0
-    value = complete(left, log_side(_side, (jnp.where(left, -z, z),), (k,)))[1]
+    value = complete(*_sides(z, k))[1]
     # Nothing lies beyond pi, exactly; the slope there is the density's all the same.
     return jnp.where(z >= math.pi, value - jax.lax.stop_gradient(value), value)
 
@@ -231,6 +244,7 @@ __all__ = [
     "attach",
     "draw",
     "log_density",
+    "log_tails",
     "quantile",
     "resultant_gap",
     "survival",

@@ -146,10 +146,51 @@ def _log_gamma_ratio_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]
     return log_gamma_ratio(a), (back + _series(_exact_ratio, jnp.where(small, a + 1, a), 1)) * da
 
 
+@jax.custom_jvp
 def log_kernel(x: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log(x^a exp(-x) / Gamma(a))`` for ``x > 0``: the log-density of ``log t`` at ``log x``."""
     fit = -a * log_gap(a, x, x - a)
     return fit + 0.5 * (jnp.log(a) - numerics.LOG_2PI) - stirling_rest(a)
+
+
+@log_kernel.defjvp
+def _log_kernel_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, a), (dx, da) = primals, tangents
+    return log_kernel(x, a), (a - x) / x * dx + _slope_in_shape(x, a) * da
+
+
+def _slope_in_shape(x: Array, a: Array) -> Array:
+    """``log(x) - digamma(a)``; the terms above would cancel where ``x`` is far from ``a``."""
+    above = (x - a) / a
+    near = jnp.abs(above) < 0.5
+    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, above, 0)), jnp.log(x) - jnp.log(a))
+    return log_ratio + 0.5 / a - stirling_slope(a)
+
+
+@jax.custom_jvp
+def log_density(
+    y: Float[Array, "..."], a: Float[Array, "..."], rate: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """``log(rate^a y^(a - 1) exp(-rate y) / Gamma(a))`` for ``y > 0``.
+
+    ``rate y`` is kept within the dtype's range.
+    """
+    return log_kernel(bounded(rate * y), a) - jnp.log(y)
+
+
+@log_density.defjvp
+def _log_density_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # In y the kernel's a / y and the logarithm's 1 / y would cancel for a close to one.
+    (y, a, rate), (dy, da, drate) = primals, tangents
+    x = bounded(rate * y)
+    change = ((a - 1) - x) / y * dy + (a - x) / rate * drate
+    return log_density(y, a, rate), change + _slope_in_shape(x, a) * da
+
+
+def bounded(x: Array) -> Array:
+    """``x > 0`` within the dtype's range of normal numbers."""
+    info = jnp.finfo(x.dtype)
+    return jnp.clip(x, float(info.tiny), float(info.max))
 
 
 def is_lower(x: Array, a: Array) -> Array:
@@ -250,6 +291,8 @@ def log_draw(key: Array, a: Float[Array, "..."], shape: tuple[int, ...]) -> Floa
 
 
 __all__ = [
+    "bounded",
+    "log_density",
     "log_draw",
     "log_gamma",
     "log_gamma_ratio",

@@ -60,9 +60,21 @@ def log_complete(lower: Array, log: Array) -> tuple[Array, Array]:
 
 
 def log_rest(log: Array) -> Array:
-    """``log(1 - exp(log))`` for ``log <= 0``."""
-    all_ = log == 0
-    return jnp.where(all_, -jnp.inf, jnp.log1p(-jnp.exp(jnp.where(all_, -1, log))))
+    """``log(1 - exp(log))`` for ``log <= 0``; ``-inf``, with a derivative of zero, at zero."""
+    all_, near = log == 0, log > -0.7  # where exp(log), of about one, has lost digits
+    close = jnp.log(-jnp.expm1(jnp.where(near & ~all_, log, -1)))
+    value = jnp.where(near, close, jnp.log1p(-jnp.exp(jnp.where(near, -1, log))))
+    return jnp.where(all_, -jnp.inf, value)
+
+
+def log_complement(above: Array, log_first: Array, log_second: Array) -> Array:
+    """``log(1 - above)``, which is the logarithm of the sum of the other two as well.
+
+    Whichever does not cancel, in value and in derivative.
+    """
+    small = above < 0.4
+    direct = jnp.log1p(-jnp.where(small, above, 0))
+    return jnp.where(small, direct, jnp.logaddexp(log_first, log_second))
 
 
 def nearer_side(q: Array, upper: Array | bool) -> tuple[Array, Array]:
@@ -79,4 +91,4 @@ def _bound(log: Array) -> Array:
     return log - jax.lax.stop_gradient(jnp.maximum(log, 0))
 
 
-__all__ = ["complete", "log_complete", "log_rest", "log_side", "nearer_side"]
+__all__ = ["complete", "log_complement", "log_complete", "log_rest", "log_side", "nearer_side"]

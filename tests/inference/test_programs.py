@@ -16,7 +16,7 @@ FUNCTIONS = {
     "log_prob": (150, lambda m, y, key: jaxmdn.log_prob(m, y)),
     "sample": (630, lambda m, y, key: jaxmdn.sample(key, m)),
     "cdf": (150, lambda m, y, key: jaxmdn.cdf(m, y)),
-    "log_survival": (270, lambda m, y, key: jaxmdn.log_survival(m, y)),
+    "log_survival": (310, lambda m, y, key: jaxmdn.log_survival(m, y)),
     "quantile": (1250, lambda m, y, key: jaxmdn.quantile(m, 0.3)),
     "hdr_intervals": (4000, lambda m, y, key: jaxmdn.hdr_intervals(m, 0.9)),
     "hdr_threshold": (4000, lambda m, y, key: jaxmdn.hdr_threshold(m, 0.9)),
