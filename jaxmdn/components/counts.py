@@ -59,6 +59,9 @@ class CountDensity(Univariate):
         value = self.log_mass(jnp.where(valid, y, 0))
         return jnp.where(valid, value, jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf))
 
+    def continued(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.log_mass(y)
+
     def _targets(self, y: Num[Array, "..."]) -> tuple[Array]:
         return (jax.lax.stop_gradient(self._parameters(y)[-1]),)
 

@@ -57,13 +57,18 @@ class Hurdle(ZeroMass):
 
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
+        inside = self.domain.contains(y)
+        value = self.continued(jnp.where(inside, y, 0))
+        outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
+        return jnp.where(inside, value, outside)
+
+    def continued(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = self._parameters(y)[-1]
         zero = y == 0
         at_zero, rest = self.log_shares()
         base = self.inner()
-        others = base.marginal_log_prob(jnp.where(zero, 1, y)) - self._log_positive(base)
-        value = jnp.where(zero, at_zero, rest + others)
-        outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
-        return jnp.where(self.domain.contains(y), value, outside)
+        others = base.continued(jnp.where(zero, 1, y)) - self._log_positive(base)
+        return jnp.where(zero, at_zero, rest + others)
 
     def without_atoms(self) -> tuple[Float[Array, "..."], Any]:
         """``log(1 - z)``, ``[..., K, D]``, and the family of what is not zero."""

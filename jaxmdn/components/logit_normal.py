@@ -50,6 +50,10 @@ class LogitNormal(BoundedDensity):
         x, rest = self.units(y)
         return numerics.standardize(jnp.log(x) - jnp.log(rest), loc, scale)
 
+    def place(self) -> tuple[Array, Array]:
+        loc, scale = self._parameters()
+        return loc, scale
+
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         x, rest = self.units(y)
         z = self._standardize(y)

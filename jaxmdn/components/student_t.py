@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -39,9 +40,20 @@ class StudentT(LocationScale):
     df: Parameter = positive(fixable=True)
 
     absolute_moments: ClassVar = True
+    # From where on `student_distances` keeps its promise, with some room.
+    least_df: ClassVar = 1.5
+
+    def light(self) -> tuple[StudentT, Array]:
+        """Members whose mean distances are exact, this one's but where the second is False."""
+        light = self.df >= self.least_df
+        return dataclasses.replace(self, df=jnp.where(light, self.df, 2)), light
 
     def _df(self, like: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.df.astype(like.dtype)
+
+    def place(self) -> tuple[Array, Array]:
+        loc, scale, _ = self._parameters()
+        return loc, scale
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return student_functions.log_density(z, self._df(z))

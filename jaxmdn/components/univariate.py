@@ -180,6 +180,28 @@ class Univariate(Density):
             return jnp.asarray(self.domain.inside, self.dtype)
         return getattr(self, "loc", jnp.zeros((), self.dtype))
 
+    def place(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Roughly where the density is: centre and width, broadcasting against ``[..., K, D]``.
+
+        In the coordinate of ``special.unimodal`` (for whole numbers, of their distance from one
+        step below the first), so that a quadrature knows where to begin. By the moments, if the
+        family has formulas for them, else by the maximum and how fast the density falls.
+        """
+        (member,) = numerics.upcast_tree(self)
+        lower, upper = self.domain.lower - self.domain.step, self.domain.upper
+        kind = type(self)
+        if kind.mean is not Univariate.mean and kind.variance is not Univariate.variance:
+            variance = member.variance() + self.domain.step**2
+            centre, width = unimodal.place(member.mean(), variance, lower, upper)
+            return getattr(member, "loc", centre) if self.domain.kind == "real" else centre, width
+        start = jnp.broadcast_to(member._start(), (*self.batch_shape, self.event_dim))
+        shape = unimodal.shape_of(member.marginal_log_prob, start, lower, upper)
+        return shape.origin, jnp.sqrt(shape.width[-1.0] * shape.width[1.0])
+
+    def continued(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The log-density; of counts also between whole numbers, as the formula has it there."""
+        return self.marginal_log_prob(y)
+
     def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
         self._require_continuum("cdf")
         member, y = numerics.upcast_tree(self, y)

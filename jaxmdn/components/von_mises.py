@@ -96,6 +96,11 @@ class VonMises(Univariate):
         own = jnp.where(over, -own, jnp.where(under, 1 + own, own))
         return jnp.where(infinite, ends, jnp.clip(own - sign * side * beyond, 0, 1))
 
+    def place(self) -> tuple[Array, Array]:
+        """Centre and width along the circle itself."""
+        loc, concentration = self._parameters()
+        return _wrap(loc), 1 / jnp.sqrt(0.25 + concentration)
+
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y <= y)`` of the representative in ``[-pi, pi]``; 0 and 1 at ``-inf`` and ``inf``."""
         return self._above(y, -1.0)

@@ -84,6 +84,9 @@ class ZeroMass(Univariate):
             )
         return numerics.upcast_tree(self.base, self.logit)[0]
 
+    def place(self) -> tuple[Array, Array]:
+        return self.inner().place()
+
     def log_shares(self) -> tuple[Array, Array]:
         """Log-probabilities of an extra zero and of none, in the compute dtype."""
         logit = numerics.upcast_tree(self.base, self.logit)[1]

@@ -150,7 +150,9 @@ class Mixture(PerDimension, Density):
         weights, values = numerics.upcast(self.weights(), values)
         # Divided by their own sum, the weights add up to exactly one: F(inf) = 1, never above.
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        return jnp.sum(weights[..., None] * values, axis=-2) / total
+        average = jnp.sum(weights[..., None] * values, axis=-2) / total
+        # Up to rounding: no function of probabilities takes more than one.
+        return jnp.where(average > 1, 1, average)
 
     def _each(self, function: str, *arrays: Array) -> Array:
         values = getattr(self.components, function)(*(array[..., None, :] for array in arrays))

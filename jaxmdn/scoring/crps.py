@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, meshes, numerics
-from jaxmdn.components import Independent
+from jaxmdn.components import Independent, StudentT
 from jaxmdn.components.base import Density
 from jaxmdn.inference.quantiles import quantile_at
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
+from jaxmdn.scoring.integrals import squared_distance
 from jaxmdn.typing import Array, Float, Num
 
 #: Levels of :func:`quantile_crps` unless told otherwise.
@@ -30,8 +32,11 @@ def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     In closed form for mixtures of normals (of any covariance) and of Laplace densities. Of logistic
     and of Student-t densities the pairs of different components are integrated: to rounding for
     logistic ones; with a relative error below 1e-10 in float64 (1e-5 in float32) for Student-t ones
-    from 1.2 degrees of freedom on, at the price of thousands of exponentials a pair. Mixtures of
-    other families are scored by :func:`quantile_crps` with its defaults.
+    from 1.5 degrees of freedom on. Levels and small counts are summed one by one. All else is
+    ``int (F(t) - [t >= y])^2 dt`` by quadrature, cut at the target, at cusps and at masses: of
+    hundreds of random mixtures the relative error is below 1e-6 as a rule in float64 (1e-5 in
+    float32), 2e-5 for the worst, of about one degree of freedom. At K = 10 that takes the time of
+    40 to 180 log-densities.
 
     Args:
       density: a mixture of batch shape ``[...]``, or independent ones.
@@ -44,8 +49,8 @@ def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
       TypeError: if ``density`` is no mixture, or its dimensions have no cdf (categorical).
       ValueError: on a wrong event size.
 
-    Limits: NaN where a Student-t component of positive weight has one degree of freedom or less:
-    its mean absolute error is infinite.
+    Limits: a score with half a degree of freedom or less is infinite, which is not seen. Angles are
+    scored as numbers in ``[-pi, pi]``, whose ends are apart.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -63,12 +68,35 @@ def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
         return density.apply(crps, y)
     if not isinstance(density, Mixture):
         raise TypeError(f"crps: expected a Mixture, got {type(density).__name__}.")
-    flat = flatten_mixture(density).marginals()
-    if not flat.components.absolute_moments:
-        return _by_levels(flat, y, NUM_LEVELS)
-    weights, distance = numerics.upcast(
-        flat.weights(), flat.components.absolute_moment(y[..., None, :])
-    )
+    y = y.astype(numerics.compute_dtype(y, jnp.zeros((), density.dtype)))
+    return _score(*numerics.upcast_tree(flatten_mixture(density).marginals(), y))
+
+
+def _score(flat: Mixture, y: Array) -> Array:
+    if isinstance(flat.components, Independent):
+
+        def of_part(part: Density, columns: Array) -> Array:
+            return _score(flatten_mixture(dataclasses.replace(flat, components=part)), columns)
+
+        return flat.components.apply(of_part, y)
+    family = flat.components
+    family.cdf  # noqa: B018 - classes have none, and say so
+    shape = (*jnp.broadcast_shapes(flat.batch_shape, y.shape[:-1]), flat.event_dim)
+    y = jnp.broadcast_to(y, shape)
+    if not family.absolute_moments:
+        return squared_distance(flat, y)
+    if not isinstance(family, StudentT):
+        return _by_distances(flat, y)
+    # Where a tail is so heavy that mean distances are infinite, or nearly, the integral is finite.
+    moderate, light = family.light()
+    fine = jnp.all(light | (flat.weights()[..., None] == 0), axis=-2)
+    exact = _by_distances(dataclasses.replace(flat, components=moderate), y)
+    return jnp.where(fine, exact, squared_distance(flat, y))
+
+
+def _by_distances(flat: Mixture, y: Array) -> Array:
+    distance = flat.components.absolute_moment(y[..., None, :])
+    weights, distance = numerics.upcast(flat.weights(), distance)
     accuracy = numerics.weighted_sum(weights[..., None], distance, -2)  # [..., K, D] -> [..., D]
     return accuracy - 0.5 * _dispersion(flat, accuracy.dtype)
 

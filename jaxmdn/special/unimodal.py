@@ -54,6 +54,25 @@ def coordinate(lower: float, upper: float) -> tuple[Callable, Callable, Callable
     return forward, lambda y: jnp.log(y - lower) - jnp.log(upper - y), slope
 
 
+def place(
+    mean: Float[Array, "..."], variance: Float[Array, "..."], lower: float, upper: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Centre and width, in the coordinate ``t``, of a density with these moments, roughly.
+
+    Those of the normal, the log-normal, and of the logit of the beta density that have them.
+    """
+    if math.isinf(lower) and math.isinf(upper):
+        return mean, jnp.sqrt(variance)
+    if math.isinf(lower) or math.isinf(upper):
+        distance = jnp.abs(mean - (upper if math.isinf(lower) else lower))
+        spread = jnp.log1p(variance / distance / distance)
+        centre = jnp.log(distance) - 0.5 * spread
+        return -centre if math.isinf(lower) else centre, jnp.sqrt(spread)
+    left, right = (mean - lower) / (upper - lower), (upper - mean) / (upper - lower)
+    total = left * right * (upper - lower) ** 2 / variance - 1
+    return jnp.log(left / right), jnp.sqrt((1 / left + 1 / right) / total)
+
+
 def maximum(q: Callable[[Array], Array], start: Float[Array, "..."]) -> Float[Array, "..."]:
     """Where a unimodal log-density is largest: steps that double uphill and halve at the top."""
 
@@ -207,4 +226,4 @@ def _panels(
     return (last - first) * meshes.scan(add, jnp.zeros_like(first), steps)[0]
 
 
-__all__ = ["coordinate", "expect", "tails"]
+__all__ = ["coordinate", "expect", "place", "shape_of", "tails"]

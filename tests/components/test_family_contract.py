@@ -20,8 +20,7 @@ NIGHTLY = ("poisson", "zero-inflated", "hurdle", "hurdle-gamma")
 
 def pair(case, part, dtype):
     marks = []
-    dear = case.dear and part is contract.check_crps
-    if dear or (case.name in NIGHTLY and part in contract.MIXING):
+    if case.name in NIGHTLY and part in contract.MIXING:
         marks.append(pytest.mark.nightly)
     name = f"{case.name}-{part.__name__[6:]}-{dtype.__name__}"
     return pytest.param(case, part, dtype, id=name, marks=marks)

@@ -14,7 +14,18 @@ from oracles import mp
 from scipy import integrate, special, stats
 
 import jaxmdn
-from jaxmdn.components import Laplace, Logistic, Normal, StudentT
+from jaxmdn.components import (
+    AsymmetricLaplace,
+    Bernoulli,
+    Gamma,
+    Hurdle,
+    Laplace,
+    Logistic,
+    Normal,
+    Poisson,
+    StudentT,
+    TruncatedNormal,
+)
 from jaxmdn.components.declare import family, real
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.scoring import quantile_crps
@@ -321,7 +332,10 @@ def test_infinite_scores_and_dead_components():
     logits = np.array([0.0, 0.0])
     parameters = {"loc": np.zeros(2), "scale": np.ones(2), "df": np.array([0.8, 3.0])}
     y = jnp.asarray([0.7])
-    assert np.isnan(jaxmdn.crps(build("student", logits, parameters), y)).all()
+    # E|Y - y| is infinite, the integral of the squared difference is not.
+    row = special.softmax(logits), frozen("student", parameters), np.zeros(2), np.ones(2)
+    found = jaxmdn.crps(build("student", logits, parameters), y)
+    np.testing.assert_allclose(found, crps_integral(*row, 0.7), rtol=1e-4)
     dead = build("student", np.array([-np.inf, 0.0]), parameters)
     np.testing.assert_allclose(jaxmdn.crps(dead, y), scoringrules.crps_t(0.7, 3.0), rtol=1e-12)
     family = dead.components
@@ -362,15 +376,14 @@ class Gumbel(Univariate):
         return self.loc - jnp.log(-jnp.log(p))
 
 
-def test_other_families_are_scored_by_their_quantiles():
+def test_families_of_ones_own_are_scored_by_quadrature():
     loc, weights = np.array([0.0, 1.0, 12.0]), np.array([0.5, 0.2, 0.3])
     member = Gumbel(loc=jnp.asarray(loc)[:, None])
     mixture = jaxmdn.Mixture(logits=jnp.log(jnp.asarray(weights)), components=member)
     y = np.array([-1.0, 0.5, 6.0, 12.0, 30.0])
     exact = [crps_integral(weights, stats.gumbel_r(loc), loc, np.ones(3), t, 6.0) for t in y]
     found = jaxmdn.crps(mixture, jnp.asarray(y)[:, None])[:, 0]
-    np.testing.assert_allclose(found, exact, rtol=1e-3)
-    np.testing.assert_array_equal(found, quantile_crps(mixture, jnp.asarray(y)[:, None])[:, 0])
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_accuracy_of_the_score_by_quantiles():
@@ -395,6 +408,78 @@ def test_accuracy_of_the_score_by_quantiles():
     # The last level next to one is rounded: its weight times its quantile's error.
     np.testing.assert_allclose(quantile_crps(low, y.astype(np.float32)), exact, rtol=1e-4)
     assert np.isnan(quantile_crps(one, jnp.full(1, jnp.nan))).all()
+
+
+def one(member):
+    return jaxmdn.Mixture(logits=jnp.zeros(1, member.dtype), components=member)
+
+
+def poisson_crps(y, rate):
+    """The sum over the whole numbers."""
+    k = np.arange(y + 40 + 20 * rate)
+    law = stats.poisson(rate)
+    return np.sum(np.where(k < y, law.cdf(k), law.sf(k)) ** 2)
+
+
+SKEW = np.sqrt(0.7 / 1.1)
+NUMBERS = [
+    (Bernoulli(logit=jnp.full((1, 1), np.log(9.0))), 1.0, 0.01),
+    (Bernoulli(logit=jnp.full((1, 1), np.log(9.0))), 0.0, 0.81),
+    (Poisson(rate=jnp.full((1, 1), 3.0)), 3.0, poisson_crps(3.0, 3.0)),
+    (Poisson(rate=jnp.full((1, 1), 4e3)), 4100.0, poisson_crps(4100.0, 4e3)),
+    # Between whole numbers it is linear, beyond the support the distance is added.
+    (
+        Poisson(rate=jnp.full((1, 1), 3.0)),
+        2.5,
+        0.5 * (poisson_crps(2.0, 3.0) + poisson_crps(3.0, 3.0)),
+    ),
+    (
+        Poisson(rate=jnp.full((1, 1), 3.0)),
+        -2.0,
+        2.0 + poisson_crps(0.0, 3.0),
+    ),
+    (
+        AsymmetricLaplace(
+            loc=jnp.zeros((1, 1)),
+            scale=jnp.full((1, 1), np.sqrt(0.77)),
+            asymmetry=jnp.full((1, 1), SKEW),
+        ),
+        -3.0,
+        scoringrules.crps_2pexponential(-3.0, np.sqrt(0.77) * SKEW, np.sqrt(0.77) / SKEW, 0.0),
+    ),
+    (
+        Hurdle(
+            base=Gamma(concentration=jnp.ones((1, 1)), rate=jnp.full((1, 1), 0.7)),
+            logit=jnp.full((1, 1), np.log(1.5)),
+        ),
+        3.0,
+        # int_0^3 (1 - .4 e^-.7t)^2 dt + int_3^inf (.4 e^-.7t)^2 dt
+        3 - 0.8 * -np.expm1(-2.1) / 0.7 + 0.16 / 1.4,
+    ),
+    (
+        Hurdle(
+            base=TruncatedNormal(
+                loc=jnp.full((1, 1), 2.0), scale=jnp.ones((1, 1)), lower=1.0, upper=4.0
+            ),
+            logit=jnp.zeros((1, 1)),
+        ),
+        -1.0,
+        # 1 below zero, 0.5^2 from there to the bound, then that of the rest.
+        1
+        + 0.25
+        + 0.25 * integrate.quad(lambda t: stats.truncnorm(-1, 2, 2, 1).sf(t) ** 2, 1, 4)[0],
+    ),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_numbers_by_other_formulas(dtype):
+    """Of counts, of a cusp, of a mass at zero within and beside a density."""
+    for member, y, exact in NUMBERS:
+        member = jax.tree.map(lambda leaf: leaf.astype(dtype), member)
+        found = jaxmdn.crps(one(member), jnp.full(1, y, dtype))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, exact, rtol=1e-7 if dtype == np.float64 else 3e-6)
 
 
 ONE = build("normal", [0.0], {"loc": np.zeros(1), "scale": np.ones(1)})

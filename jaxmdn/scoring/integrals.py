@@ -1,0 +1,311 @@
+"""The integral of the squared distance of a distribution function from a step: the CRPS.
+
+``int_{t < y} F(t)^2 dt + int_{t > y} (1 - F(t))^2 dt`` on panels between which the density is
+smooth (``scoring.panels``). The density alone is evaluated at the nodes of a panel; ``F`` at a
+node is ``F(y)`` and the integral of the interpolated density from ``y`` to there. A panel
+``[a, b]`` left of ``y`` adds, by parts,
+
+    int_a^b F^2 dy = (b - a) F(b)^2 - 2 int_a^b (y - a) F f dy,
+
+which is exact where the density vanishes, however long the panel. Of whole numbers a panel of as
+many as there are nodes is summed one by one; a longer one by the formula of Euler and Maclaurin.
+
+References:
+  Gneiting and Raftery (2007), Strictly proper scoring rules, prediction, and estimation, eq. 20.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import meshes, numerics
+from jaxmdn.inference.sums import components_first
+from jaxmdn.mixture import Mixture
+from jaxmdn.scoring.panels import component_edges
+from jaxmdn.special import unimodal
+from jaxmdn.typing import Array, Float
+
+# Nodes of a panel; on the whole line, where a panel may hold a tail over many decades.
+NODES, OPEN_NODES = 6, 8
+
+
+def _rule(count: int) -> tuple[np.ndarray, ...]:
+    """Gauss-Legendre on [0, 1]: nodes, weights, integrals up to each node, second derivatives.
+
+    The matrices act on the values at the nodes, through the polynomial that passes through them;
+    the last one gives its values at both ends.
+    """
+    x, weights = np.polynomial.legendre.leggauss(count)
+    x, weights = 0.5 * (x + 1), 0.5 * weights
+    powers = np.linalg.inv(np.vander(x, increasing=True))  # values -> coefficients
+    degrees = np.arange(count)
+    upto = x[:, None] ** (degrees + 1) / (degrees + 1) @ powers
+    second = degrees * (degrees - 1) * x[:, None] ** np.maximum(degrees - 2, 0) @ powers
+    ends = np.array([0.0, 1.0])[:, None] ** degrees @ powers
+    return x, weights, upto, second, ends
+
+
+@jax.custom_jvp
+def squared_distance(mixture: Mixture, y: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """The CRPS of a mixture of a univariate family, everything in the compute dtype."""
+    return _squared_distance(mixture, y)
+
+
+def _squared_distance(mixture: Mixture, y: Array) -> Array:
+    """One dimension after another: loops over a last axis of a few numbers are slow."""
+    function = _over_steps if mixture.components.domain.step else _over_panels
+    if y.shape[-1] == 1:
+        return function(mixture, y)
+
+    @jax.checkpoint
+    def body(d: Array) -> Array:
+        def pick(leaf: Array, rank: int) -> Array:
+            shared = rank == 0 or leaf.shape[-1] == 1
+            return leaf if shared else jax.lax.dynamic_index_in_dim(leaf, d, -1)
+
+        own = dataclasses.replace(mixture, components=mixture.components.map_parameters(pick))
+        return function(own, jax.lax.dynamic_index_in_dim(y, d, -1))[..., 0]
+
+    each = meshes.scan(lambda _, d: (None, body(d)), None, jnp.arange(y.shape[-1]))[1]
+    return jnp.moveaxis(each, 0, -1)
+
+
+@squared_distance.defjvp
+@meshes.any_rank
+def _squared_distance_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # In y it is 2 F(y) - 1, without the quadrature's error.
+    (mixture, y), (dmixture, dy) = primals, tangents
+    value, moved = jax.jvp(lambda mixture: _squared_distance(mixture, y), (mixture,), (dmixture,))
+    return value, moved + (2 * mixture.cdf(y) - 1) * dy
+
+
+def _merge(parts: Float[Array, "L ... K D"], more: list[Array]) -> Float[Array, "P ... D"]:
+    """Ascending ends of the panels: those of all components, and some more ``[..., D]``.
+
+    NaN becomes the last of them, a panel of length zero.
+    """
+    shape, count = more[-1].shape, parts.shape[0] * parts.shape[-2]
+    merged = jnp.moveaxis(parts, -2, 1).reshape(count, *parts.shape[1:-2], parts.shape[-1])
+    missing = (1,) * (len(shape) + 1 - merged.ndim)
+    merged = merged.reshape(count, *missing, *merged.shape[1:])
+    merged = jnp.concatenate([jnp.broadcast_to(merged, (count, *shape)), jnp.stack(more)])
+    return jnp.sort(jnp.where(jnp.isnan(merged), more[-1], merged), axis=0)
+
+
+def _density(
+    mixture: Mixture, points: Float[Array, "P n ... D"], parts: Array, log_slope: Array
+) -> Float[Array, "P n ... D"]:
+    """``sum_k w_k p_k`` times a slope, each component between its own outermost edges alone.
+
+    Outside of them a density may overflow, or its derivative may. One component after another, so
+    that nothing of ``[P, n, ..., K, D]`` is stored and the loops are vectorised.
+    """
+    weights = mixture.weights()
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    least = math.log(float(jnp.finfo(points.dtype).tiny))
+    own = mixture.components.domain
+    if own.kind == "circle":
+        parts = jnp.stack([jnp.full_like(parts[0], end) for end in (own.lower, own.upper)])
+    ends = [
+        jnp.moveaxis(jnp.where(jnp.isnan(end), own.inside, end), -2, 0)
+        for end in (jnp.nanmin(parts, axis=0), jnp.nanmax(parts, axis=0))
+    ]
+
+    @jax.checkpoint
+    def add(total: Array, part: tuple) -> tuple[Array, None]:
+        component, weight, first, last = part
+        value = component.continued(jnp.clip(points, first, last)) + log_slope
+        # Numbers below the smallest normal one are slow.
+        some = (points >= first) & (points <= last) & (value > least) & (value < jnp.inf)
+        value = jnp.where(some, jnp.exp(jnp.where(some, value, 0)), 0)
+        return total + numerics.silent_product(weight[..., None], value), None
+
+    each = (components_first(mixture), jnp.moveaxis(weights, -1, 0), *ends)
+    return meshes.scan(add, jnp.zeros_like(points), each)[0]
+
+
+def _over_panels(mixture: Mixture, y: Array) -> Array:
+    own, parts = mixture.components.domain, component_edges(mixture)
+    forward, back, slope = _coordinate(mixture, parts)
+    bounds = [jnp.full_like(y, end) for end in (own.lower, own.upper) if own.kind == "circle"]
+    # Beyond the panels F is 0 or 1: there the score is that of the nearest end, and the distance.
+    inner = [atom for atom in own.atoms if own.lower < atom < own.upper]
+    marks = [back(jnp.full_like(y, atom)) for atom in inner]
+    middle = jnp.broadcast_to(jnp.nanmean(parts, axis=(0, -2)), y.shape)
+    cuts = _merge(parts, [*bounds, middle])
+    ends = back(jnp.stack([cuts[0], cuts[-1]]))
+    inside = (y > own.lower) & (y < own.upper)
+    t = back(jnp.where(inside, y, forward(ends[0])))
+    t = jnp.where(inside, t, jnp.where(y <= own.lower, ends[0], ends[1]))
+    inside &= (t >= ends[0]) & (t <= ends[1])
+    t = jnp.clip(t, *ends)
+    for atom, mark in zip(inner, marks, strict=True):
+        t = jnp.where(y == atom, mark, t)
+    nearest = jnp.where(inside | jnp.isnan(y), y, forward(t))
+    edges = jnp.sort(jnp.concatenate([back(cuts), jnp.stack([*marks, t])]), axis=0)
+    first, last = edges[:-1], edges[1:]
+    count = OPEN_NODES if own.kind == "real" else NODES
+    x, weights, upto, *_ = (jnp.asarray(part, y.dtype) for part in _rule(count))
+    length = last - first
+    nodes = first[:, None] + length[:, None] * x.reshape(-1, *(1,) * y.ndim)
+    points = forward(nodes)
+    density = _density(mixture, points, parts, slope(nodes))
+    mass = length * jnp.einsum("i,pi...->p...", weights, density)
+    within = length[:, None] * jnp.einsum("ji,pi...->pj...", upto, density)
+    right = first >= t
+    start = jnp.cumsum(mass, axis=0) - mass - jnp.sum(jnp.where(right, 0, mass), axis=0)
+    for atom, mark in zip(inner, marks, strict=True):
+        share = mixture.jump(jnp.full_like(y, atom))[1]
+        start += share * ((first >= mark).astype(y.dtype) - (y >= atom).astype(y.dtype))
+    begin, end = forward(first), forward(last)
+    # F left of y, 1 - F right of it, each from its own value at y.
+    below = mixture.cdf(nearest)
+    above = 1 - below if own.kind == "circle" else mixture.survival(nearest)
+    far = _probability(jnp.where(right, above - start, below + start + mass))
+    side, inside = right[:, None], start[:, None] + within
+    rest = _probability(jnp.where(side, above - inside, below + inside))
+    distance = jnp.where(side, end[:, None] - points, points - begin[:, None])
+    inner_part = jnp.einsum("i,pi...->p...", weights, distance * rest * density)
+    score = jnp.sum((end - begin) * far**2 - 2 * length * inner_part, axis=0)
+    score += jnp.abs(y - nearest)
+    return score + _beyond(mixture, y, nearest, forward(ends[0]), forward(ends[1]))
+
+
+def _coordinate(
+    mixture: Mixture, parts: Float[Array, "L ... K D"]
+) -> tuple[Callable, Callable, Callable]:
+    """As ``unimodal.coordinate``; on the whole line ``y = c + s sinh(t)``.
+
+    There a tail that falls like a power falls like an exponential.
+    """
+    own = mixture.components.domain
+    if own.kind == "circle":
+        return lambda t: t, lambda y: y, jnp.zeros_like
+    if math.isfinite(own.lower) or math.isfinite(own.upper):
+        return unimodal.coordinate(own.lower, own.upper)
+    middle = parts.shape[0] // 2
+    origin = jnp.nanmean(parts[middle], axis=-2)
+    spread = jnp.nanmin(parts[middle + 1] - parts[middle - 1], axis=-2)
+    unit = jnp.maximum(0.25 * spread, float(jnp.finfo(spread.dtype).tiny))
+    return (
+        lambda t: origin + unit * jnp.sinh(t),
+        lambda y: jnp.arcsinh((y - origin) / unit),
+        lambda t: jnp.log(unit * jnp.cosh(t)),
+    )
+
+
+def _beyond(mixture: Mixture, y: Array, nearest: Array, low: Array, high: Array) -> Array:
+    """What masses outside the density's interval add, each ``z``.
+
+    Between such a mass and the interval ``F`` is ``z`` (or ``1 - z``), not 0 (or 1).
+    """
+    own = mixture.components.domain
+    total = jnp.zeros_like(nearest)
+    for atom in own.atoms:
+        if own.lower < atom < own.upper:
+            continue
+        share = mixture.jump(jnp.full_like(y, atom))[1]
+        end = low if atom <= own.lower else high
+        first, last = jnp.minimum(end, atom), jnp.maximum(end, atom)
+        passed = jnp.abs(jnp.clip(y, first, last) - end)
+        total += share * (share * (last - first) - 2 * passed)
+    return total
+
+
+def _over_steps(mixture: Mixture, y: Array) -> Array:
+    """The sum over a lattice, at the last of its values that ``y`` has reached."""
+    own = mixture.components.domain
+    index = jnp.floor((y - own.lower) / own.step + own.tolerance)
+    if math.isfinite(own.upper):
+        count = round((own.upper - own.lower) / own.step)
+        index = jnp.clip(index, 0, count)
+        total, below = _each_level(mixture, index, count)
+    else:
+        total, index, below = _counts(mixture, index)
+    rest = y - own.lower - own.step * index
+    slope = 2 * jnp.where(rest < 0, 0, below) - 1
+    return own.step * total + jnp.where(jnp.isnan(y), y, numerics.silent_product(rest, slope))
+
+
+def _each_level(mixture: Mixture, index: Array, count: int) -> tuple[Array, Array]:
+    own = mixture.components.domain
+
+    @jax.checkpoint
+    def add(total: Array, level: Array) -> tuple[Array, None]:
+        point = jnp.broadcast_to(own.lower + own.step * level, index.shape)
+        tail = mixture.tail(point, level >= index)
+        return total + tail * tail, None
+
+    levels = jnp.arange(count, dtype=index.dtype)
+    total = meshes.scan(add, jnp.zeros_like(index), levels)[0]
+    return total, mixture.cdf(own.lower + own.step * index)
+
+
+def _counts(mixture: Mixture, index: Array) -> tuple[Array, Array, Array]:
+    """The sum over all whole numbers; the index, which is not beyond them; and ``F`` there."""
+    own = mixture.components.domain
+    # Up to the whole number beyond the last edge.
+    parts = jnp.maximum(jnp.floor((component_edges(mixture) - own.lower) / own.step), 0)
+    zero = jnp.zeros_like(index)
+    highest = _merge(parts, [zero])[-1] + 2
+    index = jnp.clip(index, 0, highest)
+    # Zero by itself: what is continued above it need not pass through it. Then one by one.
+    small = [zero, *(zero + (1 + NODES * i) for i in range(3))]
+    edges = _merge(parts, [*small, highest, index + 1, index])
+    first, last = edges[:-1], edges[1:]
+    x, weights, upto, second, ends = (jnp.asarray(part, index.dtype) for part in _rule(NODES))
+    whole = jnp.arange(NODES, dtype=index.dtype)
+
+    column = (-1, *(1,) * index.ndim)
+    whole, x = whole.reshape(column), x.reshape(column)
+    length = (last - first)[:, None]  # [P, 1, ..., D]
+    few = length <= NODES
+    nodes = first[:, None] + jnp.where(few, whole, length * x - 0.5)
+    reach = own.lower + own.step * parts.at[-1].add(1)
+    mass = _density(mixture, own.lower + own.step * nodes, reach, jnp.zeros_like(nodes))
+    # One by one.
+    counted = jnp.where(whole < length, mass, 0)
+    # Or the polynomial f through the nodes: sum f = int f - f'' / 24 + ...
+    safe = jnp.where(few, 1, length)
+    smooth = mass - jnp.einsum("ji,pi...->pj...", second, mass) / (24 * safe * safe)
+    within = jnp.where(
+        few,
+        jnp.cumsum(counted, axis=1),
+        length * jnp.einsum("ji,pi...->pj...", upto, smooth),
+    )
+    sums = jnp.sum(counted, axis=1), length[:, 0] * jnp.einsum("i,pi...->p...", weights, smooth)
+    total = jnp.where(few[:, 0], *sums)
+    right = first >= index
+    # F and 1 - F from their own values at the target.
+    passed = jnp.sum(jnp.where(first > index, 0, total), axis=0)
+    start = jnp.cumsum(total, axis=0) - total - passed
+    point = own.lower + own.step * index
+    below, above = mixture.cdf(point), mixture.survival(point)
+
+    def side(values: Array) -> Array:
+        over = right.reshape(right.shape[0], *(1,) * (values.ndim - right.ndim), *right.shape[1:])
+        return _probability(jnp.where(over, above - values, below + values))
+
+    squares = side(start[:, None] + within) ** 2
+    low, high = side(start), side(start + total)
+    slopes = jnp.einsum("ji,pi...->pj...", ends, smooth)
+    bend = jnp.where(right, -1, 1) * 2 * (high * slopes[:, 1] - low * slopes[:, 0])
+    # sum g(k + 1/2) = int g + [g] / 2 + [g'] / 12 - ..., g the square.
+    long = length[:, 0] * jnp.einsum("i,pi...->p...", weights, squares)
+    long = long + 0.5 * (high**2 - low**2) + bend / 12
+    short = jnp.sum(jnp.where(whole < length, squares, 0), axis=1)
+    return jnp.sum(jnp.where(few[:, 0], short, long), axis=0), index, below
+
+
+def _probability(values: Array) -> Array:
+    """Within [0, 1], which rounding may have left."""
+    return jnp.where(values < 0, 0, jnp.where(values > 1, 1, values))
+
+
+__all__ = ["squared_distance"]
