@@ -43,6 +43,11 @@ def stacking_weights(
             f"{list(log_prob.shape)}."
         )
     rows = jnp.ones(log_prob.shape[0], log_prob.dtype) if weights is None else weights
+    if jnp.shape(rows) != log_prob.shape[:1]:
+        raise ValueError(
+            f"stacking_weights: expected weights of shape [{log_prob.shape[0]}], one a row, got "
+            f"{list(jnp.shape(rows))}."
+        )
     return _stack(log_prob, jnp.asarray(rows))
 
 

@@ -20,7 +20,7 @@ from jaxmdn.components.declare import register
 from jaxmdn.inference.widening import has_scales, placed, widen
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.merging import merge, pool
-from jaxmdn.typing import Array, ArrayLike, Float, Parameter
+from jaxmdn.typing import Array, ArrayLike, Float, Num, Parameter
 
 MAX_OUTLIERS = 0.1  # the largest share of outliers
 MOST_STEPS = 100
@@ -49,9 +49,9 @@ class Temperature:
 
 
 def apply_temperature(
-    temperature: Temperature, models: Mixture, *, floor: Float[ArrayLike, "..."] = 0.0
-) -> Mixture:
-    """One calibrated mixture of several models' densities.
+    temperature: Temperature, models: Density, *, floor: Float[ArrayLike, "..."] = 0.0
+) -> Any:
+    """One calibrated density of several models' densities.
 
     ``p(y) = (1 - eps) sum_a w_a p_a(y; T_a, c) + eps p_out(y)``, where every scale of ``p_a`` is
     ``sqrt((T_a s)^2 + max(c, floor)^2)`` and ``p_out`` is a wide component of the same family.
@@ -63,7 +63,8 @@ def apply_temperature(
       floor: the least ``noise``, ``[D]`` or a number, in the target's unit.
 
     Returns:
-      A mixture of batch shape ``[...]`` with ``A K + 1`` components (``A K`` without scales).
+      A mixture of batch shape ``[...]`` with ``A K + 1`` components; without scales, what
+      :func:`jaxmdn.mixture.pool` makes of them.
     """
     if not isinstance(models, Density) or models.batch_shape[:1] != temperature.weights.shape:
         raise ValueError(
@@ -77,7 +78,7 @@ def apply_temperature(
 
 
 @meshes.jit
-def _apply(temperature: Temperature, models: Mixture, floor: Array) -> Mixture:
+def _apply(temperature: Temperature, models: Any, floor: Array) -> Any:
     if not has_scales(models):
         return pool(models, temperature.weights)
     lead = (temperature.scale.shape[0], *(1,) * (len(models.batch_shape) - 1))
@@ -100,7 +101,11 @@ def _first(leaf: Array, rank: int) -> Array:
 
 @meshes.jit
 def fit_temperature(
-    models: Mixture, y: Float[Array, "N D"], *, weights: Float[Array, "N"] | None = None
+    models: Density,
+    y: Num[Array, "N D"],
+    *,
+    weights: Float[Array, "N"] | None = None,
+    floor: Float[ArrayLike, "..."] = 0.0,
 ) -> Temperature:
     """Temperatures and weights of several models by the NLL of rows that none was trained on.
 
@@ -112,7 +117,9 @@ def fit_temperature(
     Args:
       models: the models' densities of the rows, side by side: a mixture of batch shape ``[A, N]``.
       y: targets ``[N, D]`` that no model has seen: out-of-fold rows, say.
-      weights: nonnegative row weights ``[N]``; a row of weight two counts as two rows.
+      weights: nonnegative row weights ``[N]``; a row of weight two counts as two rows,
+        one of weight zero not at all.
+      floor: the least ``noise`` of :func:`apply_temperature`, ``[D]`` or a number.
 
     Returns:
       A :class:`Temperature`. Without scales to widen (gamma, counts, ...) only its weights matter.
@@ -142,11 +149,16 @@ def fit_temperature(
         )
     check_target(name, models, y)
     (models, y) = numerics.upcast_tree(models, y)
-    share = jnp.ones(len(y), y.dtype) if weights is None else jnp.asarray(weights, y.dtype)
+    dtype = numerics.compute_dtype(*jax.tree.leaves(models))
+    share = jnp.ones(len(y), dtype) if weights is None else jnp.asarray(weights, dtype)
+    if share.shape != (len(y),):
+        raise ValueError(f"{name}: expected weights of shape [{len(y)}], got {list(share.shape)}.")
+    kept = share > 0
+    y = jnp.where(kept[:, None], y, y[jnp.argmax(kept)])  # what left-out rows hold does not matter
     rows = jnp.sum(share)
     share = share / rows
-    loc = share @ y
-    deviation = jnp.sqrt(share @ (y - loc) ** 2)
+    loc = share @ y.astype(dtype)
+    deviation = jnp.sqrt(share @ (y.astype(dtype) - loc) ** 2)
     deviation = jnp.where(deviation > 0, deviation, 1)
     count = models.batch_shape[0]
 
@@ -162,9 +174,10 @@ def fit_temperature(
         )
 
     def log_prob(theta: Array) -> Array:
-        return _apply(build(theta), models, jnp.zeros((), y.dtype)).log_prob(y)
+        found = _apply(build(theta), models, jnp.asarray(floor, dtype)).log_prob(y)
+        return jnp.where(kept, found, 0)
 
-    deviations = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, y.dtype)
+    deviations = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, dtype)
     return build(_climb(log_prob, share, 1 / (rows * deviations**2)))
 
 

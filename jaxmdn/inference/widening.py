@@ -21,7 +21,9 @@ def has_scales(density: Any) -> bool:
 def _scaled(family: Any) -> bool:
     if isinstance(family, Independent):
         return all(_scaled(part) for part in family.parts)
-    return isinstance(family, FullNormal) or {"loc", "scale"} <= set(family.event_ranks)
+    named = isinstance(family, FullNormal) or {"loc", "scale"} <= set(family.event_ranks)
+    # A log-normal has both names, of the logarithm: only of a real line are they the target's own.
+    return named and set(family.closure) <= {"affine", "positive_affine"}
 
 
 def widen(

@@ -12,6 +12,7 @@ from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import concatenate, flatten, spread
+from jaxmdn.components.categorical import Categorical
 from jaxmdn.mixture.mixture import Mixture, require_mixture
 from jaxmdn.typing import Array, Float
 
@@ -20,7 +21,11 @@ from jaxmdn.typing import Array, Float
 def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
     dtype = numerics.compute_dtype(*(mixture.logits for mixture in mixtures))
     count = len(mixtures)
-    share = jnp.full((count,), 1.0 / count, dtype) if weights is None else weights.astype(dtype)
+    share = (
+        jnp.full((count,), 1.0 / count, dtype)
+        if weights is None
+        else jnp.asarray(weights).astype(dtype)
+    )
     batch = jnp.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
     logits = [
         jnp.broadcast_to(
@@ -101,7 +106,7 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
 
 
 @meshes.jit
-def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Mixture:
+def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Any:
     """Pool the densities along the first batch axis: ``p(y) = sum_m weights_m p_m(y)``.
 
     What :func:`merge` does for mixtures in a list, of networks that were mapped over.
@@ -112,14 +117,24 @@ def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Mixture:
 
     Returns:
       A mixture of batch shape ``[...]``: with ``M K`` components where ``density`` is a mixture of
-      K components, else with M, each a density of its own.
+      K components, else with M, each a density of its own. Class probabilities are averaged: a
+      categorical density again.
     """
     if not isinstance(density, Density):
         raise TypeError(f"pool: expected a density, got {type(density).__name__}.")
-    count = density.batch_shape[0]
+    count = density.batch_shape[0] if density.batch_shape else 0
+    if count == 0 or (weights is not None and jnp.shape(weights) != (count,)):
+        raise ValueError(
+            f"pool: expected a density of batch shape [M, ...] and weights [M], got "
+            f"{list(density.batch_shape)} and {None if weights is None else jnp.shape(weights)}."
+        )
     dtype = numerics.compute_dtype(density)
-    share = jnp.ones(count, dtype) if weights is None else weights.astype(dtype)
+    share = jnp.ones(count, dtype) if weights is None else jnp.asarray(weights, dtype)
     share = jnp.log(share / jnp.sum(share))
+    if isinstance(density, Categorical):
+        log_probs = numerics.log_normalize(numerics.upcast(density.logits)[0])
+        lead = (count, *(1,) * (log_probs.ndim - 1))
+        return Categorical(logits=numerics.logsumexp(log_probs + share.reshape(lead), axis=0))
 
     def last(leaf: Array, rank: int) -> Array:  # [M, ..., event] -> [..., M, event]
         return jnp.moveaxis(leaf, 0, -1 - rank)

@@ -63,11 +63,11 @@ class PeriodicEmbedding(nnx.Module):
         self.out_features = in_features * (1 + features)
         waves = (in_features, num_frequencies)
         key = rngs.params
-        self.frequency = nnx.Param(frequency_scale * jax.random.normal(key(), waves))
-        self.phase = nnx.Param(jax.random.uniform(key(), waves, minval=-math.pi, maxval=math.pi))
+        self.frequency = nnx.Param(frequency_scale * jax.random.normal(key(), waves, jnp.float32))
+        self.phase = nnx.Param(jax.random.uniform(key(), waves, jnp.float32, -math.pi, math.pi))
         scale = num_frequencies**-0.5
-        self.kernel = nnx.Param(scale * jax.random.normal(key(), (*waves, features)))
-        self.bias = nnx.Param(jnp.zeros((in_features, features)))
+        self.kernel = nnx.Param(scale * jax.random.normal(key(), (*waves, features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((in_features, features), jnp.float32))
 
     def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... E"]:
         x = jnp.asarray(x)

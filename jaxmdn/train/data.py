@@ -147,6 +147,11 @@ def split_rows(function: str, rows: Rows, share: float, key: Key[Array, ""]) -> 
     return rows.take(order[count:]), rows.take(order[:count])
 
 
+def concatenate(first: Rows, second: Rows) -> Rows:
+    """All rows of both."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+
 def batch_indices(
     order: Int[Array, "N"], batch_size: int
 ) -> tuple[Int[Array, "S B"], Float[Array, "S B"]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -21,14 +22,14 @@ from tqdm import tqdm
 from jaxmdn import checks
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head
-from jaxmdn.mixture import Labeled, Mixture, log_prob
+from jaxmdn.mixture import Labeled, log_prob
 from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train.data import Rows, as_arrays, make_rows
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.standardize import Standardizer, to_unit
-from jaxmdn.train.targets import check_targets
+from jaxmdn.train.targets import check_targets, refuse_constant
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -51,12 +52,13 @@ class EnsembleResult:
     Attributes:
       graphdef: the networks' architecture (NNX), in evaluation mode.
       networks: the state of all of them, ``[A, G, ...]``: A models (arms), each of G networks.
-      folds: the fold of each training row, ``[N]``.
+      folds: the fold of each training row that counts, ``[N]``.
       temperature: fitted to the rows held out, in standardised units.
       floor: the least noise under a scale, ``[D]``, in standardised units.
       x_standardizer, y_standardizer: the maps applied to inputs and targets.
       out_of_fold: the calibrated density of each training row under the networks that did not see
-        it, in the target's unit: an honest estimate of what to expect of new rows.
+        it, in the target's unit. Nearly what to expect of new rows: epochs, temperatures and
+        weights, a dozen numbers, were chosen by these rows. None after loading.
       history: per cycle: ``epochs`` so far, ``out_of_fold_nll`` and ``raw_nll`` (before
         calibration), nats a row in the target's unit, ``seconds`` since the start.
     """
@@ -73,7 +75,7 @@ class EnsembleResult:
 
     @property
     def model(self) -> Any:
-        """The first of the networks, an NNX module."""
+        """The first of the networks, an NNX module; it maps standardised inputs."""
         return nnx.merge(self.graphdef, _first(self.networks))
 
     @property
@@ -82,13 +84,15 @@ class EnsembleResult:
         arms, each = jax.tree.leaves(self.networks)[0].shape[:2]
         return int(arms * each)
 
-    def predict(self, x: Any) -> Mixture:
+    def predict(self, x: Any) -> Any:
         """The predictive density of each row of ``x [N, F]``, in the target's own unit."""
         arms = self._arms("predict", x)
         return _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
         """Log-density of each row, ``[N]``, nats, in the target's own unit."""
+        if len(x) != len(y):
+            raise ValueError(f"log_prob: x has {len(x)} rows, y {len(y)}; pass as many of both.")
         arms, y = self._arms("log_prob", x), as_arrays("log_prob", y, "y")
         density = apply_temperature(self.temperature, arms, floor=self.floor)
         y_map = self.y_standardizer
@@ -140,7 +144,10 @@ class EnsembleResult:
 
     def _arms(self, function: str, x: Any) -> Any:
         """The density of each arm, ``[A, N]``, in standardised units."""
-        x = self.x_standardizer(as_arrays(function, x, "x"))
+        x = as_arrays(function, x, "x")
+        if np.ndim(x) != 2:
+            raise ValueError(f"{function}: x must have shape [N, F], got {list(np.shape(x))}.")
+        x = self.x_standardizer(x)
         return densities(self.graphdef, self.networks, x)
 
     def __repr__(self) -> str:
@@ -183,10 +190,10 @@ def fit_ensemble(
       head: what to predict; None: a mixture of five Student-t components for each row. With
         components that have a location and a scale, temperatures act on the scales; with others
         (gamma, counts, classes) the arms' weights alone are fitted.
-      weights: nonnegative row weights ``[N]``.
+      weights: nonnegative row weights ``[N]``; rows of weight zero are left out altogether.
       groups: a label for each row; rows with the same label are held out together.
       ordered: hold out stretches of neighbouring rows, as for a series in time.
-      recipe: the numbers of the training; None: those of ``effort``.
+      recipe: the numbers of the training; None: those of ``effort``, which counts only then.
       effort: ``"fast"``, ``"default"`` or ``"best"``.
       seed: seeds folds, networks and shuffling.
       progress: show a progress bar.
@@ -196,7 +203,8 @@ def fit_ensemble(
       ``importance(x, y)``, ``out_of_fold``.
 
     Raises:
-      ValueError: for rows that do not match or are not finite, or fewer than 10 rows.
+      ValueError: for rows that do not match or are not finite, a constant target, and targets
+        outside the head's support.
       FloatingPointError: when the rows held out have no finite NLL.
 
     >>> import jax.numpy as jnp, jaxmdn
@@ -213,59 +221,73 @@ def fit_ensemble(
     recipe = resolve("fit_ensemble", recipe, effort)
     if isinstance(y, Labeled):
         raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
-    rows = make_rows("fit_ensemble", x, y, weights)
-    for name, array in (("x", rows.x), ("y", rows.y)):
-        if np.ndim(array) != 2:
+    everything = make_rows("fit_ensemble", x, y, weights)
+    for name, array in (("x", everything.x), ("y", everything.y)):
+        if not hasattr(array, "shape") or array.ndim != 2:
+            got = list(array.shape) if hasattr(array, "shape") else type(array).__name__
             raise ValueError(
-                f"fit_ensemble: {name} must have shape [N, columns], got {list(array.shape)}; a "
-                f"single column is {name}[:, None]."
+                f"fit_ensemble: {name} must be an array [N, columns], got {got}; a single column "
+                f"is {name}[:, None]."
             )
+    counted = np.flatnonzero(np.asarray(everything.weights) > 0)
+    rows = everything.take(counted)
+    groups = None if groups is None else np.asarray(groups)[counted]
     head = recipe.head(rows.y.shape[1]) if head is None else head
     check_targets(head, rows.y)
     x_map = Standardizer.fit(rows.x, rows.weights)
     y_map = None
     if head.real_valued:
+        refuse_constant("fit_ensemble", rows.y)
         y_map = Standardizer.fit(rows.y, rows.weights, closure=head.closure)
     y_std = jnp.asarray(rows.y) if y_map is None else y_map(rows.y)
     share = np.asarray(rows.weights)
     table = Rows(x_map(rows.x), y_std, jnp.asarray(share / share.mean(), jnp.float32))
-    folds = assign_folds(
-        table.size, recipe.num_folds(table.size), groups=groups, ordered=ordered, seed=seed
-    )
-    floor = _floor(rows.y, recipe.min_scale, y_map)
+    num_folds = recipe.num_folds(table.size if groups is None else len(np.unique(groups)))
+    folds = assign_folds(table.size, num_folds, groups=groups, ordered=ordered, seed=seed)
+    floor = _floor(rows.y, recipe, y_map)
     log_det = 0.0 if y_map is None else y_map.log_det
 
     run = Run(recipe, head, table, folds, floor, seed)
     history: dict[str, list[float]] = {
         name: [] for name in ("epochs", "out_of_fold_nll", "raw_nll", "seconds")
     }
-    start, epochs = time.perf_counter(), 0
+    start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None
     ends: list[Any] = []
     bar = tqdm(total=sum(recipe.cycles), unit="epoch", disable=not progress)
     for length in recipe.cycles:
-        for done in range(length):
-            losses = run.epoch(done, length)
-            epochs += 1
-            bar.update()
-            if done % max(1, length // 10) == 0:
-                bar.set_postfix_str(f"train {float(losses.mean()) + log_det:.3f} nats")
+        try:
+            lost += run.cycle(length, bar, log_det)
+        except KeyboardInterrupt:
+            if best is None:
+                raise
+            warnings.warn(
+                "fit_ensemble: interrupted; the result is that of the last cycle.", stacklevel=2
+            )
+            break
+        epochs += length
         ends = [*ends, run.snapshot()][-2:]
         tried = [run.calibrate(ends[-count:]) for count in range(1, len(ends) + 1)]
         found = min(tried, key=lambda one: one.nll if np.isfinite(one.nll) else np.inf)
         for name, value in (
             ("epochs", epochs),
             ("out_of_fold_nll", found.nll + log_det),
-            ("raw_nll", tried[0].raw_nll + log_det),
+            ("raw_nll", found.raw_nll + log_det),
             ("seconds", time.perf_counter() - start),
         ):
             history[name].append(value)
         bar.set_postfix_str(f"held out {found.nll + log_det:.4f} nats")
-        gain = np.inf if best is None else best.nll - found.nll
-        best = found if best is None or gain > 0 else best
+        gain = np.inf if best is None or not np.isfinite(best.nll) else best.nll - found.nll
+        best = found if gain > 0 else best
         if not gain >= recipe.min_gain:
             break
     bar.close()
+    if lost:
+        warnings.warn(
+            f"fit_ensemble: in {lost} epoch(s) some network met a loss that is not finite; these "
+            f"steps were left out. Look for extreme values, or lower peak_rate in the recipe.",
+            stacklevel=2,
+        )
     if best is None or not np.isfinite(best.nll):
         raise FloatingPointError(
             f"fit_ensemble: the mean NLL of the rows held out is {history['out_of_fold_nll'][-1]}; "
@@ -284,13 +306,17 @@ def fit_ensemble(
     )
 
 
-def _floor(y: Any, min_scale: float, y_map: Standardizer | None) -> Array:
+def _floor(y: Any, recipe: Recipe, y_map: Standardizer | None) -> Array:
     """The least noise ``[D]``: a grid's rounding has a standard deviation of 0.29 of its step."""
     if y_map is None:
         return jnp.zeros(y.shape[1])
     floors = []
     for column, unit in zip(np.asarray(y, np.float64).T, y_map.scale, strict=True):
-        gaps = np.diff(np.unique(column))
-        step = gaps.min() if len(gaps) else 0.0
-        floors.append(max(min_scale, step / math.sqrt(12.0) / unit))
+        values = np.unique(column)
+        gaps = np.diff(values)
+        step = gaps.min() if recipe.grid and len(values) > 2 else 0.0
+        multiples = gaps / step if step else gaps
+        if step and np.abs(multiples - np.round(multiples)).max() > 1e-3:
+            step = 0.0
+        floors.append(max(recipe.min_scale, step / math.sqrt(12.0) / unit))
     return jnp.asarray(np.array(floors), jnp.float32)

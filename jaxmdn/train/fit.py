@@ -24,12 +24,12 @@ from tqdm import tqdm
 from jaxmdn import checks
 from jaxmdn.components.base import Density
 from jaxmdn.mixture.class_conditional import Labeled
-from jaxmdn.train.data import Rows, as_arrays, make_rows, split_rows
+from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
 from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.standardize import Standardizer, to_unit, unresolved
 from jaxmdn.train.state import TrainState, matrices
-from jaxmdn.train.targets import check_targets
+from jaxmdn.train.targets import check_targets, refuse_constant
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -108,6 +108,7 @@ def _map_targets(y_map: Standardizer | None, y: Any) -> Any:
 
 
 MAX_HALVINGS = 3  # of the step, after a loss that is not finite
+CALM = 10  # epochs without one, after which half a step is a whole one again
 # One object, so that fitting the same architecture again finds its compiled program.
 DEFAULT_OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adamw(3e-3, weight_decay=0.1, mask=matrices)
@@ -155,12 +156,13 @@ def fit(
         reported is back in the target's unit.
       initialize: start from the training targets' marginal density.
       loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
-        The best epoch is that of the lowest ``loss`` on the validation rows; the history shows
-        their NLL, too. :func:`jaxmdn.train.objective` makes one of an objective or a score.
+        The best epoch is that of the lowest ``loss`` on the validation rows (of the lowest NLL for
+        a surrogate such as beta-NLL); the history shows their NLL, too.
+        :func:`jaxmdn.train.objective` makes one of an objective or a score.
       ema: share of a running average of the parameters that a step keeps, in [0, 1); the average is
         validated and kept in their place. 0: none.
       refit: once the best epoch is known, start again and train on all rows, those held back too,
-        for as many epochs.
+        for as many epochs. History and report stay those of the first run.
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -251,7 +253,12 @@ def fit(
     nll = float("nan") if held_out is None else program.validate(state, held_out)[0]
     record(float("nan"), nll, carry.best_score, program.usage(state, rows))
     bar = tqdm(range(1, num_epochs + 1), unit="epoch", disable=not progress, leave=True)
-    step_size = 1.0
+    if held_out is not None and not np.isfinite(carry.best_score):
+        raise ValueError(
+            f"fit(validation): the loss of the validation rows is {float(carry.best_score)} before "
+            f"training; look for extreme values among them."
+        )
+    step_size, calm = 1.0, 0
     for epoch in bar:
         carry, numbers = program.epoch(carry, rows, held_out, epoch, step_size)
         numbers, best, best_epoch = jax.device_get((numbers, carry.best_score, carry.best_epoch))
@@ -260,12 +267,15 @@ def fit(
             if step_size < 0.5**MAX_HALVINGS * 1.5:
                 bar.close()
                 raise _non_finite(epoch, numbers.losses, finish(carry))
-            step_size /= 2
+            step_size, calm = step_size / 2, 0
             warnings.warn(
                 f"fit: the loss became non-finite in epoch {epoch}; it goes on from the parameters "
                 f"before with {step_size:g} of each step.",
                 stacklevel=2,
             )
+        calm += 1
+        if calm >= CALM and step_size < 1:
+            step_size, calm = 2 * step_size, 0
         shown = f"train {numbers.train + shift:.4f}"
         if held_out is not None:
             shown += f"  valid {numbers.score + shift:.4f}  best {best + shift:.4f}"
@@ -273,15 +283,16 @@ def fit(
         if held_out is not None and patience is not None and epoch - best_epoch >= patience:
             break
     bar.close()
-    if refit and held_out is not None:
-        again = TrainState.create(params, optimizer, key_train, model_state=model_state)
-        best_epoch, carry = int(carry.best_epoch), program.start(again, None)
-        every = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, held_out)
-        for epoch in range(1, best_epoch + 1):
-            carry, numbers = program.epoch(carry, every, None, epoch, step_size)
-        if best_epoch and not numbers.sound:
-            raise _non_finite(epoch, numbers.losses, finish(carry))
+    # Before the model, which shares its parameters with `params`, gets the best ones.
+    again = TrainState.create(params, optimizer, key_train, model_state=model_state)
     result = finish(carry)
+    if refit and held_out is not None and result.best_epoch:
+        carry, every = program.start(again, None), concatenate(rows, held_out)
+        for epoch in tqdm(range(1, result.best_epoch + 1), unit="epoch", disable=not progress):
+            carry, numbers = program.epoch(carry, every, None, epoch)
+            if not numbers.sound:
+                raise _non_finite(epoch, numbers.losses, result)
+        nnx.update(model, carry.best_params, carry.best_model_state)
     if result.report is not None:
         result.report.warn(model.head)
     return result
@@ -303,12 +314,7 @@ def _standardizers(model: Any, rows: Rows) -> tuple[Standardizer | None, Standar
         checks.require_floating("fit", "y", targets)
         checks.require_last_axis("fit", "y", targets, model.head.event_dim, "event dimension D")
         y_map = Standardizer.fit(targets, rows.weights, closure=model.head.closure)
-        constant = np.flatnonzero((np.asarray(targets) == np.asarray(targets[:1])).all(axis=0))
-        if len(constant) and rows.size > 1:
-            raise ValueError(
-                f"fit: column {constant[0]} of y is constant; there is nothing to learn. Leave it "
-                f"out, or pass standardize=False to go on all the same."
-            )
+        refuse_constant("fit", targets)
         fine = unresolved(targets)
         if len(fine):
             warnings.warn(

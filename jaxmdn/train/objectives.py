@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn.losses.objectives import beta_nll, winner_takes_all
 from jaxmdn.typing import Array, Key
 
 
@@ -22,6 +23,7 @@ class Objective:
       options: keyword arguments, as sorted pairs.
       of_density: which of the two.
       takes_key: whether a key comes first.
+      surrogate: whether its value means nothing, only its gradient does: validation is by the NLL.
       x_noise, y_noise: standard deviations of noise added to standardised inputs and targets, drawn
         afresh in every step; none in validation.
     """
@@ -30,6 +32,7 @@ class Objective:
     options: tuple[tuple[str, Any], ...]
     of_density: bool
     takes_key: bool
+    surrogate: bool
     x_noise: float = 0.0
     y_noise: float = 0.0
 
@@ -58,9 +61,13 @@ def objective(
 ) -> Objective:
     """Make a loss for :func:`jaxmdn.train.fit` of a function of ``(head, raw, y)`` or a score.
 
+    It is minimised. Inside ``fit`` targets are standardised (with ``standardize=True``), and so is
+    whatever has their unit: widths of cells, rates of scale penalties.
+
     Args:
-      function: such as ``jaxmdn.losses.beta_nll``, ``jaxmdn.nll``; or of ``(density, y)`` such as
-        ``jaxmdn.crps``; with a key first where it draws, such as ``jaxmdn.energy_score``.
+      function: such as ``jaxmdn.losses.beta_nll``, ``jaxmdn.nll``, its first argument named
+        ``head``; or of ``(density, y)`` such as ``jaxmdn.crps``; with a ``key`` first where it
+        draws, such as ``jaxmdn.energy_score``.
       x_noise, y_noise: standard deviations of normal noise on inputs and targets, in standardised
         units, drawn afresh in every step (Rothfuss et al. 2019, Noise regularization for
         conditional density estimation, eq. 6): a smoothness penalty.
@@ -75,11 +82,19 @@ def objective(
     >>> sorted(result.history)
     ['mean_weight', 'seconds', 'train_loss', 'valid_loss', 'valid_nll']
     """
+    try:
+        hash(tuple(options.values()))
+    except TypeError:
+        raise TypeError(
+            "objective: options must be hashable: Python numbers, strings or tuples, not arrays; "
+            f"got {', '.join(f'{name}={value!r}' for name, value in options.items())}."
+        ) from None
     names = list(inspect.signature(function).parameters)
     takes_key = names[0] == "key"
     of_density = names[int(takes_key)] != "head"
     pairs = tuple(sorted(options.items()))
-    return Objective(function, pairs, of_density, takes_key, x_noise, y_noise)
+    surrogate = function in (beta_nll, winner_takes_all)
+    return Objective(function, pairs, of_density, takes_key, surrogate, x_noise, y_noise)
 
 
 def add_noise(key: Key[Array, ""], tree: Any, scale: float) -> Any:

@@ -240,7 +240,7 @@ def _validate(
     program: Program, params: Any, model_state: Any, key: Array, rows: Rows
 ) -> tuple[Array, Array]:
     nll = _evaluate(program, params, model_state, rows)
-    if program.loss is negative_log_likelihood:
+    if program.loss is negative_log_likelihood or getattr(program.loss, "surrogate", False):
         return nll, nll
     loss = getattr(program.loss, "clean", program.loss)  # without the noise of training
 

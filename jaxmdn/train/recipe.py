@@ -35,8 +35,9 @@ class Recipe:
       weight_decay: of matrices.
       clip: largest global norm of a gradient.
       batch_size: rows a step; None: 64 below 2,500 rows, else 256.
-      min_scale: floor of a standardised scale. Where the targets lie on a grid, 0.29 of its step
-        (the standard deviation of rounding) if that is larger.
+      min_scale: floor of a standardised scale.
+      grid: where the targets are whole multiples of a step, of at least three values, the floor is
+        0.29 of it (the standard deviation of rounding) if that is larger.
     """
 
     folds: int | None = None
@@ -54,23 +55,33 @@ class Recipe:
     clip: float = 1.0
     batch_size: int | None = None
     min_scale: float = 1e-3
+    grid: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("folds", "batch_size"):
-            if getattr(self, name) is not None:
-                checks.require_count("Recipe", name, getattr(self, name), minimum=1)
-        checks.require_count("Recipe", "members", self.members)
-        for name in ("frequency_scales", "hidden_features", "cycles"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        name = "Recipe"
+        if self.folds is not None:
+            checks.require_count(name, "folds", self.folds, minimum=2)
+        if self.batch_size is not None:
+            checks.require_count(name, "batch_size", self.batch_size)
+        checks.require_count(name, "members", self.members)
+        checks.require_count(name, "num_components", self.num_components)
+        for field in ("frequency_scales", "hidden_features", "cycles"):
+            value = getattr(self, field)
+            if isinstance(value, (int, float, str)):
+                raise TypeError(f"{name}: {field} must be a sequence such as ({value},).")
+            object.__setattr__(self, field, tuple(value))
         for cycle in self.cycles:
-            checks.require_count("Recipe", "cycles", cycle)
+            checks.require_count(name, "cycles", cycle)
         if not self.frequency_scales or not self.cycles:
-            raise ValueError("Recipe: frequency_scales and cycles need at least one entry each.")
-        for name in ("min_gain", "peak_rate", "weight_decay", "clip", "min_scale"):
-            checks.require_number("Recipe", name, getattr(self, name), lower=0.0)
-        checks.require_number(
-            "Recipe", "warmup", self.warmup, lower=0.0, strict_lower=True, upper=1.0
-        )
+            raise ValueError(f"{name}: frequency_scales and cycles need at least one entry each.")
+        for field in ("min_gain", "weight_decay", "min_scale"):
+            checks.require_number(name, field, getattr(self, field), lower=0.0)
+        for field in ("peak_rate", "clip", "df"):
+            checks.require_number(name, field, getattr(self, field), lower=0.0, strict_lower=True)
+        for scale in self.frequency_scales:
+            checks.require_number(name, "frequency_scales", scale, lower=0.0)
+        checks.require_number(name, "dropout", self.dropout, lower=0.0, upper=1.0)
+        checks.require_number(name, "warmup", self.warmup, lower=0.0, strict_lower=True, upper=1.0)
 
     def num_folds(self, num_rows: int) -> int:
         """How many folds for so many rows."""

@@ -83,9 +83,10 @@ def _out_of_fold(
 @jax.jit
 def _calibrate(models: Any, rows: Rows, floor: Array) -> tuple[Temperature, Any, Array, Array]:
     """Temperature, calibrated density, its NLL on the rows, and that without calibration."""
-    temperature = fit_temperature(models, rows.y, weights=rows.weights)
+    temperature = fit_temperature(models, rows.y, weights=rows.weights, floor=floor)
     density = apply_temperature(temperature, models, floor=floor)
-    nll, raw = (-jnp.mean(rows.weights * each.log_prob(rows.y)) for each in (density, pool(models)))
+    plain = widen(models, 1.0, floor) if has_scales(models) else models  # as in training
+    nll, raw = (-jnp.mean(rows.weights * each.log_prob(rows.y)) for each in (density, pool(plain)))
     return temperature, density, nll, raw
 
 
@@ -170,7 +171,8 @@ class Run:
 
         def fresh(arm: int, key: Array) -> tuple[Any, Any]:
             model = recipe.network(arm, width, head, nnx.Rngs(key))
-            model.output.linear.bias[...] = bias
+            start = model.output.linear.bias
+            start[...] = bias.astype(start[...].dtype)
             return tuple(nnx.split(model, nnx.Param, ...)[1:])
 
         each = recipe.members * num_folds
@@ -185,6 +187,22 @@ class Run:
             return Member(params, model_state, opt_state, own)
 
         self.members, self.index = over_devices(self.arms * each, (start(), self.index))
+
+    def cycle(self, length: int, bar: Any, shift: float) -> int:
+        """Train for a cycle; return in how many epochs some loss was not finite.
+
+        Args:
+          length: epochs.
+          bar: a progress bar.
+          shift: what is added to the losses that it shows.
+        """
+        lost = 0
+        for done in range(length):
+            losses = np.asarray(self.epoch(done, length))
+            lost += not np.isfinite(losses).all()
+            bar.update()
+            bar.set_postfix_str(f"train {losses.mean() + shift:.3f} nats", refresh=False)
+        return lost
 
     def epoch(self, done: int, length: int) -> Array:
         """Train every network for an epoch; the mean loss of each, ``[M]``."""

@@ -52,7 +52,7 @@ class Standardizer:
         scale = np.sqrt(np.average((rows - shift) ** 2, axis=0, weights=share))
         counted = rows[share > 0]
         constant = (counted == counted[0]).all(axis=0) | (scale == 0)
-        shift, scale = np.where(constant, rows[0], shift), np.where(constant, 1.0, scale)
+        shift, scale = np.where(constant, counted[0], shift), np.where(constant, 1.0, scale)
         if closure is not None:
             kinds = np.asarray(closure)
             size = np.sqrt(np.average(rows**2, axis=0, weights=share))

@@ -50,6 +50,17 @@ def check_targets(head: Any, y: Any) -> None:
         )
 
 
+def refuse_constant(function: str, targets: Any) -> None:
+    """Raise for a column of targets ``[N, D]`` that is the same in every row."""
+    targets = np.asarray(targets)
+    constant = np.flatnonzero((targets == targets[:1]).all(axis=0))
+    if len(constant) and len(targets) > 1:
+        raise ValueError(
+            f"{function}: column {constant[0]} of y is constant; there is nothing to learn. Leave "
+            f"it out, or train by jaxmdn.train.fit with standardize=False."
+        )
+
+
 def _advice(own: Support, value: float) -> str:
     """Which family serves a value that this one does not."""
     if own.kind == "circle":

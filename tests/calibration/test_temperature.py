@@ -108,6 +108,39 @@ def test_row_weights_are_repetitions(problem):
     np.testing.assert_allclose(weighted.scale, twice.scale, rtol=1e-6)
 
 
+def test_rows_of_weight_zero_may_hold_anything(problem):
+    models, *_, y = problem
+    weights = jnp.asarray(np.r_[np.ones(N - 1), 0.0])
+    expected = fit_temperature(models, jnp.asarray(y)[:, None], weights=weights)
+    for value in (1e300, np.nan):
+        spoiled = jnp.asarray(np.r_[y[:-1], value])[:, None]
+        found = fit_temperature(models, spoiled, weights=weights)
+        for name in ("scale", "noise", "weights", "spread"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_the_floor_is_part_of_what_is_fitted():
+    """Scales of 0.1 under a floor of 0.29 where the errors are 0.3: hardly any more is needed."""
+    rng = np.random.default_rng(0)
+    y = 0.3 * rng.normal(size=(2000, 1))
+    normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 2000, 1, 1)), scale=jnp.full((1, 1), 0.1))
+    models = jaxmdn.Mixture(logits=jnp.zeros((1, 2000, 1)), components=normal)
+    fitted = fit_temperature(models, jnp.asarray(y), floor=0.29)
+    density = apply_temperature(fitted, models, floor=0.29)
+    np.testing.assert_allclose(jnp.sqrt(jaxmdn.variance(density)), 0.3, rtol=0.05)
+
+
+def test_log_normals_have_no_scale_of_the_target():
+    """Their parameters are of the logarithm: the weights alone act."""
+    normal = jaxmdn.components.LogNormal(
+        loc=jnp.full((1, 50, 1, 1), 5.0), scale=jnp.full((1, 1), 0.3)
+    )
+    models = jaxmdn.Mixture(logits=jnp.zeros((1, 50, 1)), components=normal)
+    y = jnp.exp(5.0 + 0.3 * jnp.asarray(np.random.default_rng(0).normal(size=(50, 1))))
+    density = apply_temperature(fit_temperature(models, y), models)
+    np.testing.assert_allclose(jaxmdn.mean(density), np.exp(5.0 + 0.045), rtol=1e-10)
+
+
 def test_without_scales_the_weights_alone_are_fitted():
     """Two Poisson models, one of them right: nearly all the weight is its own."""
     rng = np.random.default_rng(0)

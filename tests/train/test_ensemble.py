@@ -9,8 +9,10 @@ from scipy import stats
 
 import jaxmdn
 from jaxmdn import train
+from jaxmdn.train.ensemble import _floor
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.members import rate
+from jaxmdn.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 RECIPE = train.Recipe(
@@ -200,7 +202,7 @@ def test_weights_leave_rows_out():
     recipe = train.Recipe(folds=2, cycles=(3,), hidden_features=(8,), batch_size=8)
     weights = np.r_[np.ones(60), np.zeros(20)]
     spoiled = y.copy()
-    spoiled[60:] = 1e3
+    spoiled[60:] = 1e20
     nlls = [
         -train.fit_ensemble(x, target, weights=weights, recipe=recipe, progress=False)
         .log_prob(x[:60], y[:60])
@@ -210,9 +212,68 @@ def test_weights_leave_rows_out():
     np.testing.assert_allclose(nlls[0], nlls[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [([0.0, 10.0], 0.0), ([0.0, 1.0, 2.0, 5.0], 1.0), ([0.0, 1.0, 2.3, 5.0], 0.0)],
+    ids=["two values", "a grid", "no grid"],
+)
+def test_a_grid_has_three_values_and_one_step(values, step):
+    y = np.resize(values, 40)[:, None]
+    unit = train.Standardizer.fit(y)
+    found = _floor(y, train.Recipe(), unit)
+    np.testing.assert_allclose(found, max(1e-3, step / 12**0.5 / unit.scale[0]), rtol=1e-5)
+    np.testing.assert_allclose(_floor(y, train.Recipe(grid=False), unit), 1e-3, rtol=1e-5)
+
+
+def test_classes_are_averaged_probabilities(fitted):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 2))
+    label = (x[:, :1] + 0.5 * rng.normal(size=(90, 1)) > 0).astype(int)
+    recipe = train.Recipe(folds=2, cycles=(4,), hidden_features=(8,), frequency_scales=(0.2,))
+    result = train.fit_ensemble(x, label, jaxmdn.CategoricalHead(2), recipe=recipe, progress=False)
+    inputs = result.x_standardizer(x)
+    each = [network(inputs).probabilities() for _, _, network in each_network(result)]
+    found = result.predict(x).probabilities()
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_an_interrupted_run_keeps_its_last_cycle(monkeypatch):
+    x, y = table(60)
+    recipe = train.Recipe(folds=2, cycles=(2, 100), hidden_features=(8,))
+    run_epoch = Run.epoch
+
+    def interrupted(self, done, length):
+        if done == 3:
+            raise KeyboardInterrupt
+        return run_epoch(self, done, length)
+
+    monkeypatch.setattr(Run, "epoch", interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+    assert result.history["epochs"].tolist() == [2]
+    assert np.isfinite(result.log_prob(x, y)).all()
+
+
 def test_rate_warms_up_and_falls_to_zero():
     at = [float(rate(0.1, jnp.float32(f))) for f in (0.0, 0.05, 0.1, 0.55, 1.0)]
     np.testing.assert_allclose(at, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"folds": 1}, ValueError),
+        ({"clip": 0.0}, ValueError),
+        ({"dropout": 1.5}, ValueError),
+        ({"df": -1.0}, ValueError),
+        ({"num_components": 0}, ValueError),
+        ({"frequency_scales": (-1.0,)}, ValueError),
+        ({"cycles": 5}, TypeError),
+    ],
+)
+def test_recipes_are_checked(user_errors, options, kind):
+    with pytest.raises(kind, match=rf"Recipe: {next(iter(options))}"):
+        train.Recipe(**options)
 
 
 # Folds
@@ -251,7 +312,8 @@ def test_fold_errors():
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"y": np.zeros(9)}, ValueError, r"y must have shape \[N, columns\], got \[9\]"),
+        ({"y": np.zeros(9)}, ValueError, r"y must be an array \[N, columns\], got \[9\]"),
+        ({"y": np.ones((9, 1))}, ValueError, "column 0 of y is constant"),
         ({"effort": "huge"}, ValueError, "effort"),
         ({"recipe": {}}, TypeError, "recipe must be a jaxmdn.train.Recipe"),
         ({"y": jaxmdn.Labeled(np.zeros(9, int), np.zeros((9, 1)))}, TypeError, "got Labeled"),

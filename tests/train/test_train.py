@@ -352,6 +352,8 @@ def test_objectives_train(options):
     losses = result.history["valid_loss"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0] - 0.1
+    if loss.surrogate:
+        np.testing.assert_allclose(result.best_epoch, np.argmin(result.history["valid_nll"]))
 
 
 def test_noise_is_that_of_training_alone():
