@@ -57,10 +57,8 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     first, count, few = until[:-1], jnp.diff(until, axis=0), jnp.diff(low_until, axis=0)
     early = jnp.where(rises, few, count - few)
     place = first + early
-    start, stop = (
-        jnp.take_along_axis(grid, jnp.clip(place - back, 0, len(grid) - 1), axis=0)
-        for back in (1, 0)
-    )
+    around = jnp.stack([place - 1, place])
+    start, stop = jnp.take_along_axis(grid[None], around, axis=1, mode="clip")
     start, stop = jnp.where(early > 0, start, below), jnp.where(early < count, stop, above)
     sign = jnp.where(rises, 1, -1).astype(log_t.dtype)
     # Where a whole piece is above the threshold, or below, its nearer end is the end.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -236,10 +237,36 @@ def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Ar
 
     Between two points of opposite slope there may be three turning points instead of one, between
     two of like slope two instead of none. The zeros of the curvature keep them apart, so those are
-    added, and before them its extrema in cells where it may have a pair of zeros.
+    added, and before them its extrema in cells where it may have a pair of zeros. The derivatives
+    are long programs, written once for both: the new points take the room of copies of the last.
     """
-    height, first, second = derivatives(parts, grid, 2)
-    count = parts.log_weights.shape[-1]
+    count = 2 * parts.log_weights.shape[-1]
+    columns = (grid, *derivatives(parts, grid, 2))
+    room = [jnp.broadcast_to(own[-1:], (2 * count, *own.shape[1:])) for own in columns]
+    columns = jax.tree.map(lambda *both: jnp.concatenate(both), columns, tuple(room))
+
+    def add(turn: Array, columns: Any) -> Any:
+        extrema = turn == 0
+        grid, _, first, second = columns
+        pairs, changes = (find(grid, first, second) for find in (_hidden_pairs, _sign_changes))
+        side, flags, priority = jax.tree.map(partial(jnp.where, extrema), pairs, changes)
+        lower, upper, side = _cells(grid, side, flags, priority, count)
+
+        def sought(y: Array) -> tuple[Array, Any]:
+            *known, change = derivatives(parts, y, 3)
+            return side * jnp.where(extrema, change, known[2]), tuple(known)
+
+        found, known = _bisect(sought, lower, upper, ROUGH_STEPS)
+        joined = zip(columns, (found, *known), strict=True)
+        columns = [jnp.concatenate([old[:-count], new]) for old, new in joined]
+        return tuple(jax.lax.sort(columns, dimension=0, num_keys=1))
+
+    grid, height, first, _ = meshes.fori_loop(0, 2, add, columns)
+    return grid, first, height
+
+
+def _hidden_pairs(grid: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    """Cells where the curvature may have a pair of zeros: its side, whether, and how far it is."""
     (s0, s1), (c0, c1) = ((values[:-1], values[1:]) for values in (first, second))
     width = jnp.diff(grid, axis=0)
     chord = jnp.where(width > 0, (s1 - s0) / jnp.where(width > 0, width, 1), c0)
@@ -250,41 +277,22 @@ def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Ar
     side, size = jnp.sign(c0), jnp.abs(c0) + jnp.abs(c1)
     inside = (u > 0) & (u < 1) & (side == jnp.sign(c1)) & (bend != 0)
     hidden = inside & (side * q < jnp.minimum(jnp.abs(c0), jnp.abs(c1))) & _near(first, size, width)
-    priority = side * q / jnp.where(size > 0, size, 1)
-    lower, upper, side = _cells(grid, side, hidden, priority, count)
+    return side, hidden, side * q / jnp.where(size > 0, size, 1)
 
-    def third(y: Array) -> tuple[Array, Any]:
-        *known, change = derivatives(parts, y, 3)
-        return side * change, tuple(known)
 
-    found, known = _bisect(third, lower, upper, ROUGH_STEPS)
-    grid, height, first, second = _merge((grid, height, first, second), (found, *known))
-
+def _sign_changes(grid: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    """Cells where the curvature changes sign: minus the side where it begins, and as above."""
     width, size = jnp.diff(grid, axis=0), jnp.abs(second[:-1]) + jnp.abs(second[1:])
     bends = (jnp.sign(second[:-1]) != jnp.sign(second[1:])) & _near(first, size, width)
     lowest = jnp.minimum(jnp.abs(first[:-1]), jnp.abs(first[1:]))
-    priority = lowest / jnp.where(bends, size * width, 1)
     side = jnp.where(second[:-1] > 0, -1, 1).astype(grid.dtype)
-    lower, upper, turn = _cells(grid, side, bends, priority, 2 * count)
-
-    def curvature(y: Array) -> tuple[Array, Any]:
-        value, rate, change = derivatives(parts, y, 2)
-        return turn * change, (rate, value)
-
-    found, known = _bisect(curvature, lower, upper, ROUGH_STEPS)
-    return _merge((grid, first, height), (found, *known))
+    return side, bends, lowest / jnp.where(bends, size * width, 1)
 
 
 def _near(first: Array, size: Array, width: Array) -> Bool[Array, "..."]:
     """Whether the slope may reach zero between neighbours, judged by the curvature there."""
     height = jnp.minimum(jnp.abs(first[:-1]), jnp.abs(first[1:]))
     return (jnp.sign(first[:-1]) != jnp.sign(first[1:])) | (height < size * width)
-
-
-def _merge(first: tuple[Array, ...], second: tuple[Array, ...]) -> Any:
-    """Join columns ``[N, ...]`` and ``[M, ...]``, sorted by the first of each."""
-    columns = [jnp.concatenate(pair) for pair in zip(first, second, strict=True)]
-    return jax.lax.sort(columns, dimension=0, num_keys=1)
 
 
 def _cells(
@@ -313,11 +321,9 @@ def _cells(
     # Once none is left, the pass picks the first cell again.
     count = jnp.arange(size).reshape(-1, *(1,) * (flags.ndim - 1))
     used = count < jnp.sum(flags, axis=0)
-    side = jnp.take_along_axis(side, index, axis=0)
-    lower, upper = (
-        jnp.where(used, jnp.take_along_axis(grid, index + shift, axis=0), grid[-1:])
-        for shift in (0, 1)
-    )
+    columns = jnp.stack([side, grid[:-1], grid[1:]])
+    side, *ends = jnp.take_along_axis(columns, index[None], axis=1, mode="clip")
+    lower, upper = (jnp.where(used, end, grid[-1:]) for end in ends)
     return lower, upper, side
 
 

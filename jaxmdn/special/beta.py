@@ -24,7 +24,14 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
 from jaxmdn import meshes, numerics
-from jaxmdn.special.elementary import CUT, NODES, centred_cumulant, integrate, log_gap
+from jaxmdn.special.elementary import (
+    CUT,
+    NODES,
+    centred_cumulant,
+    centred_slope,
+    integrate,
+    log_gap,
+)
 from jaxmdn.special.gamma import solve_fraction, stirling_rest
 from jaxmdn.special.sides import complete, log_complete, log_rest, log_side, nearer_side
 from jaxmdn.typing import Array, Float
@@ -47,17 +54,24 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     ``log(a b / (2 pi n)) / 2 + S(n) - S(a) - S(b) - a d(n x / a) - b d(n y / b)``.
     """
     n = a + b
-    fit = a * log_gap(a, x * n, gap) + b * log_gap(b, y * n, -gap)
-    rests = stirling_rest(n) - stirling_rest(a) - stirling_rest(b)
-    return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) + rests - fit
+    shapes, means, gaps = (
+        jnp.stack(jnp.broadcast_arrays(*pair)) for pair in ((a, b), (x * n, y * n), (gap, -gap))
+    )
+    fit = jnp.sum(shapes * log_gap(shapes, means, gaps), axis=0)
+    return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) - _rests(a, b) - fit
+
+
+def _rests(a: Array, b: Array) -> Array:
+    """``S(a) + S(b) - S(a + b)`` of Stirling's rest, a long program, which is written once."""
+    first, second, both = stirling_rest(jnp.stack(jnp.broadcast_arrays(a, b, a + b)))
+    return first + second - both
 
 
 def log_beta(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log B(a, b)`` for ``a, b > 0``."""
     n = a + b
-    rests = stirling_rest(a) + stirling_rest(b) - stirling_rest(n)
     halves = 0.5 * (numerics.LOG_2PI - jnp.log(a / n * b))
-    return rests + halves - a * jnp.log1p(b / a) - b * jnp.log1p(a / b)
+    return _rests(a, b) + halves - a * jnp.log1p(b / a) - b * jnp.log1p(a / b)
 
 
 def is_lower(x: Array, y: Array, a: Array, b: Array) -> Array:
@@ -117,9 +131,10 @@ def _width(slope: Array, n: Array, m: Array, sign: Array, y: Array) -> Array:
     start = solve_fraction(slope, n * m * (1 - m), cut)
 
     def step(_: Any, width: Array) -> Array:
-        power, in_u = jax.jvp(lambda u: centred_cumulant(m, u), (sign * width,), (sign,))
-        excess = slope * width + n * power - cut
-        return jnp.clip(width - excess / (slope + n * in_u), 0.1 * width, 10 * width)
+        u = sign * width
+        excess = slope * width + n * centred_cumulant(m, u) - cut
+        rate = slope + n * sign * centred_slope(m, u)
+        return jnp.clip(width - excess / rate, 0.1 * width, 10 * width)
 
     start = jnp.where(sign > 0, jnp.minimum(start, steep), start)
     return meshes.fori_loop(0, _WIDTH_STEPS, step, start)

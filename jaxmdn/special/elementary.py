@@ -147,11 +147,21 @@ def centred_cumulant(m: Float[Array, "..."], u: Float[Array, "..."]) -> Float[Ar
 
 @centred_cumulant.defjvp
 def _centred_cumulant_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # In u: (1 - m) r / (1 + r). In m: (exp(u) - 1) / (1 + r) - u.
+    # In m: (exp(u) - 1) / (1 + r) - u.
     (m, u), (dm, du) = primals, tangents
-    r = jnp.minimum(m * jnp.expm1(u), float(jnp.finfo(u.dtype).max) / 4)
+    r = _centred_rise(m, u)
     in_m = (exp_excess(u) - u * r) / (1 + r)
-    return centred_cumulant(m, u), (1 - m) * r / (1 + r) * du + in_m * dm
+    return centred_cumulant(m, u), centred_slope(m, u) * du + in_m * dm
+
+
+def centred_slope(m: Float[Array, "..."], u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The derivative of :func:`centred_cumulant` in ``u``, ``(1 - m) r / (1 + r)``."""
+    r = _centred_rise(m, u)
+    return (1 - m) * r / (1 + r)
+
+
+def _centred_rise(m: Array, u: Array) -> Array:
+    return jnp.minimum(m * jnp.expm1(u), float(jnp.finfo(u.dtype).max) / 4)
 
 
 @jax.custom_jvp
@@ -176,6 +186,7 @@ __all__ = [
     "CUT",
     "NODES",
     "centred_cumulant",
+    "centred_slope",
     "chebyshev",
     "chebyshev_fit",
     "decay_mean",
