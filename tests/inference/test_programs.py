@@ -17,7 +17,7 @@ FUNCTIONS = {
     "sample": (630, lambda m, y, key: jaxmdn.sample(key, m)),
     "cdf": (150, lambda m, y, key: jaxmdn.cdf(m, y)),
     "log_survival": (310, lambda m, y, key: jaxmdn.log_survival(m, y)),
-    "quantile": (1250, lambda m, y, key: jaxmdn.quantile(m, 0.3)),
+    "quantile": (1300, lambda m, y, key: jaxmdn.quantile(m, 0.3)),
     "hdr_intervals": (3700, lambda m, y, key: jaxmdn.hdr_intervals(m, 0.9)),
     "hdr_threshold": (3600, lambda m, y, key: jaxmdn.hdr_threshold(m, 0.9)),
     "hdr_level": (3400, lambda m, y, key: jaxmdn.hdr_level(m, y)),
