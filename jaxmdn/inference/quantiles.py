@@ -241,7 +241,8 @@ def _bracket(mixture: Mixture, near: Array, side: Array) -> tuple[Array, Array, 
     def narrow(state: tuple[Array, ...], part: tuple) -> tuple[tuple, Array]:
         component, weight = part
         alive, safe = weight > 0, jnp.where(weight > 0, weight, 1)
-        has_in, has_out = near * slack < weight, (1 - near) * slack < weight
+        # A level that rounds to one has no quantile to bound anything with.
+        has_in, has_out = near * slack < weight, (1 - near) * slack < (1 - 8 * eps) * weight
         both = has_in & has_out
         inner = jnp.minimum(near * slack / safe, 1)
         outer = jnp.minimum((1 - near) * slack / safe + 4 * eps, 1)
@@ -290,7 +291,8 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     y = _quantile(mixture, near, side)
     _, dtail = jax.jvp(lambda mixture: mixture.tail(y, side), (mixture,), (dmixture,))
     _, density = jax.jvp(mixture.cdf, (y,), (jnp.ones_like(y),))
-    flat = ~(density > 0)
+    # Below the smallest normal number its inverse overflows.
+    flat = ~(density > float(jnp.finfo(density.dtype).tiny))
     for atom in _atoms(mixture, y.dtype):  # on a step the quantile stands still
         flat = flat | (y == atom)
     missing = jnp.where(side, dtail - dnear, dnear - dtail)

@@ -187,13 +187,17 @@ def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float
     nodes = np.stack([np.tile(share, pieces), np.tile(weights, pieces)], axis=-1)
     which = jnp.asarray(np.repeat(np.arange(pieces), num_levels))
 
+    info = jnp.finfo(reached.dtype)
+    least, most = 8 * float(info.tiny), 1 - 8 * float(info.eps)
+
     def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
         (share, weight), piece = node[0], node[1]
         start, end = edges[piece], edges[piece + 1]
         level = start + (end - start) * share
-        gap = quantile_at(density, level) - target
-        # The ends themselves, which a level next to one rounds to, have no weight.
-        gap = jnp.where(jnp.isinf(gap) & jnp.isfinite(target), 0, gap)
+        # Next to the ends, where a level rounds to one, there is no weight.
+        none = (level <= least) | (level >= most) | (start == end)
+        gap = quantile_at(density, jnp.where(none, 0.5, level)) - target
+        gap = jnp.where(none, 0, gap)
         slope = jnp.where(start < reached_level, -level, 1 - level)
         return total + 2 * weight * numerics.silent_product(end - start, slope * gap), None
 

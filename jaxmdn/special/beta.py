@@ -54,8 +54,11 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     ``log(a b / (2 pi n)) / 2 + S(n) - S(a) - S(b) - a d(n x / a) - b d(n y / b)``.
     """
     n = a + b
+    pairs = [jnp.broadcast_arrays(*pair) for pair in ((a, b), (x * n, y * n), (gap, -gap))]
+    most = max(first.ndim for first, _ in pairs)  # leading axes broadcast behind the new one
     shapes, means, gaps = (
-        jnp.stack(jnp.broadcast_arrays(*pair)) for pair in ((a, b), (x * n, y * n), (gap, -gap))
+        jnp.stack([part.reshape((1,) * (most - part.ndim) + part.shape) for part in pair])
+        for pair in pairs
     )
     fit = jnp.sum(shapes * log_gap(shapes, means, gaps), axis=0)
     return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) - _rests(a, b) - fit
