@@ -24,6 +24,7 @@ from jaxmdn.components import (
 )
 from jaxmdn.components.base import Density
 from jaxmdn.components.batch import flatten
+from jaxmdn.inference.widening import scaled, stretched
 from jaxmdn.mixture import Mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, ArrayLike, Float, Num
@@ -270,8 +271,13 @@ def _temper(density: Density, weight_temperature: Array, scale_temperature: Arra
     mixture = flatten_mixture(density)
     components = mixture.components
     if scale_temperature is not None:
+        if not scaled(components):
+            raise TypeError(
+                f"temper: not defined for {type(components).__name__}, which has no location and "
+                f"scale; leave scale_temperature at 1."
+            )
         warm = jnp.where(scale_temperature > 0, scale_temperature, jnp.nan)
-        components = _widen(components, jnp.sqrt(warm)[..., None])
+        components = stretched(components, jnp.sqrt(warm)[..., None])
     return Mixture(logits=_cool(mixture.logits, weight_temperature), components=components)
 
 
@@ -282,27 +288,6 @@ def _cool(logits: Float[Array, "... K"], temperature: Array) -> Float[Array, "..
     cold = jnp.where(temperature > 0, temperature, jnp.nan)[..., None].astype(wide.dtype)
     dead = jnp.isneginf(wide)
     return jnp.where(dead, -jnp.inf, jnp.where(dead, 0, wide) / cold).astype(logits.dtype)
-
-
-def _widen(components: Any, factor: Array) -> Any:
-    """Multiply all deviations from the location by ``factor [..., 1]``."""
-    if isinstance(components, Independent):
-        parts = tuple(_widen(part, factor) for part in components.parts)
-        return dataclasses.replace(components, parts=parts)
-    ranks = {"scale": 1, "factor": 2, "whitening_tril": 2}
-    changes = {}
-    for name, rank in ranks.items():
-        if name in components.event_ranks:
-            old = getattr(components, name)
-            times = factor.reshape(*factor.shape, *(1,) * rank)
-            times = 1 / times if name == "whitening_tril" else times
-            changes[name] = (old * times.astype(old.dtype)).astype(old.dtype)
-    if not changes or set(components.closure) != {"affine"}:
-        raise TypeError(
-            f"temper: not defined for {type(components).__name__}, which has no location and "
-            f"scale; leave scale_temperature at 1."
-        )
-    return dataclasses.replace(components, **changes)
 
 
 def require_normals(function: str, name: str, mixture: Any) -> None:

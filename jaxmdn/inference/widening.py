@@ -15,12 +15,13 @@ from jaxmdn.typing import ArrayLike, Float
 
 def has_scales(density: Any) -> bool:
     """Whether :func:`widen` can act: all components have a location and a scale (static)."""
-    return isinstance(density, Mixture) and _scaled(density.components)
+    return isinstance(density, Mixture) and scaled(density.components)
 
 
-def _scaled(family: Any) -> bool:
+def scaled(family: Any) -> bool:
+    """Whether a component family has a location and a scale, in the target's own unit."""
     if isinstance(family, Independent):
-        return all(_scaled(part) for part in family.parts)
+        return all(scaled(part) for part in family.parts)
     named = isinstance(family, FullNormal) or {"loc", "scale"} <= set(family.event_ranks)
     # A log-normal has both names, of the logarithm: only of a real line are they the target's own.
     return named and set(family.closure) <= {"affine", "positive_affine"}
@@ -56,25 +57,38 @@ def widen(
     (logits,) = numerics.upcast(mixture.logits)
     factor, noise = jnp.asarray(factor, logits.dtype), jnp.asarray(noise, logits.dtype)
     noise = jnp.broadcast_to(noise, (*noise.shape[:-1], mixture.event_dim))
-    components = _widen(mixture.components, factor[..., None], noise[..., None, :])
+    components = _blurred(stretched(mixture.components, factor[..., None]), noise[..., None, :])
     return dataclasses.replace(mixture, components=components)
 
 
-def _widen(components: Any, factor: Float[Array, "... K"], noise: Float[Array, "... K D"]) -> Any:
+def stretched(components: Any, factor: Float[Array, "... K"]) -> Any:
+    """The components with all deviations from their locations multiplied by a factor."""
+    if isinstance(components, Independent):
+        parts = tuple(stretched(part, factor) for part in components.parts)
+        return dataclasses.replace(components, parts=parts)
+    changes = {}
+    for name, rank in (("scale", 1), ("factor", 2), ("whitening_tril", 2)):
+        if name in components.event_ranks:
+            old, times = numerics.upcast(
+                getattr(components, name), factor.reshape(*factor.shape, *(1,) * rank)
+            )
+            new = old / times if name == "whitening_tril" else old * times
+            changes[name] = new.astype(components.dtype)
+    return dataclasses.replace(components, **changes)
+
+
+def _blurred(components: Any, noise: Float[Array, "... K D"]) -> Any:
+    """The components with independent noise on every dimension."""
     if isinstance(components, Independent):
         pairs = zip(components.parts, components.dims, strict=True)
-        parts = tuple(_widen(part, factor, noise[..., list(dims)]) for part, dims in pairs)
+        parts = tuple(_blurred(part, noise[..., list(dims)]) for part, dims in pairs)
         return dataclasses.replace(components, parts=parts)
     if isinstance(components, FullNormal):
-        factor = factor[..., None, None]
         extra = jnp.eye(components.event_dim, dtype=noise.dtype) * (noise**2)[..., None, :]
-        covariance = numerics.upcast(components.covariance())[0] * factor**2 + extra
+        covariance = numerics.upcast(components.covariance())[0] + extra
         return FullNormal.from_covariance(components.loc, covariance)
-    scale, factor, noise = numerics.upcast(components.scale, factor[..., None], noise)
-    changes = {"scale": jnp.hypot(factor * scale, noise).astype(components.dtype)}
-    if isinstance(components, LowRankNormal):
-        changes["factor"] = (factor[..., None] * components.factor).astype(components.dtype)
-    return dataclasses.replace(components, **changes)
+    scale, noise = numerics.upcast(components.scale, noise)
+    return dataclasses.replace(components, scale=jnp.hypot(scale, noise).astype(components.dtype))
 
 
 def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) -> Any:
@@ -83,7 +97,7 @@ def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) ->
         pairs = zip(components.parts, components.dims, strict=True)
         parts = tuple(placed(part, loc[list(d)], scale[list(d)]) for part, d in pairs)
         return dataclasses.replace(components, parts=parts)
-    changes = {"loc": jnp.broadcast_to(loc, components.loc.shape)}
+    changes: dict[str, Array] = {"loc": jnp.broadcast_to(loc, components.loc.shape)}
     if isinstance(components, FullNormal):
         whitening = jnp.diag(1 / scale)
         changes["whitening_tril"] = jnp.broadcast_to(whitening, components.whitening_tril.shape)
@@ -96,4 +110,4 @@ def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) ->
     )
 
 
-__all__ = ["has_scales", "placed", "widen"]
+__all__ = ["has_scales", "placed", "scaled", "stretched", "widen"]
