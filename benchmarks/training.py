@@ -70,7 +70,13 @@ def _batch(case: Case) -> tuple[Any, Any]:
 
 
 def _model(case: Case, seed: int) -> MDN:
-    return MDN(FEATURES, case.head, hidden_features=(case.hidden,) * 2, rngs=nnx.Rngs(seed))
+    return MDN(
+        FEATURES,
+        case.head,
+        hidden_features=(case.hidden,) * 2,
+        embedding=None,
+        rngs=nnx.Rngs(seed),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

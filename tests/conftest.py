@@ -49,6 +49,31 @@ hypothesis.settings.load_profile("ci")
 MOST_MAPS = 15_000
 
 
+#: Dear ones, of which the push tier has another dtype, family, covariance or number.
+NIGHTLY = (
+    "test_family_contract.py::test_contract[negative-binomial-mixed_quantiles",
+    "test_family_contract.py::test_contract[truncated-normal-mixing",
+    "test_family_contract.py::test_contract[gamma-mixing",
+    "test_family_contract.py::test_contract[student-t-mixing",
+    "test_incomplete_functions.py::test_beta_density_of_extreme_shapes",
+    "test_indexing.py::",
+    "test_interop.py::test_univariate_distributions_of_distrax_own_making",
+    "test_jumps.py::test_independent_heads_with_a_class_among_them",
+    "test_jumps.py::test_jumps_are_scipy_s",
+    "test_jumps.py::test_rosenblatt_s_numbers_are_independent_too",
+    "test_own_families.py::test_a_power_tail_and_the_edge_of_the_support",
+    "test_own_families.py::test_what_follows_from_a_log_density[float64]",
+    "test_crps.py::test_numbers_by_other_formulas[float32]",
+    "test_crps.py::test_gradients_by_finite_differences",
+    "test_sides.py::test_a_derivative_that_nobody_asks_for_costs_no_integral",
+    "test_supports.py::test_a_marginal_of_a_mixed_density_is_one_of_its_family[3]",
+    "test_supports.py::test_regions_of_angles_go_around_the_circle[float64]",
+    "test_supports.py::test_regions_of_angles_move_with_the_parameters",
+    "test_transforms.py::test_every_subset_and_order_against_dense_covariances[isotropic]",
+    "test_transforms.py::test_every_subset_and_order_against_dense_covariances[low_rank]",
+)
+
+
 def pytest_collection_finish():
     """Python's search for cycles among what tracing leaves behind took a sixth of its time."""
     gc.collect()
@@ -56,12 +81,15 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 20, 20)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
     """Files share compiled programs, so that each runs in one process, the long ones first.
 
     Otherwise one process would wait for the other at the end. Notebooks share nothing.
     """
     for item in items:
+        if any(name in item.nodeid for name in NIGHTLY):
+            item.add_marker(pytest.mark.nightly)
         group = item.nodeid if item.path.stem == "test_notebooks" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
     sizes = {item.path: item.path.stat().st_size for item in items}

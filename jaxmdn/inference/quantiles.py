@@ -72,8 +72,8 @@ def quantile(
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
     >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
-    >>> jaxmdn.quantile(mixture, [0.25, 0.75])[:, 0].round(3).tolist()
-    [0.0, 9.0]
+    >>> jaxmdn.quantile(mixture, [0.25, 0.75])[:, 0].round(3).tolist() == [0, 9]
+    True
     >>> round(float(jaxmdn.quantile(mixture, 1e-8, upper=True)[0]), 2)
     14.49
     """
