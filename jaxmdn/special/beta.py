@@ -54,14 +54,10 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     ``log(a b / (2 pi n)) / 2 + S(n) - S(a) - S(b) - a d(n x / a) - b d(n y / b)``.
     """
     n = a + b
-    pairs = [jnp.broadcast_arrays(*pair) for pair in ((a, b), (x * n, y * n), (gap, -gap))]
-    most = max(first.ndim for first, _ in pairs)  # leading axes broadcast behind the new one
-    shapes, means, gaps = (
-        jnp.stack([part.reshape((1,) * (most - part.ndim) + part.shape) for part in pair])
-        for pair in pairs
-    )
-    fit = jnp.sum(shapes * log_gap(shapes, means, gaps), axis=0)
-    return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) - _rests(a, b) - fit
+    # Two terms, and not one of stacked pairs: those would be stored, at 2.5 times the time.
+    fit = a * log_gap(a, x * n, gap) + b * log_gap(b, y * n, -gap)
+    rests = stirling_rest(n) - stirling_rest(a) - stirling_rest(b)
+    return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) + rests - fit
 
 
 def _rests(a: Array, b: Array) -> Array:

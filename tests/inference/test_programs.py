@@ -39,14 +39,14 @@ PLANE = {
 # Quantiles of mixtures; a family's own functions weigh on them.
 QUANTILES = {
     "AsymmetricLaplace": 830,
-    "Beta": 3600,
+    "Beta": 4100,
     "DiscretizedLogistic": 860,
     "Gamma": 2800,
     "Laplace": 750,
     "LogNormal": 1450,
     "Logistic": 780,
     "LogitNormal": 1600,
-    "NegativeBinomial": 2600,
+    "NegativeBinomial": 2900,
     "Poisson": 1800,
     "StudentT": 2400,
     "TruncatedNormal": 4100,
