@@ -39,7 +39,7 @@ PLANE = {
 # Quantiles of mixtures; a family's own functions weigh on them.
 QUANTILES = {
     "AsymmetricLaplace": 830,
-    "Beta": 4100,
+    "Beta": 3800,
     "DiscretizedLogistic": 860,
     "Gamma": 2800,
     "Laplace": 750,
