@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.interval import PositiveDensity
-from jaxmdn.special.normal import log_ndtr
+from jaxmdn.special.normal import log_ndtr, ndtr
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 

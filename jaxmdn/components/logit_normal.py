@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
-from jaxmdn.special.normal import log_ndtr
+from jaxmdn.special.normal import log_ndtr, ndtr
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 # Step of the trapezoidal rules for the moments, and where they end.

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf, ndtr, ndtri
+from jax.scipy.special import ndtri
 
 from jaxmdn import numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.components.normal_density import NormalDensity
-from jaxmdn.special.normal import log_ndtr
+from jaxmdn.special.normal import erf, log_ndtr, ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 

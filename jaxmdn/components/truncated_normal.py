@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf, ndtr, ndtri
+from jax.scipy.special import ndtri
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
-from jaxmdn.special.normal import half_moment
+from jaxmdn.special.normal import erf, half_moment, ndtr
 from jaxmdn.special.sides import log_complete, nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
