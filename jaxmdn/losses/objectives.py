@@ -62,7 +62,8 @@ def beta_nll(
       weights, mask, reduction: as in :func:`jaxmdn.nll`.
 
     Returns:
-      A scalar, or ``[...]``. Only its gradient means something, except at ``beta = 0``.
+      A scalar, or ``[...]``. Only its gradient means something; at ``beta = 0`` it is that of the
+      likelihood, the value differs from it by the responsibilities' entropy.
 
     Raises:
       TypeError: for components without a scale of their own in every dimension.

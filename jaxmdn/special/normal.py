@@ -1,4 +1,4 @@
-"""The normal distribution's logarithm in the tail, and the integrals that stand for it there.
+"""The normal distribution: its function with its derivative, its logarithm and integrals far out.
 
 The derivative of ``log P(Z < z)`` is density over probability, the inverse of Mills' ratio. JAX
 divides two numbers that underflow: from a few hundred scales on (1e8 in float64) nothing is right.

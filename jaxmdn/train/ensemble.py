@@ -233,7 +233,7 @@ def fit_ensemble(
     rows = everything.take(counted)
     groups = None if groups is None else np.asarray(groups)[counted]
     head = recipe.head(rows.y.shape[1]) if head is None else head
-    check_targets(head, rows.y)
+    check_targets(head, rows.y, "fit_ensemble")
     x_map = Standardizer.fit(rows.x, rows.weights)
     y_map = None
     if head.real_valued:

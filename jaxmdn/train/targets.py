@@ -13,12 +13,13 @@ from jaxmdn.heads import CategoricalHead, ClassConditionalHead
 from jaxmdn.mixture.class_conditional import Labeled
 
 
-def check_targets(head: Any, y: Any) -> None:
+def check_targets(head: Any, y: Any, function: str = "fit") -> None:
     """Raise for the first row that the head's family cannot hold.
 
     Args:
       head: the head.
       y: targets ``[N, D]`` in their own unit, or what the head accepts (``Labeled``).
+      function: the caller's name, for messages.
 
     Raises:
       ValueError: for a class that does not exist, a target outside the support or on an open edge
@@ -27,14 +28,14 @@ def check_targets(head: Any, y: Any) -> None:
     if isinstance(y, Labeled):
         if isinstance(head, ClassConditionalHead):
             labels = np.asarray(y.label).reshape(len(y.label), -1)
-            _refuse(labels, (labels < 0) | (labels >= head.num_classes), head.num_classes)
+            _refuse(function, labels, (labels < 0) | (labels >= head.num_classes), head.num_classes)
         y = y.y
     targets = np.asarray(y)
     most = float(jnp.finfo(jnp.result_type(float)).max)
     large = np.abs(targets.astype(np.float64)) > most
     outside = large | ~np.asarray(head.in_support(np.where(large, 0, targets)))
     if isinstance(head, CategoricalHead):
-        _refuse(targets, outside, head.num_classes)
+        _refuse(function, targets, outside, head.num_classes)
     circles = np.array([own.kind == "circle" for own in head.support])
     outside |= circles & (np.abs(targets) > 2.001 * math.pi)
     bad = np.argwhere(outside)
@@ -45,8 +46,8 @@ def check_targets(head: Any, y: Any) -> None:
         if large[row, column]:
             advice = f"It is beyond {most:.2g}, the largest float of the device: divide the column."
         raise ValueError(
-            f"fit: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of {head!r}, the "
-            f"first of them row {row}: column {column} is {value}. {advice}"
+            f"{function}: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of "
+            f"{head!r}, the first of them row {row}: column {column} is {value}. {advice}"
         )
 
 
@@ -88,13 +89,13 @@ def _advice(own: Support, value: float) -> str:
     return "Choose a family of the real line, such as 'normal', or correct the rows."
 
 
-def _refuse(labels: np.ndarray, bad: np.ndarray, count: int) -> None:
+def _refuse(function: str, labels: np.ndarray, bad: np.ndarray, count: int) -> None:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise ValueError(
-            f"fit: class labels must be whole numbers from 0 to {count - 1}, but row {row} is "
-            f"{labels[row, column]}; number the classes from 0."
+            f"{function}: class labels must be whole numbers from 0 to {count - 1}, but row {row} "
+            f"is {labels[row, column]}; number the classes from 0."
         )
 
 
-__all__ = ["check_targets"]
+__all__ = ["check_targets", "refuse_constant"]

@@ -16,6 +16,7 @@ from benchmarks import (
     training,
 )
 from benchmarks.cases import Case
+from benchmarks.densities import Library
 from jaxmdn import NormalHead
 from jaxmdn.losses.kernels import dispatch
 
@@ -193,7 +194,7 @@ def test_necessary_traffic_and_arithmetic():
 def test_a_missing_library_and_a_case_too_large_are_named(monkeypatch):
     monkeypatch.setattr(environment, "roofs", lambda **_: ROOFS)
     monkeypatch.setattr(environment, "free_bytes", lambda: 1000)
-    peers = (densities.Library("missing", "no_such_module"), densities.DISTRAX)
+    peers = (Library("missing", "no_such_module"), densities.DISTRAX)
     found = suite.run([Case(operation="nll", **SHAPE)], peers=peers, progress=False)
     assert "no_such_module" in found["peers"]["missing"]["missing"]
     assert found["peers"]["distrax"] == {"version": found["versions"]["distrax"]}

@@ -89,6 +89,24 @@ def test_winners_alone_learn(winners):
         losses.winner_takes_all(head, raw, y, num_winners=4)
 
 
+@pytest.mark.parametrize("winners", [1, 2])
+def test_the_winners_gradient_is_its_formula(winners):
+    """Logits: ``w - w_k / sum of winners``; the winners' locations and log-scales: their scores."""
+    head, raw, y = normal_case(2, scale_link="exp", min_scale=0.0)
+    weights, loc, scale = parts_of(head, raw)
+    z = (np.asarray(y)[:, None] - loc) / scale
+    each = (stats.norm.logpdf(z) - np.log(scale)).sum(-1)
+    won = each >= np.sort(each, axis=1)[:, -winners, None]
+    by_logits = weights - won * weights / (won * weights).sum(1, keepdims=True)
+    share = (won / winners)[..., None]
+    by_loc, by_scale = -share * z / scale, -share * (z**2 - 1)
+    expected = np.concatenate([by_logits, by_loc.reshape(N, -1), by_scale.reshape(N, -1)], axis=1)
+    found = gradient(
+        lambda r: losses.winner_takes_all(head, r, y, num_winners=winners, reduction="sum")
+    )(raw)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 # Cells
 
 
@@ -117,10 +135,28 @@ def test_cells_of_normals(dtype):
     assert found.dtype == dtype
     rtol = 2e-5 if dtype == jnp.float32 else 1e-9
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
-    slopes = gradient(
-        lambda raw: losses.cell_nll(head, raw, jnp.asarray(y, dtype), jnp.asarray(width, dtype))
+    # Gradients in location and log-scale: differences of the density at the ends over the mass.
+    with mpmath.workdps(60):
+
+        def slopes(y, width):
+            low, high = (mpmath.mpf(y) + s * mpmath.mpf(width) / 2 for s in (-1, 1))
+            ends = [mpmath.npdf(end) for end in (low, high)]
+            mass = mpmath.exp(-mpmath.mpf(exact(y, width)))
+            if width < 1e-2:  # to all digits, the integral over the cell
+                mass = mpmath.quad(mpmath.npdf, [low, high])
+            return float((ends[1] - ends[0]) / mass), float((high * ends[1] - low * ends[0]) / mass)
+
+        wanted = [slopes(float(a), float(b)) for a, b in zip(y[:, 0], width[:, 0], strict=True)]
+    slope = gradient(
+        lambda raw: losses.cell_nll(
+            head, raw, jnp.asarray(y, dtype), jnp.asarray(width, dtype), reduction="sum"
+        )
     )(raw)
-    assert np.isfinite(slopes).all()
+    unit = 1 + np.abs(y)  # a rounding of y is one of z in the score
+    rtol = 1e-3 if dtype == jnp.float32 else 1e-7
+    np.testing.assert_allclose(
+        np.asarray(slope, float)[:, 1:] / unit, np.array(wanted) / unit, rtol=rtol, atol=rtol
+    )
 
 
 def test_cells_of_a_mixture_of_families_add_up_to_one():
@@ -151,6 +187,16 @@ def test_penalties_are_log_densities_of_priors():
     found = losses.scale_penalty(head, raw, shape=2.0, rate=0.3)
     expected = -stats.invgamma.logpdf(scale**2, 2.0, scale=0.3).sum((1, 2))
     np.testing.assert_allclose(np.diff(found), np.diff(expected), rtol=1e-9)
+
+
+def test_penalties_have_the_gradients_of_their_formulas():
+    head, raw, _ = normal_case(2, scale_link="exp", min_scale=0.0)
+    weights, _, scale = parts_of(head, raw)
+    found = gradient(lambda r: losses.dirichlet_penalty(head, r, concentration=3.0).sum())(raw)
+    np.testing.assert_allclose(found[:, :K], -2.0 * (1 - K * weights), rtol=1e-10)
+    found = gradient(lambda r: losses.scale_penalty(head, r, shape=2.0, rate=0.3).sum())(raw)
+    expected = (6.0 - 0.6 / scale**2).reshape(N, -1)
+    np.testing.assert_allclose(found[:, -2 * K :], expected, rtol=1e-10)
 
 
 # Natural-gradient EM

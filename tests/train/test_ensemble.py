@@ -1,5 +1,11 @@
 """Ensembles: honest held-out rows, one exact mixture, the same networks after loading."""
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +110,53 @@ def test_held_out_targets_change_no_network_of_their_fold(fitted):
     for (_, place, first), (_, _, second) in pairs:
         kernels = [np.asarray(network.output.linear.kernel[...]) for network in (first, second)]
         assert np.allclose(*kernels, atol=1e-7) == (place % 3 == 0), place
+
+
+ON_FOUR_DEVICES = """
+import jax, json, sys
+import numpy as np
+from jaxmdn import train
+from jaxmdn.train import run
+
+spread = []
+start = run.over_devices
+
+def watched(count, tree):
+    found = start(count, tree)
+    spread.append(len(jax.tree.leaves(found)[0].sharding.device_set))
+    return found
+
+run.over_devices = watched
+rows = json.load(sys.stdin)
+x, y = np.array(rows["x"]), np.array(rows["y"])
+recipe = train.Recipe(**rows["recipe"])
+result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+leaves = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(result.networks)]
+nll = -float(np.mean(result.log_prob(x, y)))
+print(json.dumps({"devices": spread, "networks": leaves, "nll": nll}))
+"""
+
+
+def test_networks_spread_over_four_devices_are_those_of_one(fitted):
+    result, x, y = fitted
+    rows = {"x": x.tolist(), "y": y.tolist(), "recipe": dataclasses.asdict(RECIPE)}
+    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES],
+        input=json.dumps(rows),
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == [4], "12 networks go evenly on four devices"
+    own = jax.device_get(jax.tree.leaves(result.networks))
+    for leaf, expected in zip(found["networks"], own, strict=True):
+        np.testing.assert_allclose(leaf, expected.ravel(), atol=1e-5)
+    # Temperatures are fitted until the slope is below 3e-5, from sums of another order.
+    np.testing.assert_allclose(found["nll"], -np.mean(result.log_prob(x, y)), atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_networks(fitted):
