@@ -19,6 +19,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+from jaxmdn import pickling
+
 ClassT = TypeVar("ClassT", bound=type)
 
 #: Every declared family by its name; those of jaxmdn once ``jaxmdn.components`` has loaded them.
@@ -116,7 +118,12 @@ def register(cls: ClassT) -> ClassT:
         arrays = dict(zip(names, children, strict=True))
         return cls(**arrays, **dict(zip(static, constants, strict=True)))
 
+    def reduce(instance: Any) -> tuple[Any, ...]:
+        own = {field.name: getattr(instance, field.name) for field in fields}
+        return pickling.build, (type(instance), pickling.pack(own))
+
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    cls.__reduce__ = reduce  # type: ignore[method-assign,assignment]
     return cls
 
 

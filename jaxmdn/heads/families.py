@@ -133,6 +133,10 @@ class Family:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "constants", tuple(merged.items()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the class, so that the process that loads it imports a family of your own, too."""
+        return _rebuild, (self.component, dict(self.constants))
+
     def __repr__(self) -> str:
         arguments = [repr(self.name), *(f"{key}={value!r}" for key, value in self.constants)]
         return f"Family({', '.join(arguments)})"
@@ -215,6 +219,10 @@ class Family:
         except AttributeError:
             return None
         return self.values(member)
+
+
+def _rebuild(component: type[Any], constants: dict[str, Any]) -> Family:
+    return Family(component, **constants)
 
 
 def _name(family: Any) -> str:

@@ -9,7 +9,8 @@ for the loss directly with ``nll``, which lets a fused implementation skip the d
 from jaxmdn.nn.autoregressive import AutoregressiveMDN
 from jaxmdn.nn.conditionals import AutoregressiveDensity
 from jaxmdn.nn.embedding import PeriodicEmbedding
-from jaxmdn.nn.modules import ACTIVATIONS, MDN, MLP, MDNHead
+from jaxmdn.nn.modules import MDN, MLP, MDNHead
+from jaxmdn.nn.network import ACTIVATIONS, Network
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,5 +19,6 @@ __all__ = [
     "AutoregressiveDensity",
     "AutoregressiveMDN",
     "MDNHead",
+    "Network",
     "PeriodicEmbedding",
 ]

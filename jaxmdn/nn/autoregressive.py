@@ -24,12 +24,12 @@ from jaxmdn.losses.reductions import REDUCTIONS, check_rows, kept_rows, reduce, 
 from jaxmdn.mixture import check_target
 from jaxmdn.nn.conditionals import AutoregressiveDensity
 from jaxmdn.nn.masked import MaskedLinear, MaskedNetwork
-from jaxmdn.nn.modules import ACTIVATIONS
+from jaxmdn.nn.network import Network, named
 from jaxmdn.nn.outputs import AutoregressiveHead
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 
-class AutoregressiveMDN(nnx.Module):
+class AutoregressiveMDN(Network):
     """Univariate mixture density networks for several outputs, tied by a directed graph.
 
     ``p(y | x) = prod_d p_d(y_d | x, y_parents(d))``, all conditionals by one masked network: the
@@ -43,7 +43,8 @@ class AutoregressiveMDN(nnx.Module):
       graph: each output's parents, such as ``((), (0,), (0, 1))``; see :mod:`jaxmdn.heads.graph`.
         ``jaxmdn.heads.graph.independent(D)`` shares nothing but the network.
       hidden_features: width of each layer, at least the number of distinct sets of parents.
-      activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (which cannot be saved).
+      activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (see
+        :class:`jaxmdn.nn.Network`).
       kernel_scale: standard deviation of the initial raw outputs; small, so that every input
         starts near the density in the bias. Default 0.1.
       rngs: NNX random streams (``params``).
@@ -86,8 +87,7 @@ class AutoregressiveMDN(nnx.Module):
         checks.require_count(name, "in_features", in_features)
         for width in hidden_features:
             checks.require_count(name, "hidden_features", width)
-        if isinstance(activation, str):
-            checks.require_option(name, "activation", activation, ACTIVATIONS)
+        activation = named(name, activation)
         checks.require_number(name, "kernel_scale", kernel_scale, lower=0.0)
         head = AutoregressiveHead(heads, graph=graph)
         self.network = MaskedNetwork(in_features, head, tuple(hidden_features), activation)
@@ -95,16 +95,13 @@ class AutoregressiveMDN(nnx.Module):
         layers = [MaskedLinear(mask, rngs=rngs) for mask in inner]
         layers.append(MaskedLinear(last, scale=kernel_scale, rngs=rngs))
         self.layers = nnx.List(layers)
-        # What it takes to build this network again; None where that is not known.
-        self.arguments: tuple[tuple[str, Any], ...] | None = None
-        if isinstance(activation, str):
-            self.arguments = (
-                ("in_features", in_features),
-                ("graph", head.graph),
-                ("hidden_features", tuple(hidden_features)),
-                ("activation", activation),
-                ("kernel_scale", kernel_scale),
-            )
+        self.arguments = (
+            ("in_features", in_features),
+            ("graph", head.graph),
+            ("hidden_features", tuple(hidden_features)),
+            ("activation", activation),
+            ("kernel_scale", kernel_scale),
+        )
 
     @property
     def head(self) -> AutoregressiveHead:
@@ -200,19 +197,12 @@ class AutoregressiveMDN(nnx.Module):
             start = start.at[columns].set(part.astype(start.dtype))
         bias[...] = start
 
-    def config(self) -> dict[str, Any]:
-        """Return a JSON-ready description from which :meth:`from_config` builds the network.
+    @property
+    def heads(self) -> dict[str, Any]:
+        return {"heads": self.head.heads}
 
-        Raises:
-          ValueError: for a custom activation, which only its author can rebuild.
-        """
-        if self.arguments is None:
-            raise ValueError(
-                "AutoregressiveMDN.config: a custom activation cannot be described; keep the code "
-                "that builds the model and pass a fresh one to jaxmdn.checkpoint.load(..., model=)."
-            )
-        heads = [to_config(head) for head in self.head.heads]
-        return {**dict(self.arguments), "heads": heads}
+    def config(self) -> dict[str, Any]:
+        return {**self.description(), "heads": [to_config(head) for head in self.head.heads]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], *, rngs: nnx.Rngs) -> AutoregressiveMDN:

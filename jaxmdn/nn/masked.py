@@ -30,6 +30,7 @@ from flax import nnx
 from jaxmdn import numerics
 from jaxmdn.heads import CategoricalHead
 from jaxmdn.heads.graph import Graph
+from jaxmdn.nn.network import activate
 from jaxmdn.nn.outputs import AutoregressiveHead
 from jaxmdn.typing import Array, Float, Num
 
@@ -70,12 +71,9 @@ class MaskedNetwork:
         self, params: Any, x: Float[Array, "... F"], seen: Float[Array, "... E"]
     ) -> tuple[Array, ...]:
         """What feeds the output layer: the last hidden units, ``x`` and the encoded outputs."""
-        activation = self.activation
-        if isinstance(activation, str):
-            activation = getattr(nnx, activation)
         inputs: tuple[Array, ...] = (x, seen)
         for layer, mask in zip(params[:-1], self.masks[:-1], strict=True):
-            inputs = (activation(_masked(layer, mask, inputs)),)
+            inputs = (activate(self.activation, _masked(layer, mask, inputs)),)
         return (*inputs, x, seen) if self.hidden_features else inputs
 
     def output(

@@ -14,20 +14,8 @@ from jaxmdn import checks, losses
 from jaxmdn.components.base import Density
 from jaxmdn.heads import Head, from_config, initializers, to_config
 from jaxmdn.nn.embedding import PeriodicEmbedding
+from jaxmdn.nn.network import Network, activate, named
 from jaxmdn.typing import Array, ArrayLike, Float, Key
-
-ACTIVATIONS = (
-    "celu",
-    "elu",
-    "gelu",
-    "leaky_relu",
-    "relu",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "tanh",
-)
 
 
 class MLP(nnx.Module):
@@ -36,7 +24,7 @@ class MLP(nnx.Module):
     Args:
       in_features: F.
       hidden_features: width of each layer; the last is H.
-      activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (which cannot be saved).
+      activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (see :class:`Network`).
       dropout: share of the units dropped after each layer, in training mode only.
       embedding: ``frequency_scale`` of a :class:`PeriodicEmbedding` of the inputs; None: they are
         taken as they are.
@@ -57,12 +45,8 @@ class MLP(nnx.Module):
         for width in hidden_features:
             checks.require_count("MLP", "hidden_features", width)
         checks.require_number("MLP", "dropout", dropout, lower=0.0, upper=1.0)
-        if isinstance(activation, str):
-            checks.require_option("MLP", "activation", activation, ACTIVATIONS)
         self.in_features = in_features
-        self.activation: Any = (
-            getattr(nnx, activation) if isinstance(activation, str) else activation
-        )
+        self.activation = named("MLP", activation)
         self.embedding = None
         widths = [in_features, *hidden_features]
         if embedding is not None:
@@ -82,7 +66,7 @@ class MLP(nnx.Module):
         if self.embedding is not None:
             hidden = self.embedding(hidden)
         for layer in self.layers:
-            hidden = self.activation(layer(hidden))
+            hidden = activate(self.activation, layer(hidden))
             if self.dropout is not None:
                 hidden = self.dropout(hidden)
         return hidden
@@ -161,7 +145,7 @@ class MDNHead(nnx.Module):
         self.linear.bias[...] = bias.astype(self.linear.bias[...].dtype)
 
 
-class MDN(nnx.Module):
+class MDN(Network):
     """A mixture density network: a multilayer perceptron and an :class:`MDNHead`.
 
     Args:
@@ -202,17 +186,14 @@ class MDN(nnx.Module):
         )
         features = self.trunk.out_features
         self.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
-        # What it takes to build this network again; None where that is not known.
-        self.arguments: tuple[tuple[str, Any], ...] | None = None
-        if isinstance(activation, str):
-            self.arguments = (
-                ("in_features", in_features),
-                ("hidden_features", hidden_features),
-                ("activation", activation),
-                ("dropout", dropout),
-                ("embedding", embedding),
-                ("kernel_scale", kernel_scale),
-            )
+        self.arguments = (
+            ("in_features", in_features),
+            ("hidden_features", hidden_features),
+            ("activation", self.trunk.activation),
+            ("dropout", dropout),
+            ("embedding", embedding),
+            ("kernel_scale", kernel_scale),
+        )
 
     @classmethod
     def from_trunk(
@@ -253,18 +234,12 @@ class MDN(nnx.Module):
         """Start as the targets' marginal density, in place; see :meth:`MDNHead.initialize`."""
         self.output.initialize(key, y, weights=weights)
 
-    def config(self) -> dict[str, Any]:
-        """Return a JSON-ready description from which :meth:`from_config` builds the network.
+    @property
+    def heads(self) -> dict[str, Any]:
+        return {"head": self.head}
 
-        Raises:
-          ValueError: for a custom trunk or activation, which only its author can rebuild.
-        """
-        if self.arguments is None:
-            raise ValueError(
-                "MDN.config: a custom trunk or activation cannot be described; keep the code that "
-                "builds the model and pass a fresh one to jaxmdn.checkpoint.load(..., model=...)."
-            )
-        return {**dict(self.arguments), "head": to_config(self.head)}
+    def config(self) -> dict[str, Any]:
+        return {**self.description(), "head": to_config(self.head)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], *, rngs: nnx.Rngs) -> MDN:

@@ -215,7 +215,7 @@ def _arrays(state: Any) -> dict[str, Any]:
 
 
 def _describable(model: Any) -> bool:
-    return _network(model) is not None and model.arguments is not None
+    return _network(model) is not None and model.describable
 
 
 def _network(model: Any) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from jaxmdn import checks
+from jaxmdn import checks, pickling
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head
 from jaxmdn.mixture import Labeled, log_prob
@@ -150,9 +150,20 @@ class EnsembleResult:
         x = self.x_standardizer(x)
         return densities(self.graphdef, self.networks, x)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        networks = nnx.merge(own.pop("graphdef"), own.pop("networks"))
+        return _rebuild, (networks, pickling.pack(own))
+
     def __repr__(self) -> str:
         nll = self.history["out_of_fold_nll"].min()
         return f"EnsembleResult({self.num_networks} networks, out_of_fold_nll={nll:.4f} nats)"
+
+
+def _rebuild(networks: Any, fields: dict[str, Any]) -> EnsembleResult:
+    """What a pickle describes; one module holds all networks' parameters, ``[A, G, ...]``."""
+    graphdef, state = nnx.split(networks)
+    return EnsembleResult(graphdef=graphdef, networks=state, **pickling.unpack(fields))
 
 
 @jax.jit

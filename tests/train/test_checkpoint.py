@@ -1,6 +1,11 @@
 """Saving and loading: exact, complete, free of pickles."""
 
+import copy
 import json
+import os
+import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +43,33 @@ def test_round_trip_is_exact(fitted, tmp_path):
     for name, values in result.history.items():
         np.testing.assert_array_equal(loaded.history[name], values)
     assert checkpoint.load_notes(folder) == {"who": ["me", 1]}
+
+
+ELSEWHERE = """
+import pickle, sys
+import jax, numpy as np
+jax.config.update("jax_enable_x64", sys.argv[2] == "True")
+result, x, y, expected = pickle.load(open(sys.argv[1], "rb"))
+np.testing.assert_allclose(result.log_prob(x, y), expected, rtol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_pickle_is_read_by_another_process(fitted, tmp_path, x64):
+    result, x, y = fitted
+    path = tmp_path / "result.pkl"
+    path.write_bytes(pickle.dumps((result, x, y, np.asarray(result.log_prob(x, y)))))
+    environment = {k: v for k, v in os.environ.items() if k != "JAXMDN_CHECK_TYPES"}
+    command = [sys.executable, "-W", "error", "-c", ELSEWHERE, str(path), str(x64)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_copies_predict_the_same(fitted):
+    result, x, y = fitted
+    for other in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)):
+        assert np.array_equal(other.log_prob(x, y), result.log_prob(x, y))
+        assert repr(other) == repr(result)
 
 
 def test_no_pickles_and_valid_json(fitted, tmp_path):

@@ -1,8 +1,10 @@
 """Ensembles: honest held-out rows, one exact mixture, the same networks after loading."""
 
+import copy
 import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -174,6 +176,17 @@ def test_loaded_as_it_was_saved(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.folds, result.folds)
     for name, values in result.history.items():
         np.testing.assert_array_equal(loaded.history[name], values)
+
+
+def test_copies_predict_the_same(fitted):
+    result, x, y = fitted
+    for other in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        assert np.array_equal(other.log_prob(x, y), result.log_prob(x, y))
+        assert other.graphdef == result.graphdef  # no program is compiled anew
+        assert np.array_equal(
+            jaxmdn.log_prob(other.out_of_fold, y.astype("f")),
+            jaxmdn.log_prob(result.out_of_fold, y.astype("f")),
+        )
 
 
 def test_uncertainty_is_the_law_of_total_variance(fitted):
