@@ -7,10 +7,8 @@ the best that the likelihood itself reaches on that seed.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ import numpy as np
 from flax import nnx
 
 import jaxmdn
-from benchmarks import environment
-from benchmarks.studies import problems
+from benchmarks.studies import cells, problems
 from jaxmdn import losses, train
 
-RESULTS = Path(__file__).parents[1] / "results"
 PROBLEMS = ("inverse", "boston", "concrete", "energy", "taxi")
 NEAR = 0.05  # nats
 
@@ -57,24 +53,18 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 }
 
 
-def run(name: str, objective: str, data: Path | None, seed: int) -> dict[str, Any]:
+def run(data: Path | None, problem: str, objective: str, seed: int) -> dict[str, Any] | None:
     """Train once; the validation NLL of every epoch, the test NLL of the one that was kept."""
-    problem = problems.load(name, data, seed)
-    if objective == "beta_nll 0.5" and problem.y.shape[1] > 1:
-        return {}  # full covariance has no scale of its own in every dimension
-    model = jaxmdn.nn.MDN(problem.x.shape[1], problem.head, rngs=nnx.Rngs(seed))
-    start = time.perf_counter()
-    result = OBJECTIVES[objective](model, problem, seed)
-    seconds = time.perf_counter() - start
+    rows = problems.load(problem, data, seed)
+    if objective == "beta_nll 0.5" and rows.y.shape[1] > 1:
+        return None  # full covariance has no scale of its own in every dimension
+    model = jaxmdn.nn.MDN(rows.x.shape[1], rows.head, rngs=nnx.Rngs(seed))
+    result = OBJECTIVES[objective](model, rows, seed)
     return {
-        "problem": name,
-        "objective": objective,
-        "seed": seed,
         "valid_nll": [round(float(value), 4) for value in result.history["valid_nll"]],
         "seconds": [round(float(value), 3) for value in result.history["seconds"]],
         "best_epoch": int(result.best_epoch),
-        "test_nll": -float(np.mean(result.log_prob(problem.x_test, problem.y_test))),
-        "total_seconds": seconds,
+        "test_nll": -float(np.mean(result.log_prob(rows.x_test, rows.y_test))),
     }
 
 
@@ -103,22 +93,19 @@ def summary(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, np
 def table(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> str:
     """Test NLL and its standard error; in brackets the median epochs to the goal, and how often."""
     names = list(dict.fromkeys(problem for problem, _ in found))
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    rows: dict[str, list[str]] = {}
     for objective in dict.fromkeys(objective for _, objective in found):
-        cells = []
+        rows[objective] = []
         for name in names:
-            if (name, objective) not in found:
-                cells.append("")
+            own = found.get((name, objective))
+            if own is None:
+                rows[objective].append("")
                 continue
-            own = found[name, objective]
-            values, reached = own["test_nll"], np.isfinite(own["epochs"])
-            spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+            reached = np.isfinite(own["epochs"])
             epochs = f"{np.median(own['epochs'][reached]):.0f}" if reached.any() else "-"
-            cells.append(
-                f"{values.mean():.3f} ± {spread:.3f} ({epochs}; {reached.sum()}/{len(values)})"
-            )
-        lines.append(f"| {objective} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            shown = cells.show(own["test_nll"])
+            rows[objective].append(f"{shown} ({epochs}; {reached.sum()}/{len(reached)})")
+    return cells.table("", names, rows)
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -143,32 +130,23 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing and write JSON, a table and a plot."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.objectives")
-    parser.add_argument("--data", type=Path, help="folder with uci/ and taxi/")
+    parser = cells.parser("objectives", __doc__, seeds=5)
     parser.add_argument("--problems", nargs="+", default=PROBLEMS)
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args(argv)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "objectives.json"
-    records = json.loads(path.read_text())["records"] if path.exists() else []
-    done = {(r["problem"], r["objective"], r["seed"]) for r in records}
-    for seed in range(arguments.seeds):
-        for name in arguments.problems:
-            for objective in arguments.objectives:
-                if (name, objective, seed) in done:
-                    continue
-                record = run(name, objective, arguments.data, seed)
-                if not record:
-                    continue
-                records.append(record)
-                path.write_text(json.dumps({**environment.describe(), "records": records}))
-                shown = f"{record['test_nll']:.3f} after {record['total_seconds']:.0f} s"
-                print(f"{name} {seed} {objective}: {shown}", flush=True)
-    (arguments.out / "objectives.md").write_text(table(summary(records)) + "\n")
-    draw(records, arguments.out / "objectives.png")
-    print(table(summary(records)))
+    given = parser.parse_args(argv)
+    wanted = [
+        {"problem": problem, "objective": objective, "seed": seed}
+        for seed in range(given.seeds)
+        for problem in given.problems
+        for objective in given.objectives
+    ]
+    records = cells.complete(
+        given.out / "objectives.json", wanted, partial(run, given.data), report=given.report
+    )
+    text = table(summary(records))
+    (given.out / "objectives.md").write_text(text + "\n")
+    draw(records, given.out / "objectives.png")
+    print(text)
 
 
 if __name__ == "__main__":

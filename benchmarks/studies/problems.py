@@ -46,17 +46,28 @@ def load(name: str, data: Path | None, seed: int) -> Problem:
     return Problem(own.x, own.y, own.x_test, own.y_test, jaxmdn.NormalHead(5, 1))
 
 
-def _taxi(path: Path, seed: int) -> Problem:
-    """Where a trip ends, from where and when it began: two outputs with many modes."""
+def _trips(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs ``[N, 5]``, drop-offs ``[N, 2]`` and fares ``[N, 1]`` of the trips in the box."""
     table = np.loadtxt(path, delimiter=",")
-    _, weekday, hour, lon, lat, *ends, _ = table.T
+    fare, weekday, hour, lon, lat, *ends, _ = table.T
     inside = np.ones(len(table), bool)
     for values, (low, high) in zip((lon, lat, *ends), (*BOX, *BOX), strict=True):
         inside &= (values >= low) & (values <= high)
     turn = 2 * np.pi * hour / 24
     x = np.column_stack([lon, lat, np.cos(turn), np.sin(turn), weekday >= 6])[inside]
-    y = np.column_stack(ends)[inside]
+    return x, np.column_stack(ends)[inside], fare[inside, None]
+
+
+def _taxi(path: Path, seed: int) -> Problem:
+    """Where a trip ends, from where and when it began: two outputs with many modes."""
+    x, y, _ = _trips(path)
     order = np.random.default_rng(seed).permutation(len(x))
     train, test = order[:4000], order[4000:9000]
     head = jaxmdn.NormalHead(10, 2, covariance="full", min_scale=1e-2)
     return Problem(x[train], y[train], x[test], y[test], head)
+
+
+def taxi_fares(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What a trip costs, from where and when it began and where it ends."""
+    x, ends, fares = _trips(path)
+    return np.concatenate([x, ends], axis=1), fares

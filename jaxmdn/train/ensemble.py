@@ -264,6 +264,7 @@ def fit_ensemble(
     }
     start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None
+    gain = math.inf  # nats, of the last cycle
     ends: list[Any] = []
     bar = tqdm(total=sum(recipe.cycles), unit="epoch", disable=not progress)
     for length in recipe.cycles:
@@ -288,9 +289,11 @@ def fit_ensemble(
         ):
             history[name].append(value)
         bar.set_postfix_str(f"held out {found.nll + log_det:.4f} nats")
-        gain = np.inf if best is None or not np.isfinite(best.nll) else best.nll - found.nll
+        last, gain = gain, math.inf
+        if best is not None and np.isfinite(best.nll):
+            gain = best.nll - found.nll
         best = found if gain > 0 else best
-        if not gain >= recipe.min_gain:
+        if not _next_gain(last, gain) >= recipe.min_gain:
             break
     bar.close()
     if lost:
@@ -315,6 +318,11 @@ def fit_ensemble(
         out_of_fold=best.density if y_map is None else to_unit(best.density, y_map),
         history={name: np.asarray(values) for name, values in history.items()},
     )
+
+
+def _next_gain(last: float, gain: float) -> float:
+    """What the next cycle will gain if gains go on falling by the same ratio."""
+    return gain * gain / last if 0 < gain < last < math.inf else gain
 
 
 def _floor(y: Any, recipe: Recipe, y_map: Standardizer | None) -> Array:

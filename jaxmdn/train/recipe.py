@@ -29,7 +29,8 @@ class Recipe:
       num_components, df: of the default head, a mixture of Student-t components.
       cycles: lengths of the training's cycles, in epochs. Each starts from the full learning rate;
         after each the ensemble is calibrated and scored on the rows held out.
-      min_gain: training stops after a cycle that gains less, in nats a row.
+      min_gain: training stops where the next cycle is expected to gain less, in nats a row: the
+        last one's gain, times its ratio to the gain before where that is below one.
       peak_rate, warmup: the full learning rate, and the share of a cycle spent rising to it; then
         it falls by a cosine to zero.
       weight_decay: of matrices.
@@ -48,7 +49,7 @@ class Recipe:
     num_components: int = 5
     df: float = 5.0
     cycles: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
-    min_gain: float = 0.01
+    min_gain: float = 0.005
     peak_rate: float = 5e-3
     warmup: float = 0.05
     weight_decay: float = 0.1

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -17,7 +18,7 @@ from scipy import stats
 
 import jaxmdn
 from jaxmdn import train
-from jaxmdn.train.ensemble import _floor
+from jaxmdn.train.ensemble import _floor, _next_gain
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.members import rate
 from jaxmdn.train.run import Run
@@ -389,3 +390,11 @@ def test_errors(user_errors, arguments, kind, message):
     options = {"y": np.arange(9.0)[:, None], "progress": False, **arguments}
     with pytest.raises(kind, match=message):
         train.fit_ensemble(np.zeros((9, 2)), options.pop("y"), **options)
+
+
+def test_the_next_cycle_is_expected_to_gain_as_the_last_ones_fell():
+    assert _next_gain(math.inf, 0.3) == 0.3
+    np.testing.assert_allclose(_next_gain(0.4, 0.1), 0.025)
+    assert _next_gain(0.1, 0.2) == 0.2
+    assert _next_gain(0.1, -0.2) == -0.2
+    assert math.isnan(_next_gain(0.1, math.nan))
