@@ -1,4 +1,5 @@
 from . import checkpoint as checkpoint
+from .columns import Columns as Columns
 from .ensemble import EnsembleResult as EnsembleResult
 from .ensemble import Uncertainty as Uncertainty
 from .ensemble import fit_ensemble as fit_ensemble

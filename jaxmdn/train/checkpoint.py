@@ -26,7 +26,7 @@ from flax import nnx
 from jaxmdn._version import __version__
 from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
-from jaxmdn.train import EnsembleResult, FitResult, Standardizer
+from jaxmdn.train import Columns, EnsembleResult, FitResult, Standardizer
 
 FORMAT = 1
 # Networks that can be built again from their description.
@@ -82,6 +82,7 @@ def save(
             "floor": result.floor,
         }
         config["folds"] = result.folds.tolist()
+        config["columns"] = result.columns.to_config()
     else:
         arrays = {"model": _arrays(nnx.state(result.model))}
         config["best_epoch"] = result.best_epoch
@@ -175,8 +176,16 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         folds=np.array(config["folds"]),
         temperature=Temperature(**arrays["temperature"]),
         floor=arrays["floor"],
+        columns=_columns(config, common["x_standardizer"]),
         out_of_fold=None,
     )
+
+
+def _columns(config: dict[str, Any], x_map: Standardizer) -> Columns:
+    """What becomes of the inputs; of an ensemble saved before there were gaps: nothing."""
+    if "columns" in config:
+        return Columns.from_config(config["columns"])
+    return Columns.fit(np.zeros((1, len(x_map.shift))))
 
 
 def load_notes(folder: str | os.PathLike[str]) -> dict[str, Any]:

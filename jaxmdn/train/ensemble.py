@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head
 from jaxmdn.mixture import Labeled, log_prob
 from jaxmdn.mixture.sampling import Estimate
+from jaxmdn.train.columns import Columns
 from jaxmdn.train.data import Rows, as_arrays, make_rows
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.recipe import Recipe, resolve
@@ -55,7 +57,8 @@ class EnsembleResult:
       folds: the fold of each training row that counts, ``[N]``.
       temperature: fitted to the rows held out, in standardised units.
       floor: the least noise under a scale, ``[D]``, in standardised units.
-      x_standardizer, y_standardizer: the maps applied to inputs and targets.
+      columns: what becomes of gaps and categories among the inputs.
+      x_standardizer, y_standardizer: the maps applied to inputs, after that, and targets.
       out_of_fold: the calibrated density of each training row under the networks that did not see
         it, in the target's unit. Nearly what to expect of new rows: epochs, temperatures and
         weights, a dozen numbers, were chosen by these rows. None after loading.
@@ -68,6 +71,7 @@ class EnsembleResult:
     folds: np.ndarray
     temperature: Temperature
     floor: Array
+    columns: Columns
     x_standardizer: Standardizer
     y_standardizer: Standardizer | None
     out_of_fold: Any
@@ -86,14 +90,17 @@ class EnsembleResult:
 
     def predict(self, x: Any) -> Any:
         """The predictive density of each row of ``x [N, F]``, in the target's own unit."""
-        arms = self._arms("predict", x)
+        arms = densities(self.graphdef, self.networks, self._inputs("predict", x))
         return _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
         """Log-density of each row, ``[N]``, nats, in the target's own unit."""
         if len(x) != len(y):
             raise ValueError(f"log_prob: x has {len(x)} rows, y {len(y)}; pass as many of both.")
-        arms, y = self._arms("log_prob", x), as_arrays("log_prob", y, "y")
+        return self._log_prob(self._inputs("log_prob", x), as_arrays("log_prob", y, "y"))
+
+    def _log_prob(self, inputs: Array, y: Any) -> Float[Array, "N"]:
+        arms = densities(self.graphdef, self.networks, inputs)
         density = apply_temperature(self.temperature, arms, floor=self.floor)
         y_map = self.y_standardizer
         if y_map is None:
@@ -109,7 +116,7 @@ class EnsembleResult:
         References:
           Depeweg et al. (2018), Decomposition of uncertainty in Bayesian deep learning, eq. 10.
         """
-        x = self.x_standardizer(as_arrays("uncertainty", x, "x"))
+        x = self._inputs("uncertainty", x)
         means, variances = map(
             np.asarray, moments(self.graphdef, self.networks, x, self.temperature, self.floor)
         )
@@ -132,23 +139,20 @@ class EnsembleResult:
           Breiman (2001), Random forests, section 10.
         """
         checks.require_count("importance", "num_repeats", num_repeats, minimum=2)
-        x, rng = np.array(as_arrays("importance", x, "x")), np.random.default_rng(seed)
-        nll = -float(np.mean(self.log_prob(x, y)))
-        losses = np.empty((num_repeats, x.shape[1]))
+        inputs, sources = np.array(self._inputs("importance", x)), self.columns.sources
+        y, rng = as_arrays("importance", y, "y"), np.random.default_rng(seed)
+        nll = -float(np.mean(self._log_prob(jnp.asarray(inputs), y)))
+        losses = np.empty((num_repeats, sources[-1] + 1))
         for (repeat, column), _ in np.ndenumerate(losses):
-            shuffled = x.copy()
-            shuffled[:, column] = rng.permutation(x[:, column])
-            losses[repeat, column] = -np.mean(self.log_prob(shuffled, y)) - nll
+            own, shuffled = sources == column, inputs.copy()
+            shuffled[:, own] = inputs[rng.permutation(len(inputs))][:, own]
+            losses[repeat, column] = -np.mean(self._log_prob(jnp.asarray(shuffled), y)) - nll
         error = losses.std(axis=0, ddof=1) / num_repeats**0.5
         return Estimate(jnp.asarray(losses.mean(axis=0)), jnp.asarray(error))
 
-    def _arms(self, function: str, x: Any) -> Any:
-        """The density of each arm, ``[A, N]``, in standardised units."""
-        x = as_arrays(function, x, "x")
-        if np.ndim(x) != 2:
-            raise ValueError(f"{function}: x must have shape [N, F], got {list(np.shape(x))}.")
-        x = self.x_standardizer(x)
-        return densities(self.graphdef, self.networks, x)
+    def _inputs(self, function: str, x: Any) -> Array:
+        """Standardised, ``[N, E]``."""
+        return self.x_standardizer(self.columns(x, function=function))
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -182,6 +186,7 @@ def fit_ensemble(
     head: Head | None = None,
     *,
     weights: Float[ArrayLike, "N"] | None = None,
+    categorical: Iterable[Any] = (),
     groups: Any = None,
     ordered: bool = False,
     recipe: Recipe | None = None,
@@ -196,12 +201,15 @@ def fit_ensemble(
     weights. Nothing else is chosen, and the same networks then predict together.
 
     Args:
-      x: inputs ``[N, F]``, numbers.
+      x: inputs ``[N, F]``, an array or a pandas DataFrame; what is missing is NaN. See
+        :class:`Columns` for what becomes of gaps and categories.
       y: targets ``[N, D]``.
       head: what to predict; None: a mixture of five Student-t components for each row. With
         components that have a location and a scale, temperatures act on the scales; with others
         (gamma, counts, classes) the arms' weights alone are fitted.
       weights: nonnegative row weights ``[N]``; rows of weight zero are left out altogether.
+      categorical: columns of ``x`` that are categories though they are numbers, by place or name;
+        text and columns of pandas' type "category" are so anyway.
       groups: a label for each row; rows with the same label are held out together.
       ordered: hold out stretches of neighbouring rows, as for a series in time.
       recipe: the numbers of the training; None: those of ``effort``, which counts only then.
@@ -232,14 +240,14 @@ def fit_ensemble(
     recipe = resolve("fit_ensemble", recipe, effort)
     if isinstance(y, Labeled):
         raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
-    everything = make_rows("fit_ensemble", x, y, weights)
-    for name, array in (("x", everything.x), ("y", everything.y)):
-        if not hasattr(array, "shape") or array.ndim != 2:
-            got = list(array.shape) if hasattr(array, "shape") else type(array).__name__
-            raise ValueError(
-                f"fit_ensemble: {name} must be an array [N, columns], got {got}; a single column "
-                f"is {name}[:, None]."
-            )
+    columns = Columns.fit(x, weights, categorical=categorical, function="fit_ensemble")
+    everything = make_rows("fit_ensemble", columns(x, function="fit_ensemble"), y, weights)
+    if not hasattr(everything.y, "shape") or everything.y.ndim != 2:
+        got = list(everything.y.shape) if hasattr(everything.y, "shape") else type(y).__name__
+        raise ValueError(
+            f"fit_ensemble: y must be an array [N, columns], got {got}; a single column is "
+            f"y[:, None]."
+        )
     counted = np.flatnonzero(np.asarray(everything.weights) > 0)
     rows = everything.take(counted)
     groups = None if groups is None else np.asarray(groups)[counted]
@@ -313,6 +321,7 @@ def fit_ensemble(
         folds=folds,
         temperature=best.temperature,
         floor=floor,
+        columns=columns,
         x_standardizer=x_map,
         y_standardizer=y_map,
         out_of_fold=best.density if y_map is None else to_unit(best.density, y_map),

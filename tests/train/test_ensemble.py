@@ -12,6 +12,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from flax import nnx
 from scipy import stats
@@ -215,6 +216,46 @@ def test_importance_finds_the_input_that_matters(fitted):
     assert float(found.value[0]) > 0.1
     assert np.argmax(found.value) == 0
     assert abs(float(found.value[2])) < 0.2 * float(found.value[0])
+
+
+def test_gaps_and_categories_are_filled_before_the_networks(fitted, tmp_path):
+    """Two columns, one with gaps, are three inputs; read by name; loaded and pickled with them."""
+    result, *_ = fitted
+    columns = train.Columns(
+        names=("a", "b"), medians=(0.0, 5.0), gaps=(False, True), categories=((), ())
+    )
+    result = dataclasses.replace(result, columns=columns)
+    frame = pd.DataFrame({"b": [1.0, np.nan, 3.0], "other": "text", "a": [0.5, -1.0, 2.0]})
+    inputs = np.array([[0.5, 1.0, 0.0], [-1.0, 5.0, 1.0], [2.0, 3.0, 0.0]])
+    y = np.array([[9.0], [10.0], [11.0]])
+    exact = fitted[0].log_prob(inputs, y)
+    np.testing.assert_array_equal(result.log_prob(frame, y), exact)
+    found = jaxmdn.log_prob(result.predict(frame), y)
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+    assert result.importance(frame, y, num_repeats=2).value.shape == (2,)
+    loaded = train.checkpoint.load(train.checkpoint.save(tmp_path / "saved", result))
+    assert loaded.columns == columns
+    np.testing.assert_array_equal(loaded.log_prob(frame, y), exact)
+    assert pickle.loads(pickle.dumps(result)).columns == columns
+    with pytest.raises(ValueError, match="predict: x lacks the column 'b'"):
+        result.predict(frame[["a"]])
+
+
+@pytest.mark.nightly
+def test_a_gap_says_something():
+    """Where the second input is missing, the target is ten higher; a category moves it, too."""
+    rng = np.random.default_rng(0)
+    x, gap, kind = rng.normal(size=600), rng.random(600) < 0.3, rng.integers(0, 3, 600)
+    y = x + 10.0 * gap + np.array([0.0, 20.0, 40.0])[kind] + 0.3 * rng.normal(size=600)
+    frame = pd.DataFrame({"x": x, "b": np.where(gap, np.nan, rng.normal(size=600))})
+    frame["kind"] = pd.Categorical(np.array(["red", "green", "blue"])[kind])
+    recipe = dataclasses.replace(RECIPE, cycles=(20, 40), hidden_features=(32, 32))
+    result = train.fit_ensemble(frame[:500], y[:500, None], recipe=recipe, progress=False)
+    mean = np.asarray(jaxmdn.mean(result.predict(frame[500:])))[:, 0]
+    assert np.sqrt(np.mean((mean - y[500:]) ** 2)) < 1.0
+    found = result.importance(frame[500:], y[500:, None], num_repeats=2).value
+    assert found.shape == (3,)
+    assert (np.asarray(found) > 0.5).all()
 
 
 @pytest.mark.nightly
