@@ -24,7 +24,7 @@ from jaxmdn.losses.reductions import REDUCTIONS, check_rows, kept_rows, reduce, 
 from jaxmdn.mixture import check_target
 from jaxmdn.nn.conditionals import AutoregressiveDensity
 from jaxmdn.nn.masked import MaskedLinear, MaskedNetwork
-from jaxmdn.nn.network import Network, named
+from jaxmdn.nn.network import Network, dtype_name, named
 from jaxmdn.nn.outputs import AutoregressiveHead
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
@@ -47,6 +47,9 @@ class AutoregressiveMDN(Network):
         :class:`jaxmdn.nn.Network`).
       kernel_scale: standard deviation of the initial raw outputs; small, so that every input
         starts near the density in the bias. Default 0.1.
+      dtype: of the operands of the matrix products, such as ``"bfloat16"``; raw outputs and all
+        that is computed from them are float32 at least.
+      param_dtype: of the parameters.
       rngs: NNX random streams (``params``).
 
     Raises:
@@ -81,6 +84,8 @@ class AutoregressiveMDN(Network):
         hidden_features: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "silu",
         kernel_scale: float = 0.1,
+        dtype: Any = None,
+        param_dtype: Any = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         name = "AutoregressiveMDN"
@@ -90,10 +95,14 @@ class AutoregressiveMDN(Network):
         activation = named(name, activation)
         checks.require_number(name, "kernel_scale", kernel_scale, lower=0.0)
         head = AutoregressiveHead(heads, graph=graph)
-        self.network = MaskedNetwork(in_features, head, tuple(hidden_features), activation)
-        *inner, last = self.network.masks
-        layers = [MaskedLinear(mask, rngs=rngs) for mask in inner]
-        layers.append(MaskedLinear(last, scale=kernel_scale, rngs=rngs))
+        dtype, param_dtype = dtype_name(name, dtype), dtype_name(name, param_dtype)
+        self.network = MaskedNetwork(in_features, head, tuple(hidden_features), activation, dtype)
+        masks = self.network.masks
+        scales = [1.0] * (len(masks) - 1) + [kernel_scale]
+        layers = [
+            MaskedLinear(mask, scale=scale, param_dtype=param_dtype, rngs=rngs)
+            for mask, scale in zip(masks, scales, strict=True)
+        ]
         self.layers = nnx.List(layers)
         self.arguments = (
             ("in_features", in_features),
@@ -101,6 +110,8 @@ class AutoregressiveMDN(Network):
             ("hidden_features", tuple(hidden_features)),
             ("activation", activation),
             ("kernel_scale", kernel_scale),
+            ("dtype", dtype),
+            ("param_dtype", param_dtype),
         )
 
     @property

@@ -7,12 +7,13 @@ sine waves of several frequencies beside the feature itself, it learns it at onc
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmdn import checks
+from jaxmdn import checks, numerics
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -31,6 +32,7 @@ class PeriodicEmbedding(nnx.Module):
         input; standardised inputs do well between 0.1 (smooth) and 1 (rough).
       num_frequencies: M.
       features: E.
+      param_dtype: of the parameters; what is computed is float32 at least.
       rngs: NNX random streams (``params``).
 
     >>> import jax.numpy as jnp, jaxmdn
@@ -52,6 +54,7 @@ class PeriodicEmbedding(nnx.Module):
         frequency_scale: float = 0.2,
         num_frequencies: int = 16,
         features: int = 3,
+        param_dtype: Any = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         name = "PeriodicEmbedding"
@@ -63,17 +66,22 @@ class PeriodicEmbedding(nnx.Module):
         self.out_features = in_features * (1 + features)
         waves = (in_features, num_frequencies)
         key = rngs.params
-        self.frequency = nnx.Param(frequency_scale * jax.random.normal(key(), waves, jnp.float32))
-        self.phase = nnx.Param(jax.random.uniform(key(), waves, jnp.float32, -math.pi, math.pi))
+        frequency = frequency_scale * jax.random.normal(key(), waves, jnp.float32)
+        phase = jax.random.uniform(key(), waves, jnp.float32, -math.pi, math.pi)
         scale = num_frequencies**-0.5
-        self.kernel = nnx.Param(scale * jax.random.normal(key(), (*waves, features), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((in_features, features), jnp.float32))
+        kernel = scale * jax.random.normal(key(), (*waves, features), jnp.float32)
+        self.frequency = nnx.Param(frequency.astype(param_dtype))
+        self.phase = nnx.Param(phase.astype(param_dtype))
+        self.kernel = nnx.Param(kernel.astype(param_dtype))
+        self.bias = nnx.Param(jnp.zeros((in_features, features), param_dtype))
 
     def __call__(self, x: Float[ArrayLike, "... F"]) -> Float[Array, "... E"]:
         x = jnp.asarray(x)
         checks.require_last_axis("PeriodicEmbedding", "x", x, self.in_features, "input features")
-        turns = x[..., None] * self.frequency[...]  # [..., F, M]
-        waves = jnp.cos(2 * math.pi * turns + self.phase[...])
-        mixed = jnp.einsum("...fm,fme->...fe", waves, self.kernel[...]) + self.bias[...]
+        own = (self.frequency[...], self.phase[...], self.kernel[...], self.bias[...])
+        x, frequency, phase, kernel, bias = numerics.upcast(x, *map(jnp.asarray, own))
+        turns = x[..., None] * frequency  # [..., F, M]
+        waves = jnp.cos(2 * math.pi * turns + phase)
+        mixed = jnp.einsum("...fm,fme->...fe", waves, kernel) + bias
         embedded = jnp.concatenate([x[..., None], mixed], axis=-1)
         return embedded.reshape(*x.shape[:-1], self.out_features)

@@ -39,13 +39,15 @@ from jaxmdn.typing import Array, Float, Num
 class MaskedNetwork:
     """The static part of the network: shapes, masks, and the pure function of its parameters.
 
-    Parameters are a tuple of ``(kernel, bias)``, a pair per layer, the output layer last.
+    Parameters are a tuple of ``(kernel, bias)``, a pair per layer, the output layer last; ``dtype``
+    is that of the operands of their products (None: their own).
     """
 
     in_features: int
     head: AutoregressiveHead
     hidden_features: tuple[int, ...]
     activation: str | Callable[[Array], Array]
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         sets = distinct_sets(self.head.graph)
@@ -73,7 +75,7 @@ class MaskedNetwork:
         """What feeds the output layer: the last hidden units, ``x`` and the encoded outputs."""
         inputs: tuple[Array, ...] = (x, seen)
         for layer, mask in zip(params[:-1], self.masks[:-1], strict=True):
-            inputs = (activate(self.activation, _masked(layer, mask, inputs)),)
+            inputs = (activate(self.activation, _masked(layer, mask, inputs, self.dtype)),)
         return (*inputs, x, seen) if self.hidden_features else inputs
 
     def output(
@@ -85,7 +87,7 @@ class MaskedNetwork:
             everything = np.arange(self.head.num_outputs)
             columns = np.concatenate([everything[self.head.slices[d]] for d in outputs])
             kernel, bias, mask = kernel[:, columns], bias[columns], mask[:, columns]
-        return _masked((kernel, bias), mask, inputs)
+        return _masked((kernel, bias), mask, inputs, self.dtype)
 
     def raw(
         self, params: Any, x: Float[Array, "... F"], y: Num[Array, "... D"]
@@ -142,14 +144,22 @@ def _subset(lower: Sequence[Any], upper: Sequence[Any], count: int) -> np.ndarra
     return mask
 
 
-def _masked(layer: Any, mask: np.ndarray, inputs: tuple[Array, ...]) -> Float[Array, "... H"]:
-    """``concat(inputs) @ (mask * kernel) + bias``; the inputs' leading axes may differ."""
+def _masked(
+    layer: Any, mask: np.ndarray, inputs: tuple[Array, ...], dtype: str | None
+) -> Float[Array, "... H"]:
+    """``concat(inputs) @ (mask * kernel) + bias``; the inputs' leading axes may differ.
+
+    The products' operands have the ``dtype``; their sum is float32 at least.
+    """
     kernel, total, *inputs = numerics.upcast(*layer, *inputs)  # type: ignore[assignment]
+    wide = total.dtype
+    if dtype is not None:
+        kernel, *inputs = (part.astype(dtype) for part in (kernel, *inputs))  # type: ignore[assignment]
     kernel = jnp.where(mask, kernel, 0)
     start = 0
     for part in inputs:
         stop = start + part.shape[-1]
-        total = total + part @ kernel[start:stop]
+        total = total + jnp.matmul(part, kernel[start:stop], preferred_element_type=wide)
         start = stop
     return total
 
@@ -157,9 +167,17 @@ def _masked(layer: Any, mask: np.ndarray, inputs: tuple[Array, ...]) -> Float[Ar
 class MaskedLinear(nnx.Module):
     """The parameters of one layer; the masks stand in :class:`MaskedNetwork`."""
 
-    def __init__(self, mask: np.ndarray, *, scale: float = 1.0, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        mask: np.ndarray,
+        *,
+        scale: float = 1.0,
+        param_dtype: Any = "float32",
+        rngs: nnx.Rngs,
+    ) -> None:
         # Every unit starts with unit variance, over the inputs that it has.
         spread = scale / np.sqrt(np.maximum(mask.sum(axis=0), 1))
         draws = jax.random.normal(rngs.params(), mask.shape, jnp.float32)
-        self.kernel = nnx.Param(draws * jnp.asarray(mask * spread, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(mask.shape[1], jnp.float32))
+        kernel = draws * jnp.asarray(mask * spread, jnp.float32)
+        self.kernel = nnx.Param(kernel.astype(param_dtype))
+        self.bias = nnx.Param(jnp.zeros(mask.shape[1], param_dtype))

@@ -13,8 +13,9 @@ from flax import nnx
 from jaxmdn import checks, losses
 from jaxmdn.components.base import Density
 from jaxmdn.heads import Head, from_config, initializers, to_config
+from jaxmdn.losses.kernels.linear import Layer, raw_outputs
 from jaxmdn.nn.embedding import PeriodicEmbedding
-from jaxmdn.nn.network import Network, activate, named
+from jaxmdn.nn.network import Network, activate, dtype_name, named
 from jaxmdn.typing import Array, ArrayLike, Float, Key
 
 
@@ -26,8 +27,11 @@ class MLP(nnx.Module):
       hidden_features: width of each layer; the last is H.
       activation: a name in ``jaxmdn.nn.ACTIVATIONS``, or a function (see :class:`Network`).
       dropout: share of the units dropped after each layer, in training mode only.
-      embedding: ``frequency_scale`` of a :class:`PeriodicEmbedding` of the inputs; None: they are
-        taken as they are.
+      embedding: ``frequency_scale`` of a :class:`PeriodicEmbedding` of the inputs (in the
+        parameters' dtype); None: they are taken as they are.
+      dtype: in which the layers compute, such as ``"bfloat16"``; None: that of inputs and
+        parameters.
+      param_dtype: of the parameters.
       rngs: NNX random streams (``params``, and ``dropout`` where used).
     """
 
@@ -39,23 +43,28 @@ class MLP(nnx.Module):
         activation: str | Callable[[Array], Array] = "silu",
         dropout: float = 0.0,
         embedding: float | None = None,
+        dtype: Any = None,
+        param_dtype: Any = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         checks.require_count("MLP", "in_features", in_features)
         for width in hidden_features:
             checks.require_count("MLP", "hidden_features", width)
         checks.require_number("MLP", "dropout", dropout, lower=0.0, upper=1.0)
+        dtype, param_dtype = dtype_name("MLP", dtype), dtype_name("MLP", param_dtype)
         self.in_features = in_features
         self.activation = named("MLP", activation)
         self.embedding = None
         widths = [in_features, *hidden_features]
         if embedding is not None:
-            waves = PeriodicEmbedding(in_features, frequency_scale=embedding, rngs=rngs)
+            waves = PeriodicEmbedding(
+                in_features, frequency_scale=embedding, param_dtype=param_dtype, rngs=rngs
+            )
             self.embedding = nnx.data(waves)
             widths[0] = waves.out_features
         self.out_features = widths[-1]
         self.layers = nnx.List(
-            nnx.Linear(width, following, rngs=rngs)
+            nnx.Linear(width, following, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
             for width, following in itertools.pairwise(widths)
         )
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
@@ -90,6 +99,9 @@ class MDNHead(nnx.Module):
       head: a jaxmdn head (static).
       kernel_scale: standard deviation of the initial raw outputs for hidden features of unit size;
         small, so that every input starts near the density in the bias. Default 0.1.
+      dtype: of the operands of the matrix product, as in :class:`MLP`; raw outputs and all that is
+        computed from them are float32 at least.
+      param_dtype: of the parameters.
       rngs: NNX random streams (``params``).
 
     >>> import jax, jax.numpy as jnp, jaxmdn
@@ -100,7 +112,14 @@ class MDNHead(nnx.Module):
     """
 
     def __init__(
-        self, in_features: int, head: Head, *, kernel_scale: float = 0.1, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        head: Head,
+        *,
+        kernel_scale: float = 0.1,
+        dtype: Any = None,
+        param_dtype: Any = "float32",
+        rngs: nnx.Rngs,
     ) -> None:
         checks.require_count("MDNHead", "in_features", in_features)
         if not isinstance(head, Head):
@@ -110,11 +129,28 @@ class MDNHead(nnx.Module):
             )
         self.head = head
         kernel_init = nnx.initializers.variance_scaling(kernel_scale**2, "fan_in", "normal")
-        self.linear = nnx.Linear(in_features, head.num_outputs, kernel_init=kernel_init, rngs=rngs)
+        self.linear = nnx.Linear(
+            in_features,
+            head.num_outputs,
+            kernel_init=kernel_init,
+            dtype=dtype_name("MDNHead", dtype),
+            param_dtype=dtype_name("MDNHead", param_dtype),
+            rngs=rngs,
+        )
 
     def raw(self, hidden: Float[ArrayLike, "... H"]) -> Float[Array, "... P"]:
         """Raw outputs, ``[..., P]``."""
-        return self.linear(hidden)
+        if not _is_plain(self.linear):
+            return self.linear(hidden)
+        return raw_outputs(self._layer(hidden), self.linear.precision)
+
+    def _layer(self, hidden: Any) -> Layer:
+        """The operands of the output layer, each in the dtype that it is used in."""
+        linear = self.linear
+        own = (hidden, linear.kernel[...], linear.bias[...])
+        hidden, kernel, bias = map(jnp.asarray, own)
+        dtype = linear.dtype or jnp.result_type(hidden, kernel)
+        return Layer(hidden.astype(dtype), kernel.astype(dtype), bias)
 
     def __call__(self, hidden: Float[ArrayLike, "... H"]) -> Density:
         return self.head(self.raw(hidden))
@@ -129,9 +165,7 @@ class MDNHead(nnx.Module):
         linear = self.linear
         if type(self).raw is not MDNHead.raw or not _is_plain(linear):
             return losses.nll(self.head, self.raw(hidden), y, **options)
-        own = (jnp.asarray(hidden), linear.kernel[...], linear.bias[...])
-        dtype = linear.dtype or jnp.result_type(*own)
-        layer = tuple(array.astype(dtype) for array in own)
+        layer = self._layer(hidden)
         return losses.linear_nll(self.head, *layer, y, **{"precision": linear.precision} | options)
 
     def initialize(
@@ -152,7 +186,7 @@ class MDN(Network):
       in_features: number of input features.
       head: a jaxmdn head.
       hidden_features, activation, dropout, embedding: see :class:`MLP`.
-      kernel_scale: see :class:`MDNHead`.
+      kernel_scale, dtype, param_dtype: see :class:`MDNHead`.
       rngs: NNX random streams.
 
     For another trunk (convolutional, recurrent, ...) use :meth:`from_trunk`.
@@ -177,15 +211,21 @@ class MDN(Network):
         dropout: float = 0.0,
         embedding: float | None = 0.2,
         kernel_scale: float = 0.1,
+        dtype: Any = None,
+        param_dtype: Any = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         hidden_features = tuple(hidden_features)
-        options: dict[str, Any] = {"activation": activation, "dropout": dropout}
+        dtypes = {
+            "dtype": dtype_name("MDN", dtype),
+            "param_dtype": dtype_name("MDN", param_dtype),
+        }
+        options: dict[str, Any] = {"activation": activation, "dropout": dropout, **dtypes}
         self.trunk: Any = MLP(
             in_features, hidden_features, **options, embedding=embedding, rngs=rngs
         )
         features = self.trunk.out_features
-        self.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
+        self.output = MDNHead(features, head, kernel_scale=kernel_scale, **dtypes, rngs=rngs)
         self.arguments = (
             ("in_features", in_features),
             ("hidden_features", hidden_features),
@@ -193,6 +233,7 @@ class MDN(Network):
             ("dropout", dropout),
             ("embedding", embedding),
             ("kernel_scale", kernel_scale),
+            *dtypes.items(),
         )
 
     @classmethod
@@ -203,12 +244,24 @@ class MDN(Network):
         head: Head,
         *,
         kernel_scale: float = 0.1,
+        dtype: Any = None,
+        param_dtype: Any = "float32",
         rngs: nnx.Rngs,
     ) -> MDN:
-        """Put an output layer on any trunk that maps inputs to ``[..., features]``."""
+        """Put an output layer on any trunk that maps inputs to ``[..., features]``.
+
+        ``kernel_scale``, ``dtype`` and ``param_dtype`` are those of the :class:`MDNHead`.
+        """
         model = cls(1, head, hidden_features=(), embedding=None, rngs=rngs)
         model.trunk = trunk
-        model.output = MDNHead(features, head, kernel_scale=kernel_scale, rngs=rngs)
+        model.output = MDNHead(
+            features,
+            head,
+            kernel_scale=kernel_scale,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
         model.arguments = None
         return model
 

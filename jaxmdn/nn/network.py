@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxmdn import checks, pickling
@@ -37,6 +38,17 @@ def named(function: str, activation: Any) -> Any:
 def activate(activation: Any, values: Array) -> Array:
     """The activation of these values."""
     return (getattr(nnx, activation) if isinstance(activation, str) else activation)(values)
+
+
+def dtype_name(function: str, dtype: Any) -> str | None:
+    """The name of a floating dtype, for JSON; None stays."""
+    if dtype is None:
+        return None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{function}: dtype must be a floating one such as 'bfloat16', got {dtype!r}."
+        )
+    return jnp.dtype(dtype).name
 
 
 class Network(nnx.Module):

@@ -4,15 +4,16 @@ from .ensemble import EnsembleResult as EnsembleResult
 from .ensemble import Uncertainty as Uncertainty
 from .ensemble import fit_ensemble as fit_ensemble
 from .fit import FitResult as FitResult
-from .fit import NonFiniteLossError as NonFiniteLossError
 from .fit import fit as fit
 from .folds import assign_folds as assign_folds
+from .loop import NonFiniteLossError as NonFiniteLossError
 from .objectives import Objective as Objective
 from .objectives import objective as objective
 from .recipe import Recipe as Recipe
 from .report import ComponentReport as ComponentReport
 from .report import ComponentWarning as ComponentWarning
 from .standardize import Standardizer as Standardizer
+from .standardize import TreeStandardizer as TreeStandardizer
 from .state import StepMetrics as StepMetrics
 from .state import TrainState as TrainState
 from .state import make_eval_step as make_eval_step

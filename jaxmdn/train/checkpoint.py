@@ -26,9 +26,11 @@ from flax import nnx
 from jaxmdn._version import __version__
 from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
-from jaxmdn.train import Columns, EnsembleResult, FitResult, Standardizer
+from jaxmdn.train import Columns, EnsembleResult, FitResult
+from jaxmdn.train.standardize import from_config
 
-FORMAT = 1
+# Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype. All are read.
+FORMAT = 2
 # Networks that can be built again from their description.
 NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
 TEMPERATURE = tuple(field.name for field in dataclasses.fields(Temperature))
@@ -86,11 +88,8 @@ def save(
     else:
         arrays = {"model": _arrays(nnx.state(result.model))}
         config["best_epoch"] = result.best_epoch
-    standardizers: dict[str, Any] = {}
-    for name, part in (("x", result.x_standardizer), ("y", result.y_standardizer)):
-        if part is not None:
-            standardizers[name] = {"shift": part.shift.tolist(), "scale": part.scale.tolist()}
-    config["standardizers"] = standardizers
+    maps = {"x": result.x_standardizer, "y": result.y_standardizer}
+    config["standardizers"] = {name: part and part.to_config() for name, part in maps.items()}
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -154,13 +153,10 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         [(path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(state)]
     )
     model.eval()
-    maps = {
-        name: Standardizer(**{key: np.asarray(value) for key, value in part.items()})
-        for name, part in config["standardizers"].items()
-    }
+    maps = config["standardizers"]
     common: dict[str, Any] = {
-        "x_standardizer": maps.get("x"),
-        "y_standardizer": maps.get("y"),
+        "x_standardizer": from_config(maps.get("x")),
+        "y_standardizer": from_config(maps.get("y")),
         "history": {name: np.array(values, float) for name, values in config["history"].items()},
     }
     if not ensemble:
@@ -201,10 +197,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"jaxmdn.checkpoint.save writes one."
         )
     config = json.loads(path.read_text())
-    if config.get("format") != FORMAT:
+    if config.get("format") not in range(1, FORMAT + 1):
         raise ValueError(
             f"load: {folder} has format {config.get('format')!r}, this version of jaxmdn reads "
-            f"format {FORMAT}; load it with jaxmdn {config.get('jaxmdn')}."
+            f"formats 1 to {FORMAT}; load it with jaxmdn {config.get('jaxmdn')}."
         )
     return config
 

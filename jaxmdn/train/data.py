@@ -19,8 +19,8 @@ class Rows(NamedTuple):
 
     Attributes:
       x: an array ``[N, ...]`` or a pytree of such arrays.
-      y: targets ``[N, D]``, or what the head accepts (``Labeled``).
-      weights: ``[N]``, nonnegative.
+      y: targets ``[N, D]``, or ``[N, T, D]`` of sequences, or what the head accepts (``Labeled``).
+      weights: nonnegative, an entry for each target: ``[N]``, or ``[N, T]``.
     """
 
     x: Any
@@ -31,6 +31,13 @@ class Rows(NamedTuple):
     def size(self) -> int:
         """N."""
         return self.weights.shape[0]
+
+    @property
+    def flat_targets(self) -> tuple[Any, Any]:
+        """Targets ``[M, D]`` and their weights ``[M]``, those of sequences one after another."""
+        rank = self.weights.ndim
+        y = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[rank:]), self.y)
+        return y, self.weights.reshape(-1)
 
     def take(self, index: Any) -> Rows:
         """The rows at ``index``."""
@@ -55,26 +62,47 @@ def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
             if leaf.ndim == 0:
                 raise ValueError(f"{function}: {label} must have a leading row axis, got a scalar.")
             counts[label] = leaf.shape[0]
-            _require_finite(function, label, leaf)
     count = next(iter(counts.values()))
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {rows}" for name, rows in counts.items())
         raise ValueError(f"{function}: x and y must have the same number of rows, got {listed}.")
     if count == 0:
         raise ValueError(f"{function}: x and y have no rows; pass at least one.")
-    if weights is None:
-        weights = jnp.ones(count, jnp.float32)
-    weights = jnp.asarray(weights)
-    if weights.shape != (count,):
-        raise ValueError(
-            f"{function}: weights must have shape [{count}], one per row, "
-            f"got {list(weights.shape)}."
-        )
+    weights = _weights(function, weights, jax.tree.leaves(y)[-1].shape[:-1] or (count,))
+    y = _without_left_out(y, np.asarray(weights > 0))
+    for name, tree in (("x", x), ("y", y)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            _require_finite(function, name + jax.tree_util.keystr(path), leaf)
+    return Rows(x, y, weights)
+
+
+def _weights(function: str, weights: Any, batch: tuple[int, ...]) -> Array:
+    """Weights as floats, one for each target; truth values are a mask."""
+    weights = jnp.ones(batch, jnp.float32) if weights is None else jnp.asarray(weights)
+    if weights.shape not in (batch, batch[:1]):
+        kinds = f"{list(batch[:1])}, one per row" + (f", or {list(batch)}" if batch[1:] else "")
+        raise ValueError(f"{function}: weights must have shape {kinds}, got {list(weights.shape)}.")
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        weights = weights.astype(jnp.float32)
     weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
     _require_finite(function, "weights", weights)
     if bool(jnp.any(weights < 0)) or not bool(jnp.any(weights > 0)):
         raise ValueError(f"{function}: weights must be nonnegative and not all zero.")
-    return Rows(x, y, weights)
+    weights = weights.reshape(weights.shape + (1,) * (len(batch) - weights.ndim))
+    return jnp.broadcast_to(weights, batch)
+
+
+def _without_left_out(y: Any, counted: np.ndarray) -> Any:
+    """Targets of weight zero may hold anything: they become a copy of the first that counts."""
+    if counted.all():
+        return y
+    first = np.unravel_index(np.argmax(counted), counted.shape)
+
+    def fill(leaf: Any) -> Any:
+        where = counted.reshape(counted.shape + (1,) * (leaf.ndim - counted.ndim))
+        return (jnp if isinstance(leaf, jax.Array) else np).where(where, leaf, leaf[first])
+
+    return jax.tree.map(fill, y)
 
 
 def as_arrays(function: str, tree: Any, name: str) -> Any:

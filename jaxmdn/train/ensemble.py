@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.standardize import Standardizer, to_unit
 from jaxmdn.train.targets import check_targets, refuse_constant
+from jaxmdn.train.watch import Callback, Interrupts, check_callbacks
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -63,7 +64,8 @@ class EnsembleResult:
         it, in the target's unit. Nearly what to expect of new rows: epochs, temperatures and
         weights, a dozen numbers, were chosen by these rows. None after loading.
       history: per cycle: ``epochs`` so far, ``out_of_fold_nll`` and ``raw_nll`` (before
-        calibration), nats a row in the target's unit, ``seconds`` since the start.
+        calibration), nats a row in the target's unit, ``seconds`` since the start and
+        ``rows_per_second`` of the cycle (rows of the table, for all networks together).
     """
 
     graphdef: Any
@@ -191,6 +193,7 @@ def fit_ensemble(
     ordered: bool = False,
     recipe: Recipe | None = None,
     effort: str = "default",
+    callbacks: Callback | Sequence[Callback] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> EnsembleResult:
@@ -214,12 +217,15 @@ def fit_ensemble(
       ordered: hold out stretches of neighbouring rows, as for a series in time.
       recipe: the numbers of the training; None: those of ``effort``, which counts only then.
       effort: ``"fast"``, ``"default"`` or ``"best"``.
+      callbacks: ``callback(cycle, record)``, or several, called after every cycle; one that returns
+        "stop" ends the training. ``record`` holds what the history gets.
       seed: seeds folds, networks and shuffling.
       progress: show a progress bar.
 
     Returns:
       An :class:`EnsembleResult`: ``predict(x)``, ``log_prob(x, y)``, ``uncertainty(x)``,
-      ``importance(x, y)``, ``out_of_fold``.
+      ``importance(x, y)``, ``out_of_fold``. Ctrl-C ends the training with a warning and the last
+      cycle's result (before the end of the first it raises).
 
     Raises:
       ValueError: for rows that do not match or are not finite, a constant target, and targets
@@ -238,6 +244,7 @@ def fit_ensemble(
       the cycles; Guo et al. (2017) for the temperature.
     """
     recipe = resolve("fit_ensemble", recipe, effort)
+    callbacks = check_callbacks("fit_ensemble", callbacks)
     if isinstance(y, Labeled):
         raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
     columns = Columns.fit(x, weights, categorical=categorical, function="fit_ensemble")
@@ -267,43 +274,46 @@ def fit_ensemble(
     log_det = 0.0 if y_map is None else y_map.log_det
 
     run = Run(recipe, head, table, folds, floor, seed)
-    history: dict[str, list[float]] = {
-        name: [] for name in ("epochs", "out_of_fold_nll", "raw_nll", "seconds")
-    }
+    history: dict[str, list[float]] = {}
     start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None
     gain = math.inf  # nats, of the last cycle
     ends: list[Any] = []
     bar = tqdm(total=sum(recipe.cycles), unit="epoch", disable=not progress)
-    for length in recipe.cycles:
-        try:
-            lost += run.cycle(length, bar, log_det)
-        except KeyboardInterrupt:
-            if best is None:
-                raise
-            warnings.warn(
-                "fit_ensemble: interrupted; the result is that of the last cycle.", stacklevel=2
-            )
-            break
-        epochs += length
-        ends = [*ends, run.snapshot()][-2:]
-        tried = [run.calibrate(ends[-count:]) for count in range(1, len(ends) + 1)]
-        found = min(tried, key=lambda one: one.nll if np.isfinite(one.nll) else np.inf)
-        for name, value in (
-            ("epochs", epochs),
-            ("out_of_fold_nll", found.nll + log_det),
-            ("raw_nll", found.raw_nll + log_det),
-            ("seconds", time.perf_counter() - start),
-        ):
-            history[name].append(value)
-        bar.set_postfix_str(f"held out {found.nll + log_det:.4f} nats")
-        last, gain = gain, math.inf
-        if best is not None and np.isfinite(best.nll):
-            gain = best.nll - found.nll
-        best = found if gain > 0 else best
-        if not _next_gain(last, gain) >= recipe.min_gain:
-            break
-    bar.close()
+    with bar, Interrupts() as interrupts:
+        for cycle, length in enumerate(recipe.cycles, start=1):
+            before = time.perf_counter()
+            lost += run.cycle(length, bar, log_det, interrupts)
+            if interrupts.asked:
+                break
+            rate = table.size * length / (time.perf_counter() - before)
+            epochs += length
+            ends = [*ends, run.snapshot()][-2:]
+            tried = [run.calibrate(ends[-count:]) for count in range(1, len(ends) + 1)]
+            found = min(tried, key=lambda one: one.nll if np.isfinite(one.nll) else np.inf)
+            record = {
+                "epochs": epochs,
+                "out_of_fold_nll": found.nll + log_det,
+                "raw_nll": found.raw_nll + log_det,
+                "seconds": time.perf_counter() - start,
+                "rows_per_second": rate,
+            }
+            for name, value in record.items():
+                history.setdefault(name, []).append(value)
+            bar.set_postfix_str(f"held out {found.nll + log_det:.4f} nats")
+            last, gain = gain, math.inf
+            if best is not None and np.isfinite(best.nll):
+                gain = best.nll - found.nll
+            best = found if gain > 0 else best
+            stop = interrupts.tell("fit_ensemble", callbacks, cycle, record)
+            if stop or interrupts.asked or not _next_gain(last, gain) >= recipe.min_gain:
+                break
+    if interrupts.asked:
+        if best is None:
+            raise KeyboardInterrupt
+        warnings.warn(
+            "fit_ensemble: interrupted; the result is that of the last cycle.", stacklevel=2
+        )
     if lost:
         warnings.warn(
             f"fit_ensemble: in {lost} epoch(s) some network met a loss that is not finite; these "

@@ -24,7 +24,7 @@ from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
-from jaxmdn.train.state import TrainState, train_step
+from jaxmdn.train.state import Optimizer, StepMetrics, TrainState, train_step
 from jaxmdn.typing import Array
 
 EVALUATION_BATCH = 4096
@@ -57,6 +57,8 @@ class EpochResult(NamedTuple):
       score: the loss that is trained, on the validation rows: by it the best epoch is chosen.
       sound: whether everything stayed finite.
       usage: mean mixing coefficients ``[K]`` at the end; None for heads without components.
+      grad_norm: mean over the steps of the gradient's global norm, before clipping.
+      learning_rate: of the last step, where ``optax.inject_hyperparams`` shows it; else NaN.
     """
 
     losses: Any
@@ -65,6 +67,8 @@ class EpochResult(NamedTuple):
     score: Any
     sound: Any
     usage: Any
+    grad_norm: Any
+    learning_rate: Any
 
 
 def negative_log_likelihood(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
@@ -79,7 +83,7 @@ class Program:
     train_graph: Any
     eval_graph: Any
     head: Head
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     loss: Callable[..., Any]
     batch_size: int
     ema: float
@@ -88,7 +92,7 @@ class Program:
     def create(
         cls,
         model: Any,
-        optimizer: optax.GradientTransformation,
+        optimizer: Optimizer,
         loss: Callable[..., Any],
         batch_size: int,
         ema: float = 0.0,
@@ -115,6 +119,14 @@ class Program:
             best_epoch=jnp.zeros((), jnp.int32),
         )
 
+    def initial(self, carry: Carry, rows: Rows, held_out: Rows | None) -> EpochResult:
+        """The numbers of epoch 0, which trains nothing."""
+        valid = score = np.nan
+        if held_out is not None:
+            valid, score = jax.device_get(self.validate(carry.state, held_out))
+        usage, rate = self.usage(carry.state, rows), learning_rate(carry.state.opt_state)
+        return EpochResult((), np.nan, valid, score, True, usage, np.nan, rate)
+
     def epoch(
         self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int, step_size: float = 1.0
     ) -> tuple[Carry, EpochResult]:
@@ -136,7 +148,7 @@ class Program:
     def report(self, carry: Carry, rows: Rows) -> ComponentReport | None:
         """Component use over rows, at the best parameters."""
         statistics = _report(self, carry.best_params, carry.best_model_state, rows)
-        return None if statistics is None else combine(statistics, rows.size)
+        return None if statistics is None else combine(statistics)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -162,13 +174,36 @@ def _epoch(
             objective, program.optimizer, state, batch, stateful=True, step_size=step_size
         )
         average = _averaged(program.ema, state, average)
-        return (state, average), (metrics.loss, jnp.sum(batch.weights))
+        return (state, average), (metrics, jnp.sum(batch.weights))
 
     start = dataclasses.replace(carry.state, key=step_key)
     cuts = batch_indices(order, program.batch_size)
-    (state, average), (losses, mass) = meshes.scan(step, (start, carry.average), cuts)
+    (state, average), (metrics, mass) = meshes.scan(step, (start, carry.average), cuts)
     state = dataclasses.replace(state, key=carry.state.key)
+    return _judge(program, carry, (state, average), metrics, mass, rows, held_out, epoch, step_size)
 
+
+def _judge(
+    program: Program,
+    carry: Carry,
+    trained: tuple[TrainState, Any],
+    metrics: StepMetrics,
+    mass: Array,
+    rows: Rows,
+    held_out: Rows | None,
+    epoch: Any,
+    step_size: Any,
+) -> tuple[Carry, EpochResult]:
+    """Validate what an epoch's steps led to, keep it if it is finite, and say what happened.
+
+    Args:
+      program: static.
+      carry: before these steps.
+      trained: training state and running average after them.
+      metrics, mass: of every step: loss and gradient norm; the weight of its rows.
+      rows, held_out, epoch, step_size: as in :meth:`Program.epoch`.
+    """
+    (state, average), losses = trained, metrics.loss
     mass = mass.astype(losses.dtype)
     train = jnp.sum(losses * mass) / jnp.sum(mass)
     sound = jnp.all(jnp.isfinite(losses)) & _all_finite(state.params)
@@ -192,7 +227,16 @@ def _epoch(
         best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
     )
     usage = _usage(program, carry.average, carry.state.model_state, rows)
-    return carry, EpochResult(losses, train, valid, score, sound, usage)
+    rate = step_size * learning_rate(carry.state.opt_state)
+    return carry, EpochResult(
+        losses, train, valid, score, sound, usage, jnp.mean(metrics.grad_norm), rate
+    )
+
+
+def learning_rate(opt_state: Any) -> Array:
+    """What ``optax.inject_hyperparams`` keeps in an optimizer's state; NaN if there is none."""
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
+    return jnp.asarray(found[0][1] if found else jnp.nan, jnp.float32)
 
 
 def _averaged(ema: float, state: TrainState, average: Any) -> Any:
@@ -208,17 +252,18 @@ def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
     """One batch; rows that only pad it get weight zero."""
     index, counts = cut
     batch = rows.take(index)
+    counts = counts.reshape(counts.shape + (1,) * (batch.weights.ndim - 1))
     return batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
 
 
 def _over_batches(
     program: Program, params: Any, model_state: Any, rows: Rows, function: Callable[..., Any]
 ) -> Any:
-    """Map ``function(model, batch, counts)`` over evaluation batches; the results are stacked."""
+    """Map ``function(model, batch)`` over evaluation batches; the results are stacked."""
 
     def one(cut: tuple[Array, Array]) -> Any:
         model = nnx.merge(program.eval_graph, params, model_state, copy=True)
-        return function(model, _cut(rows, cut), cut[1])
+        return function(model, _cut(rows, cut))
 
     size = min(EVALUATION_BATCH, rows.size)
     return jax.lax.map(one, batch_indices(jnp.arange(rows.size), size))
@@ -228,7 +273,7 @@ def _over_batches(
 def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Array:
     """Weighted mean NLL over rows, in standardised units."""
 
-    def total(model: Any, batch: Rows, counts: Array) -> Array:
+    def total(model: Any, batch: Rows) -> Array:
         return model.nll(batch.x, batch.y, weights=batch.weights, reduction="sum")
 
     sums = _over_batches(program, params, model_state, rows, total)
@@ -244,7 +289,7 @@ def _validate(
         return nll, nll
     loss = getattr(program.loss, "clean", program.loss)  # without the noise of training
 
-    def weighted(model: Any, batch: Rows, counts: Array) -> Array:
+    def weighted(model: Any, batch: Rows) -> Array:
         return loss(model, *batch, key) * jnp.sum(batch.weights)
 
     sums = _over_batches(program, params, model_state, rows, weighted)
@@ -261,7 +306,8 @@ def _usage(program: Program, params: Any, model_state: Any, rows: Rows) -> Array
 
 @partial(jax.jit, static_argnums=0)
 def _report(program: Program, params: Any, model_state: Any, rows: Rows) -> Any:
-    def statistics(model: Any, batch: Rows, counts: Array) -> Any:
+    def statistics(model: Any, batch: Rows) -> Any:
+        counts = (batch.weights > 0).astype(batch.weights.dtype)
         return component_statistics(program.head, model(batch.x), counts)
 
     return _over_batches(program, params, model_state, rows, statistics)

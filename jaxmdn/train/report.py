@@ -76,7 +76,7 @@ def _inner(head: Head) -> Head:
 
 
 def mean_weights(density: Density, rows: Array) -> Array | None:
-    """Mixing coefficients averaged over a batch with row weights ``rows [N]``: ``[K]``.
+    """Mixing coefficients averaged over a batch with row weights ``rows [N, ...]``: ``[K]``.
 
     Class-conditional densities count every class's components, ``[C K]``. None for densities that
     are no mixtures.
@@ -84,13 +84,14 @@ def mean_weights(density: Density, rows: Array) -> Array | None:
     if not isinstance(density, Mixture):
         return None
     weights, rows = numerics.upcast(flatten_mixture(density).weights(), rows)
-    return jnp.sum(rows[:, None] * weights, axis=0) / jnp.sum(rows)
+    leading = tuple(range(rows.ndim))
+    return jnp.sum(rows[..., None] * weights, axis=leading) / jnp.sum(rows)
 
 
 def component_statistics(head: Head, density: Density, rows: Array) -> Any:
-    """Sums over a batch for a :class:`ComponentReport`: weights, largest weight, floored rows.
+    """Sums over a batch for a :class:`ComponentReport`: weights, their largest, floored rows, rows.
 
-    ``rows [N]`` is 1 for rows that count and 0 for padding. None for heads without components.
+    ``rows [N, ...]`` is 1 for rows that count and 0 for others. None for heads without components.
     """
     if isinstance(head, IndependentHead) and isinstance(density, Independent):
         pairs = zip(head.heads, density.parts, strict=True)
@@ -102,15 +103,17 @@ def component_statistics(head: Head, density: Density, rows: Array) -> Any:
     mixture: Any = density
     while isinstance(mixture.components, Mixture):
         mixture = mixture.components
-    weights = mixture.weights()  # [N, (C,) K]
-    mask = rows.reshape(rows.shape + (1,) * (weights.ndim - 1))
+    weights = mixture.weights()  # [N, ..., (C,) K]
+    leading = tuple(range(rows.ndim))
+    mask = rows.reshape(rows.shape + (1,) * (weights.ndim - rows.ndim))
     floored, floor = jnp.zeros_like(weights, bool), getattr(_inner(head), "min_scale", 0.0)
     for scale in _scales(mixture.components) if floor > 0 else ():
         floored = floored | jnp.any(scale <= 1.05 * floor, axis=-1)
     return (
-        jnp.sum(mask * weights, axis=0),
-        jnp.max(jnp.where(mask > 0, weights, 0), axis=0),
-        jnp.sum(mask * floored.astype(mask.dtype), axis=0),
+        jnp.sum(mask * weights, axis=leading),
+        jnp.max(jnp.where(mask > 0, weights, 0), axis=leading),
+        jnp.sum(mask * floored.astype(mask.dtype), axis=leading),
+        jnp.sum(mask * jnp.ones_like(weights), axis=leading),
     )
 
 
@@ -125,11 +128,11 @@ def _scales(components: Density) -> list[Array]:
     return _scales(base) if base is not None else [] if scale is None else [scale]
 
 
-def combine(statistics: Any, count: int) -> ComponentReport:
-    """Fold per-batch statistics (leading axis: batches) over ``count`` rows into a report."""
-    total, largest, floored = jax.device_get(statistics)
+def combine(statistics: Any) -> ComponentReport:
+    """Fold per-batch statistics (leading axis: batches) into a report."""
+    total, largest, floored, count = jax.device_get(statistics)
     return ComponentReport(
-        mean_weight=total.sum(0) / count,
+        mean_weight=total.sum(0) / count.sum(0),
         max_weight=largest.max(0),
-        floor_share=floored.sum(0) / count,
+        floor_share=floored.sum(0) / count.sum(0),
     )

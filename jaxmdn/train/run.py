@@ -18,6 +18,7 @@ from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
+from jaxmdn.train.watch import Interrupts
 from jaxmdn.typing import Array
 
 
@@ -188,16 +189,19 @@ class Run:
 
         self.members, self.index = over_devices(self.arms * each, (start(), self.index))
 
-    def cycle(self, length: int, bar: Any, shift: float) -> int:
+    def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
         """Train for a cycle; return in how many epochs some loss was not finite.
 
         Args:
           length: epochs.
           bar: a progress bar.
           shift: what is added to the losses that it shows.
+          interrupts: whether to break off.
         """
         lost = 0
         for done in range(length):
+            if interrupts.asked:
+                break
             losses = np.asarray(self.epoch(done, length))
             lost += not np.isfinite(losses).all()
             bar.update()

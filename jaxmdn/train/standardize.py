@@ -11,7 +11,7 @@ dtype: a time stamp of 1.7e9 seconds has no room for its seconds in float32.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,12 +42,17 @@ class Standardizer:
     ) -> Standardizer:
         """Mean and standard deviation of each column of ``values [..., D]``, all rows pooled.
 
-        Rows of weight zero do not count. A constant column keeps ``scale = 1``. ``closure`` says
-        what each column's density allows (``Head.closure``): ``"affine"``, ``"scale"`` (the root
-        mean square, no shift) or ``"none"``.
+        Weights have the leading axes of ``values``, or the first of them; rows of weight zero do
+        not count. A constant column keeps ``scale = 1``. ``closure`` says what each column's
+        density allows (``Head.closure``): ``"affine"``, ``"scale"`` (the root mean square, no
+        shift) or ``"none"``.
         """
-        rows = np.asarray(values, np.float64).reshape(-1, np.shape(values)[-1])
-        share = np.ones(len(rows)) if weights is None else np.ravel(np.asarray(weights, np.float64))
+        wide = np.asarray(values, np.float64)
+        rows = wide.reshape(-1, wide.shape[-1])
+        share = np.ones(wide.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
+        share = np.broadcast_to(
+            share.reshape(share.shape + (1,) * (wide.ndim - 1 - share.ndim)), wide.shape[:-1]
+        ).ravel()
         shift = np.average(rows, axis=0, weights=share)
         scale = np.sqrt(np.average((rows - shift) ** 2, axis=0, weights=share))
         counted = rows[share > 0]
@@ -81,10 +86,48 @@ class Standardizer:
             jnp.asarray(self.shift, values.dtype) + jnp.asarray(self.scale, values.dtype) * values
         )
 
+    def to_config(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
     @property
     def log_det(self) -> float:
         """``sum(log scale)``: added to a standardised NLL, it gives the NLL in the own unit."""
         return float(np.sum(np.log(self.scale)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeStandardizer:
+    """A :class:`Standardizer` for some leaves of a pytree, each by its path; others stay.
+
+    Attributes:
+      parts: from ``jax.tree_util.keystr`` of a leaf's path.
+    """
+
+    parts: Mapping[str, Standardizer]
+
+    def __call__(self, tree: Any) -> Any:
+        """Standardise the leaves that there is a map for."""
+
+        def one(path: Any, leaf: Any) -> Any:
+            part = self.parts.get(jax.tree_util.keystr(path))
+            return leaf if part is None else part(leaf)
+
+        return jax.tree_util.tree_map_with_path(one, tree)
+
+    def to_config(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        return {"leaves": {path: part.to_config() for path, part in self.parts.items()}}
+
+
+def from_config(config: dict[str, Any] | None) -> Any:
+    """The map that ``to_config`` described; None stays."""
+    if config is None:
+        return None
+    if "leaves" in config:
+        parts = {path: from_config(part) for path, part in config["leaves"].items()}
+        return TreeStandardizer(parts)
+    return Standardizer(**{name: np.asarray(value) for name, value in config.items()})
 
 
 @jax.jit
@@ -95,12 +138,12 @@ def to_unit(density: Any, y_map: Standardizer) -> Any:
 
 
 def unresolved(values: Any) -> np.ndarray:
-    """Columns of ``values [N, D]`` whose spread JAX's default float cannot resolve around the mean.
+    """Columns of ``values [..., D]`` whose spread JAX's default float does not resolve at the mean.
 
     One rounding of the mean is then more than a thousandth of a standard deviation: a density in
     the own unit is too coarse to evaluate, though a standardised one is not.
     """
-    wide = np.asarray(values, np.float64)
+    wide = np.asarray(values, np.float64).reshape(-1, np.shape(values)[-1])
     rounding = np.abs(wide.mean(axis=0)) * float(jnp.finfo(jnp.result_type(float)).eps)
     spread = wide.std(axis=0)
     return np.flatnonzero((spread > 0) & (rounding > 1e-3 * spread))

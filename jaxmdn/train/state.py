@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ import optax
 
 from jaxmdn.components.declare import register
 from jaxmdn.typing import Array, Key
+
+Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
 
 
 @register
@@ -46,7 +48,7 @@ class TrainState:
     def create(
         cls,
         params: Any,
-        optimizer: optax.GradientTransformation,
+        optimizer: Optimizer,
         key: Key[Array, ""],
         *,
         model_state: Any = None,
@@ -76,7 +78,7 @@ def matrices(params: Any) -> Any:
 
 def train_step(
     loss: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: TrainState,
     batch: Any,
     *,
@@ -110,7 +112,7 @@ def train_step(
 
 def make_train_step(
     loss: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     stateful: bool = False,
 ) -> Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]:

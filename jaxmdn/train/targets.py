@@ -18,7 +18,7 @@ def check_targets(head: Any, y: Any, function: str = "fit") -> None:
 
     Args:
       head: the head.
-      y: targets ``[N, D]`` in their own unit, or what the head accepts (``Labeled``).
+      y: targets ``[N, ..., D]`` in their own unit, or what the head accepts (``Labeled``).
       function: the caller's name, for messages.
 
     Raises:
@@ -40,10 +40,10 @@ def check_targets(head: Any, y: Any, function: str = "fit") -> None:
     outside |= circles & (np.abs(targets) > 2.001 * math.pi)
     bad = np.argwhere(outside)
     if len(bad):
-        row, column = bad[0]
-        value = float(targets[row, column])
+        row, *_, column = bad[0]
+        value = float(targets[tuple(bad[0])])
         advice = _advice(head.support[column], value)
-        if large[row, column]:
+        if large[tuple(bad[0])]:
             advice = f"It is beyond {most:.2g}, the largest float of the device: divide the column."
         raise ValueError(
             f"{function}: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of "
@@ -52,13 +52,13 @@ def check_targets(head: Any, y: Any, function: str = "fit") -> None:
 
 
 def refuse_constant(function: str, targets: Any) -> None:
-    """Raise for a column of targets ``[N, D]`` that is the same in every row."""
-    targets = np.asarray(targets)
+    """Raise for a column of targets ``[N, ..., D]`` that is the same in every row."""
+    targets = np.asarray(targets).reshape(-1, np.shape(targets)[-1])
     constant = np.flatnonzero((targets == targets[:1]).all(axis=0))
     if len(constant) and len(targets) > 1:
         raise ValueError(
             f"{function}: column {constant[0]} of y is constant; there is nothing to learn. Leave "
-            f"it out, or train by jaxmdn.train.fit with standardize=False."
+            f"it out, or train by jaxmdn.train.fit with standardize_y=False."
         )
 
 
@@ -91,10 +91,10 @@ def _advice(own: Support, value: float) -> str:
 
 def _refuse(function: str, labels: np.ndarray, bad: np.ndarray, count: int) -> None:
     if bad.any():
-        row, column = np.argwhere(bad)[0]
+        place = tuple(np.argwhere(bad)[0])
         raise ValueError(
-            f"{function}: class labels must be whole numbers from 0 to {count - 1}, but row {row} "
-            f"is {labels[row, column]}; number the classes from 0."
+            f"{function}: class labels must be whole numbers from 0 to {count - 1}, but row "
+            f"{place[0]} is {labels[place]}; number the classes from 0."
         )
 
 

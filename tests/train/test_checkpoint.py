@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -135,3 +136,12 @@ def test_not_a_checkpoint(fitted, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("name", ["network", "ensemble"])
+def test_folders_of_format_1_keep_loading(name):
+    """Written by the commit before format 2, with log-densities that it computed."""
+    folder = Path(__file__).parent / "format_1" / name
+    loaded, notes = checkpoint.load(folder), checkpoint.load_notes(folder)
+    x, y = (np.asarray(notes[part], np.float32)[:, None] for part in ("x", "y"))
+    np.testing.assert_allclose(loaded.log_prob(x, y), notes["log_prob"], rtol=1e-5, atol=1e-5)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -352,13 +353,17 @@ def test_an_interrupted_run_keeps_its_last_cycle(monkeypatch):
 
     def interrupted(self, done, length):
         if done == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return run_epoch(self, done, length)
 
     monkeypatch.setattr(Run, "epoch", interrupted)
+    seen = []
     with pytest.warns(UserWarning, match="interrupted"):
-        result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+        result = train.fit_ensemble(
+            x, y, recipe=recipe, callbacks=lambda *told: seen.append(told), progress=False
+        )
     assert result.history["epochs"].tolist() == [2]
+    assert seen == [(1, {name: values[0] for name, values in result.history.items()})]
     assert np.isfinite(result.log_prob(x, y)).all()
 
 

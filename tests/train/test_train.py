@@ -325,7 +325,8 @@ def test_running_average_is_that_of_the_parameters():
 def test_refit_trains_on_all_rows_for_the_epochs_found():
     """The same as a run on all rows, without validation, from the same start."""
     x, y = linear_data(100)
-    split = {"validation": (x[:20], y[:20]), "standardize": False, "initialize": False}
+    plain = {"standardize_x": False, "standardize_y": False, "initialize": False}
+    split = {"validation": (x[:20], y[:20]), **plain}
     found = small_model()
     result = quick_fit(found, x[20:], y[20:], refit=True, num_epochs=4, **split)
     options = {**split, "validation": None, "num_epochs": result.best_epoch}

@@ -38,9 +38,9 @@ from jaxmdn.typing import Array, Float
 
 
 class Layer(NamedTuple):
-    """What the raw outputs are made of: ``hidden [N, H]``, ``kernel [H, P]``, ``bias [P]``."""
+    """What the raw outputs are made of: ``hidden [..., H]``, ``kernel [H, P]``, ``bias [P]``."""
 
-    hidden: Float[Array, "N H"]
+    hidden: Float[Array, "... H"]
     kernel: Float[Array, "H P"]
     bias: Float[Array, "P"]
 
@@ -72,7 +72,7 @@ def _wider(a: Any, b: Any) -> Any:
     return a if jnp.finfo(a).bits >= jnp.finfo(b).bits else b
 
 
-def raw_outputs(layer: Layer, precision: Any) -> Float[Array, "N P"]:
+def raw_outputs(layer: Layer, precision: Any) -> Float[Array, "... P"]:
     """Return ``hidden kernel + bias``."""
     raw = product(layer.hidden, layer.kernel, precision)
     return raw + layer.bias.astype(raw.dtype)

@@ -1,0 +1,203 @@
+"""The host's side of training: epoch after epoch, what is recorded, when to stop.
+
+It is the same whether rows lie on the device or come in a stream. What runs on the device stands
+in ``program``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxmdn.train.program import Carry, EpochResult
+from jaxmdn.train.watch import Callback, Interrupts
+
+MAX_HALVINGS = 3  # of the step, after a loss that is not finite
+CALM = 10  # epochs without one, after which half a step is a whole one again
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite. ``result`` holds the last good parameters."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """What the host knows of a run: with the carry of the device, all it takes to go on.
+
+    Attributes:
+      epoch: how many are done.
+      step_size: share of each step that is taken.
+      calm: epochs since the loss was last not finite.
+      history: a list per number, an entry per epoch.
+      interrupted: whether Ctrl-C ended the run.
+    """
+
+    epoch: int = 0
+    step_size: float = 1.0
+    calm: int = 0
+    history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    interrupted: bool = False
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add an epoch's record to the history."""
+        for name, value in record.items():
+            self.history.setdefault(name, []).append(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+    """How losses are told: a log-determinant brings an NLL back to the target's unit.
+
+    Attributes:
+      log_det: added to every NLL.
+      own_loss: whether another loss is trained; it is shown as it is.
+      validated: whether there are rows held out.
+    """
+
+    log_det: float
+    own_loss: bool
+    validated: bool
+
+    @property
+    def shift(self) -> float:
+        """What is added to the loss that is trained."""
+        return 0.0 if self.own_loss else self.log_det
+
+    def record(self, numbers: EpochResult, seconds: float, rows_per_second: float) -> dict:
+        """An epoch's numbers as callbacks and the history see them."""
+        valid = float(numbers.valid) + self.log_det if self.validated else math.nan
+        record: dict[str, Any] = {}
+        if self.own_loss:
+            record["train_loss"] = float(numbers.train)
+            record["valid_loss"] = float(numbers.score) if self.validated else math.nan
+        else:
+            record["train_nll"] = float(numbers.train) + self.log_det
+        record |= {
+            "valid_nll": valid,
+            "grad_norm": float(numbers.grad_norm),
+            "learning_rate": float(numbers.learning_rate),
+            "seconds": seconds,
+            "rows_per_second": rows_per_second,
+        }
+        if numbers.usage is not None:
+            record["mean_weight"] = np.asarray(numbers.usage, np.float64)
+        return record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A training run.
+
+    Attributes:
+      function: the caller's name, for messages.
+      advance: ``(carry, epoch, step_size) -> (carry, numbers)``.
+      finish: the result with the best parameters of a carry.
+      unit: of the losses.
+      num_rows: rows of an epoch.
+      num_epochs, patience: when to stop.
+      callbacks: told of every epoch.
+      progress: whether to show a bar.
+    """
+
+    function: str
+    advance: Callable[[Carry, int, float], tuple[Carry, EpochResult]]
+    finish: Callable[[Carry], Any]
+    unit: Unit
+    num_rows: int
+    num_epochs: int
+    patience: int | None
+    callbacks: Sequence[Callback]
+    progress: bool
+
+    def run(self, carry: Carry, state: Progress, start: float) -> Carry:
+        """Train from an epoch on; ``state`` is updated in place.
+
+        Args:
+          carry: after ``state.epoch`` epochs; donated.
+          state: the host's part.
+          start: what ``time.perf_counter`` said when the run began.
+        """
+        bar = tqdm(
+            total=self.num_epochs, initial=state.epoch, unit="epoch", disable=not self.progress
+        )
+        with bar, Interrupts() as interrupts:
+            while not self._is_over(carry, state):
+                state.epoch += 1
+                before = time.perf_counter()
+                carry, numbers = self.advance(carry, state.epoch, state.step_size)
+                numbers, best = jax.device_get((numbers, carry.best_score))
+                now = time.perf_counter()
+                record = self.unit.record(numbers, now - start, self.num_rows / (now - before))
+                state.append(record)
+                if not numbers.sound:
+                    self._halve(carry, state, numbers)
+                state.calm += 1
+                if state.calm >= CALM and state.step_size < 1:
+                    state.step_size, state.calm = 2 * state.step_size, 0
+                bar.update()
+                bar.set_postfix_str(self._shown(numbers, float(best), record), refresh=False)
+                try:
+                    stop = interrupts.tell(self.function, self.callbacks, state.epoch, record)
+                except BaseException:  # a callback's own: the model is left with what is best
+                    self.finish(carry)
+                    raise
+                if interrupts.asked:
+                    state.interrupted = True
+                    warnings.warn(
+                        f"{self.function}: interrupted after epoch {state.epoch}; the result is "
+                        f"the best so far.",
+                        stacklevel=3,
+                    )
+                if stop or interrupts.asked:
+                    break
+        return carry
+
+    def _is_over(self, carry: Carry, state: Progress) -> bool:
+        if state.epoch >= self.num_epochs:
+            return True
+        if self.patience is None or not self.unit.validated:
+            return False
+        return state.epoch - int(carry.best_epoch) >= self.patience
+
+    def _halve(self, carry: Carry, state: Progress, numbers: EpochResult) -> None:
+        """Go on with half the step, or raise after so many times."""
+        epoch = state.epoch
+        if state.step_size < 0.5**MAX_HALVINGS * 1.5:
+            raise non_finite(self.function, epoch, numbers.losses, self.finish(carry))
+        state.step_size, state.calm = state.step_size / 2, 0
+        warnings.warn(
+            f"{self.function}: the loss became non-finite in epoch {epoch}; it goes on from the "
+            f"parameters before with {state.step_size:g} of each step.",
+            stacklevel=4,
+        )
+
+    def _shown(self, numbers: EpochResult, best: float, record: dict) -> str:
+        shift = self.unit.shift
+        shown = f"train {numbers.train + shift:.4f}"
+        if self.unit.validated:
+            shown += f"  valid {numbers.score + shift:.4f}  best {best + shift:.4f}"
+        return f"{shown} nats  {record['rows_per_second']:,.0f} rows/s"
+
+
+def non_finite(function: str, epoch: int, losses: Any, result: Any) -> NonFiniteLossError:
+    """The error that says where, and what may help."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    place = f"step {bad[0] + 1} of {len(losses)}" if len(bad) else "the last step"
+    return NonFiniteLossError(
+        f"{function}: the loss became non-finite in epoch {epoch}, at {place}. The parameters of "
+        f"epoch {result.best_epoch} were restored (error.result). Try a lower learning rate, a "
+        f"smaller gradient clip, a larger min_scale, or look for outliers in x and y.",
+        result,
+    )

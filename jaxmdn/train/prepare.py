@@ -1,0 +1,84 @@
+"""From the caller's unit to the network's, and what can be said of the rows on the way."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmdn import checks
+from jaxmdn.heads import Head
+from jaxmdn.mixture.class_conditional import Labeled
+from jaxmdn.train.data import Rows
+from jaxmdn.train.standardize import Standardizer, TreeStandardizer, unresolved
+from jaxmdn.train.targets import refuse_constant
+
+Map = Standardizer | TreeStandardizer
+
+
+def input_map(function: str, rows: Rows) -> Map | None:
+    """What standardises the inputs; None where there is nothing that it would apply to.
+
+    Of a single array every column is a feature; one of whole numbers ``[N]`` holds indices. Of a
+    pytree the floating leaves of two axes or more have features, along the last axis.
+    """
+    x = rows.x
+    if not isinstance(x, jax.Array | np.ndarray):
+        parts = {}
+        for path, leaf in jax.tree.leaves_with_path(x):
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim > 1:
+                parts[jax.tree_util.keystr(path)] = Standardizer.fit(leaf, _shared(rows, leaf))
+        return TreeStandardizer(parts) if parts else None
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if not floating and x.ndim == 1:
+        return None
+    if x.ndim != 2 and not (floating and x.ndim > 2):
+        raise ValueError(
+            f"{function}: to standardise, x must have shape [N, F], got {list(x.shape)}; reshape "
+            f"it (a single feature is x[:, None]), or pass standardize_x=False."
+        )
+    return Standardizer.fit(x, _shared(rows, x))
+
+
+def _shared(rows: Rows, leaf: Any) -> np.ndarray:
+    """The weights as far as a leaf has their axes: ``[N, T]`` for ``[N, T, F]``, else ``[N]``."""
+    weights = np.asarray(rows.weights, np.float64)
+    while weights.ndim > 1 and weights.shape != leaf.shape[:-1][: weights.ndim]:
+        weights = weights.sum(axis=-1)
+    return weights
+
+
+def target_map(function: str, head: Head, rows: Rows) -> Standardizer | None:
+    """What standardises the targets; None for a density whose targets have no unit."""
+    if not head.real_valued:
+        return None
+    targets = rows.y.y if isinstance(rows.y, Labeled) else rows.y
+    checks.require_floating(function, "y", targets)
+    checks.require_last_axis(function, "y", targets, head.event_dim, "event dimension D")
+    y_map = Standardizer.fit(targets, rows.weights, closure=head.closure)
+    refuse_constant(function, targets)
+    fine = unresolved(targets)
+    if len(fine):
+        warnings.warn(
+            f"{function}: column {fine[0]} of y varies little around a large value, more finely "
+            f"than {jnp.result_type(float)} resolves; result.log_prob is exact, but predict's "
+            f"densities are rounded. Subtract a constant from the column first.",
+            stacklevel=3,
+        )
+    return y_map
+
+
+def map_targets(y_map: Standardizer | None, y: Any) -> Any:
+    """Targets in the network's unit."""
+    if y_map is None:
+        return y
+    return y._replace(y=y_map(y.y)) if isinstance(y, Labeled) else y_map(y)
+
+
+def standardized(rows: Rows, x_map: Map | None, y_map: Standardizer | None) -> Rows:
+    """Rows in the network's unit, on the device."""
+    x = rows.x if x_map is None else x_map(rows.x)
+    return Rows(x, map_targets(y_map, rows.y), rows.weights).on_device()
