@@ -1,6 +1,7 @@
 # On a machine with python3 (3.11 or newer) and make:
 #   make demo    trains on a synthetic and a real problem, writes a table and pictures into demo/
 #   make test    runs the tests (test-optimised, test-version, test-nightly: more of them)
+#   make docs    builds the site into docs/_build/html/
 #   make bench   times jaxmdn beside its peers; writes into benchmarks/results/
 # All create a virtual environment (.venv) first if there is none.
 
@@ -9,13 +10,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-optimised test-version test-nightly bench lint format notebooks clean
+.PHONY: demo docs test test-optimised test-version test-nightly bench lint format notebooks clean
 
 demo: $(VENV)/.installed-cli
 	$(BIN)/jaxmdn demo
 
 test: $(VENV)/.installed-test
 	$(PYTEST) $(ARGS)
+
+# The site. Nothing is executed: notebooks are shown as they are stored. Warnings are errors.
+docs: $(VENV)/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
 # A few tests of everything, compiled as users compile.
 test-optimised: $(VENV)/.installed-test
@@ -59,4 +64,4 @@ $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-test)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build docs/_build docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ so that it has an inverse and a slope, and recalibrated densities have quantiles
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp

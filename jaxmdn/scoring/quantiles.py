@@ -6,6 +6,8 @@ level asks about one risk only (a flood, a stock that runs out), an interval abo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
