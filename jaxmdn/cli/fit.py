@@ -23,7 +23,7 @@ from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
 from jaxmdn.cli.table import Encoding, detect, read_table
 from jaxmdn.heads import COVARIANCES, NormalHead
 from jaxmdn.nn import MDN
-from jaxmdn.train import FitResult, NonFiniteLossError, checkpoint
+from jaxmdn.train import FitResult, NonFiniteLossError, checkpoint, folders
 from jaxmdn.train import fit as train
 from jaxmdn.train.standardize import unresolved
 
@@ -179,10 +179,8 @@ def _write(
         }
         evaluate.write_json(scratch / "summary.json", summary)
         _draw(scratch, result, density, y, encoding.targets)
-        if out.is_dir():
-            shutil.rmtree(out)
         scratch.chmod(0o755)
-        scratch.replace(out)
+        folders.replace(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

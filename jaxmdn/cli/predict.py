@@ -14,7 +14,7 @@ from jaxmdn.cli.errors import UsageError, probability
 from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite, require_numeric
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import mean, variance
-from jaxmdn.train import checkpoint
+from jaxmdn.train import checkpoint, folders
 
 
 def add_parser(commands: Any) -> None:
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    folder = Path(arguments.model)
+    folder = folders.find(Path(arguments.model))
     if (folder / "model" / "config.json").is_file():  # the folder that `jaxmdn fit` wrote
         folder = folder / "model"
     try:

@@ -26,13 +26,15 @@ from flax import nnx
 from jaxmdn._version import __version__
 from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
-from jaxmdn.train import Columns, EnsembleResult, FitResult
+from jaxmdn.train import Columns, EnsembleResult, FitResult, folders
+from jaxmdn.train.resume import jsonable
 from jaxmdn.train.standardize import from_config
 
 # Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype. All are read.
 FORMAT = 2
 # Networks that can be built again from their description.
 NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
+REMEDY = "Load a copy of the folder, or train again."
 TEMPERATURE = tuple(field.name for field in dataclasses.fields(Temperature))
 
 
@@ -57,14 +59,17 @@ def save(
 
     Raises:
       FileExistsError: if the folder exists and ``overwrite`` is False.
+      OSError: if it cannot be written; what was there before is intact, at whatever moment the
+        process is killed, too.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and overwrite and not (folder / "config.json").is_file():
+    before = folders.find(folder)
+    if before.exists() and overwrite and not (before / "config.json").is_file():
         raise FileExistsError(
             f"save: {folder} is no saved network, so overwrite=True will not replace it; choose "
             f"another folder."
         )
-    if folder.exists() and not overwrite:
+    if before.exists() and not overwrite:
         raise FileExistsError(
             f"save: {folder} exists already; choose another folder or pass overwrite=True."
         )
@@ -73,7 +78,7 @@ def save(
         "jaxmdn": __version__,
         "network": _network(result.model),
         "model": result.model.config() if _describable(result.model) else None,
-        "history": {name: _jsonable(values) for name, values in result.history.items()},
+        "history": {name: jsonable(values) for name, values in result.history.items()},
         "notes": dict(notes or {}),
     }
     arrays: dict[str, Any]
@@ -91,18 +96,18 @@ def save(
     maps = {"x": result.x_standardizer, "y": result.y_standardizer}
     config["standardizers"] = {name: part and part.to_config() for name, part in maps.items()}
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (scratch / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False))
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((scratch / "arrays").absolute(), arrays)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.chmod(0o755)  # mkdtemp's folders are private
-        scratch.replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    text = json.dumps(config, indent=1, allow_nan=False)
+    with folders.writing("save", folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            (scratch / "config.json").write_text(text)
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save((scratch / "arrays").absolute(), arrays)
+            scratch.chmod(0o755)  # mkdtemp's folders are private
+            folders.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
@@ -121,7 +126,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
       FileNotFoundError, ValueError: if the folder is no saved network, comes from a newer format,
         or does not fit the model passed in.
     """
-    folder = Path(folder).expanduser()
+    folder = folders.find(Path(folder).expanduser())
     config = _read_config(folder)
     if model is None:
         if config["model"] is None:
@@ -147,7 +152,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         config["shapes"],
         is_leaf=lambda node: isinstance(node, list),
     )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with folders.reading("load", folder, REMEDY), ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "arrays").absolute(), target)
     found = nnx.from_flat_state(
         [(path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(state)]
@@ -186,7 +191,7 @@ def _columns(config: dict[str, Any], x_map: Standardizer) -> Columns:
 
 def load_notes(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the ``notes`` that were saved along."""
-    return _read_config(Path(folder))["notes"]
+    return _read_config(folders.find(Path(folder).expanduser()))["notes"]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -196,7 +201,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"load: {folder} is no saved network (config.json is missing); "
             f"jaxmdn.checkpoint.save writes one."
         )
-    config = json.loads(path.read_text())
+    with folders.reading("load", folder, REMEDY):
+        config = json.loads(path.read_text())
     if config.get("format") not in range(1, FORMAT + 1):
         raise ValueError(
             f"load: {folder} has format {config.get('format')!r}, this version of jaxmdn reads "
@@ -226,8 +232,3 @@ def _describable(model: Any) -> bool:
 def _network(model: Any) -> str | None:
     """The name of the network's kind; None for one that is not ours."""
     return next((name for name, kind in NETWORKS.items() if isinstance(model, kind)), None)
-
-
-def _jsonable(values: np.ndarray) -> list[Any]:
-    """Nested lists, with None for what is not finite: strict JSON knows no NaN."""
-    return np.where(np.isfinite(values), values, np.array(None)).tolist()

@@ -7,8 +7,7 @@ runs on the device. Losses are reported in the target's own unit.
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,8 +22,9 @@ from jaxmdn.components.base import Density
 from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
 from jaxmdn.train.loop import Loop, Progress, Unit
 from jaxmdn.train.prepare import Map, input_map, map_targets, standardized, target_map
-from jaxmdn.train.program import Carry, Program, negative_log_likelihood
+from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
+from jaxmdn.train.resume import Store, fingerprint
 from jaxmdn.train.standardize import Standardizer, to_unit
 from jaxmdn.train.state import Optimizer, TrainState, matrices
 from jaxmdn.train.targets import check_targets
@@ -122,6 +122,9 @@ def fit(
     ema: float = 0.99,
     refit: bool = False,
     callbacks: Callback | Sequence[Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -159,6 +162,12 @@ def fit(
         for as many epochs. History and report stay those of the first run.
       callbacks: ``callback(epoch, record)``, or several, called after every epoch; one that returns
         "stop" ends the training. ``record`` holds what the history gets.
+      checkpoint: a folder in which the run is saved while it goes on, in the background: killed at
+        any moment, at most the epochs since the last save are lost.
+      save_every: epochs between saves; None: a minute.
+      resume: go on with the run in the folder, if there is one. Rows, seed and options must be the
+        same (``num_epochs``, ``patience`` and ``callbacks`` may differ); on the same machine the
+        result is that of a run that was never interrupted, bit for bit.
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -203,6 +212,16 @@ def fit(
     elif validation is not None:
         rows, held_out = split_rows("fit", rows, validation, key_split)
 
+    store = None
+    if checkpoint is not None:
+        settings = {
+            "seed": seed, "batch_size": batch_size, "ema": ema, "initialize": initialize,
+            "standardize_x": standardize_x, "standardize_y": standardize_y,
+            "model": model.config() if getattr(model, "describable", False) else None,
+            "rows": fingerprint(rows), "validation": fingerprint(held_out),
+        }  # fmt: skip
+        store = Store.open("fit", checkpoint, save_every, resume, settings)
+
     x_map = input_map("fit", rows) if standardize_x else None
     y_map = target_map("fit", model.head, rows) if standardize_y else None
     rows = standardized(rows, x_map, y_map)
@@ -236,14 +255,15 @@ def fit(
             report=program.report(carry, rows),
         )
 
-    start = time.perf_counter()
-    numbers = program.initial(carry, rows, held_out)
-    if held_out is not None and not np.isfinite(numbers.score):
-        raise ValueError(
-            f"fit(validation): the loss of the validation rows is {float(numbers.score)} before "
-            f"training; look for extreme values among them."
-        )
-    progressed.append(unit.record(numbers, time.perf_counter() - start, math.nan))
+    def initial(carry: Carry) -> EpochResult:
+        numbers = program.initial(carry, rows, held_out)
+        if held_out is not None and not np.isfinite(numbers.score):
+            raise ValueError(
+                f"fit(validation): the loss of the validation rows is {float(numbers.score)} "
+                f"before training; look for extreme values among them."
+            )
+        return numbers
+
     loop = Loop(
         function="fit",
         advance=lambda carry, *at: program.epoch(carry, rows, held_out, *at),
@@ -254,8 +274,10 @@ def fit(
         patience=patience,
         callbacks=callbacks,
         progress=progress,
+        initial=initial,
+        keeper=None if store is None else store.keeper("search"),
     )
-    carry = loop.run(carry, progressed, start)
+    carry = loop.run(carry, progressed)
     # Before the model, which shares its parameters with `params`, gets the best ones.
     again = TrainState.create(params, optimizer, key_train, model_state=model_state)
     result = finish(carry)
@@ -269,8 +291,10 @@ def fit(
             num_epochs=result.best_epoch,
             callbacks=(),
             finish=lambda carry: result,
+            initial=None,
+            keeper=None if store is None else store.keeper("refit"),
         )
-        carry = final.run(program.start(again, None), progressed_again := Progress(), start)
+        carry = final.run(program.start(again, None), progressed_again := Progress())
         if not progressed_again.interrupted:
             nnx.update(model, carry.best_params, carry.best_model_state)
     if result.report is not None:

@@ -6,6 +6,7 @@ in ``program``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -49,6 +50,11 @@ class Progress:
     calm: int = 0
     history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, of all processes together."""
+        return self.history["seconds"][-1] if self.history else 0.0
 
     def append(self, record: dict[str, Any]) -> None:
         """Add an epoch's record to the history."""
@@ -109,6 +115,8 @@ class Loop:
       num_epochs, patience: when to stop.
       callbacks: told of every epoch.
       progress: whether to show a bar.
+      initial: the numbers of epoch 0, for the history; None: they are not asked for.
+      keeper: saves every few epochs, and the last; None: nothing is saved.
     """
 
     function: str
@@ -120,19 +128,26 @@ class Loop:
     patience: int | None
     callbacks: Sequence[Callback]
     progress: bool
+    initial: Callable[[Carry], EpochResult] | None = None
+    keeper: Any = None
 
-    def run(self, carry: Carry, state: Progress, start: float) -> Carry:
-        """Train from an epoch on; ``state`` is updated in place.
+    def run(self, carry: Carry, state: Progress) -> Carry:
+        """Train, from the last epoch that was saved if there is one.
 
         Args:
-          carry: after ``state.epoch`` epochs; donated.
-          state: the host's part.
-          start: what ``time.perf_counter`` said when the run began.
+          carry: of epoch 0; donated.
+          state: the host's part, updated in place.
         """
-        bar = tqdm(
-            total=self.num_epochs, initial=state.epoch, unit="epoch", disable=not self.progress
-        )
-        with bar, Interrupts() as interrupts:
+        keeping = contextlib.nullcontext() if self.keeper is None else self.keeper
+        bar = tqdm(total=self.num_epochs, unit="epoch", disable=not self.progress)
+        with bar, keeping, Interrupts() as interrupts:
+            if self.keeper is not None:
+                carry = self.keeper.restore(carry, state)
+            start = time.perf_counter() - state.seconds
+            if not state.history and self.initial is not None:
+                seconds = time.perf_counter() - start
+                state.append(self.unit.record(self.initial(carry), seconds, math.nan))
+            bar.update(state.epoch)
             while not self._is_over(carry, state):
                 state.epoch += 1
                 before = time.perf_counter()
@@ -148,6 +163,8 @@ class Loop:
                     state.step_size, state.calm = 2 * state.step_size, 0
                 bar.update()
                 bar.set_postfix_str(self._shown(numbers, float(best), record), refresh=False)
+                if self.keeper is not None:
+                    self.keeper.save(carry, state)
                 try:
                     stop = interrupts.tell(self.function, self.callbacks, state.epoch, record)
                 except BaseException:  # a callback's own: the model is left with what is best
@@ -162,6 +179,8 @@ class Loop:
                     )
                 if stop or interrupts.asked:
                     break
+            if self.keeper is not None:
+                self.keeper.save(carry, state, last=True)
         return carry
 
     def _is_over(self, carry: Carry, state: Progress) -> bool:

@@ -1,0 +1,66 @@
+"""A folder is replaced so that a process killed at any moment leaves the old one or the new one.
+
+The old folder first becomes ``.NAME.previous`` beside its place, then the new one takes the place,
+then the old one goes. Between the first step and the second :func:`find` knows where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def find(folder: Path) -> Path:
+    """Where the folder's content is: beside its place if a process was killed replacing it."""
+    previous = _previous(folder)
+    return previous if previous.exists() and not folder.exists() else folder
+
+
+def replace(scratch: Path, folder: Path) -> None:
+    """Put ``scratch`` in the place of ``folder``, which need not exist."""
+    previous = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.replace(previous)
+    scratch.replace(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file at once: it has its old content or its new one."""
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(content)
+    os.replace(scratch, path)
+
+
+@contextlib.contextmanager
+def writing(function: str, folder: Path) -> Iterator[None]:
+    """Turn what goes wrong on the disk into one error that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise OSError(
+            f"{function}: {folder} cannot be written: {reason}. What it held before is intact; "
+            f"free space, or choose a folder that can be written."
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(function: str, folder: Path, remedy: str) -> Iterator[None]:
+    """Turn what is wrong with a folder's files into one error that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise ValueError(
+            f"{function}: {folder} cannot be read, some file of it is missing, cut short or "
+            f"changed: {reason}. {remedy}"
+        ) from error
