@@ -26,7 +26,7 @@ FLOORS = {
     "nn": 7,
     "train": 8,
     **dict.fromkeys(("plots", "interop", "datasets"), 9),
-    "cli": 10,
+    **dict.fromkeys(("cli", "estimator"), 10),
     "__main__": 11,
 }
 # All that floors 0 to 6 may import from outside, with few exceptions. JAX itself needs SciPy.

@@ -1,0 +1,53 @@
+"""What a trained network or ensemble computes, as a pytree: to be compiled, padded and exported."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmdn.calibration.temperature import Temperature, apply_temperature
+from jaxmdn.components.base import Density
+from jaxmdn.components.declare import register
+from jaxmdn.train.ensemble import EnsembleResult
+from jaxmdn.train.fit import FitResult
+from jaxmdn.train.run import densities
+from jaxmdn.typing import Array
+
+
+@register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """From standardised inputs ``[N, F]`` to the density of standardised targets, ``[N]``.
+
+    Attributes:
+      graphdef: the architecture (static), in evaluation mode.
+      networks: parameters; of an ensemble all of them, ``[A, G, ...]``.
+      temperature, floor: the ensemble's calibration; None for a single network.
+    """
+
+    graphdef: Any = dataclasses.field(metadata={"static": True})
+    networks: Any
+    temperature: Temperature | None
+    floor: Array | None
+
+    @classmethod
+    def of(cls, result: FitResult | EnsembleResult) -> Predictor:
+        """What ``fit`` or ``fit_ensemble`` returned, without its standardisers."""
+        if isinstance(result, EnsembleResult):
+            return cls(
+                graphdef=result.graphdef,
+                networks=result.networks,
+                temperature=result.temperature,
+                floor=result.floor,
+            )
+        graphdef, state = nnx.split(result.model)
+        return cls(graphdef=graphdef, networks=state, temperature=None, floor=None)
+
+    def __call__(self, x: Array) -> Density:
+        if self.temperature is None:
+            return nnx.merge(self.graphdef, self.networks)(x)
+        arms = densities(self.graphdef, self.networks, x)
+        return apply_temperature(self.temperature, arms, floor=jnp.asarray(self.floor))
