@@ -2,6 +2,7 @@ from . import calibration as calibration
 from . import components as components
 from . import datasets as datasets
 from . import estimator as estimator
+from . import export as export
 from . import heads as heads
 from . import inference as inference
 from . import interop as interop

@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(("losses", "scoring", "calibration"), 6),
     "nn": 7,
     "train": 8,
-    **dict.fromkeys(("plots", "interop", "datasets"), 9),
+    **dict.fromkeys(("plots", "export", "interop", "datasets"), 9),
     **dict.fromkeys(("cli", "estimator"), 10),
     "__main__": 11,
 }

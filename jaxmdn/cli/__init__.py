@@ -1,4 +1,4 @@
-"""The command line: ``jaxmdn demo``, ``jaxmdn fit``, ``jaxmdn predict``, ``jaxmdn bench``."""
+"""The command line: ``jaxmdn demo``, ``fit``, ``predict``, ``export``, ``bench``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from jaxmdn._version import __version__
 from jaxmdn.cli.errors import UsageError
 
-COMMANDS = ("demo", "fit", "predict", "bench")
+COMMANDS = ("demo", "fit", "predict", "export", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmdn import cli
+from jaxmdn import cli, export
 from jaxmdn.cli import _keep_compiled as keep_compiled
 from jaxmdn.cli import demo, evaluate
-from jaxmdn.cli.table import detect, read_table
+from jaxmdn.cli.table import Encoding, detect, read_table
+from jaxmdn.train import checkpoint
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -80,6 +81,16 @@ def test_fit_and_predict(folder, capsys):
     with pytest.raises(SystemExit):
         run("predict", "fit", "new.csv", "--quantile", 1.5)
     assert "must lie between 0 and 1, got 1.5" in capsys.readouterr().err
+    capsys.readouterr()
+    assert run("export", "fit", "out", "--format", "numpy") == 0
+    assert "kind=flat, kind=house, kind=hut\ntargets price\n" in capsys.readouterr().out
+    encoding = Encoding(**checkpoint.load_notes("fit/model")["encoding"])
+    means = export.archive.reader.load("out").mean(encoding.inputs(new))[:, 0]
+    np.testing.assert_allclose(means, predicted["price_mean"], rtol=1e-4)
+    assert run("export", "fit", "out") == 2  # it exists
+    assert run("export", "fit", "other", "--output", "quantiles") == 2
+    assert "--quantile 0.05" in capsys.readouterr().err
+    assert not os.path.exists("other")
     # Without the target, and with a category never seen: no density, but a prediction.
     new.assign(kind="castle").drop(columns="price").to_csv("bare.csv", index=False)
     capsys.readouterr()

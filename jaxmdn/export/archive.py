@@ -1,0 +1,137 @@
+"""The archive: arrays as safetensors, the rest as JSON, and a reader that is one file of NumPy.
+
+``arrays.safetensors`` is the format of that name: eight bytes, the length L of the header as a
+little-endian integer; L bytes of JSON, ``{name: {"dtype", "shape", "data_offsets"}}``; then the
+arrays one after the other, row by row, little-endian. Parameters are stored bit for bit, as float32
+(``F32``), under the names of the network's parts: ``trunk.layers.0.kernel [in, out]``,
+``trunk.layers.0.bias``, ..., ``trunk.embedding.frequency [F, M]``, ``.phase [F, M]``,
+``.kernel [F, M, E]``, ``.bias [F, E]``, ``output.linear.kernel``, ``.bias``. Of an ensemble all
+have two axes more in front, ``[A, G]``: kind, network.
+
+``description.json`` holds what else there is: ``columns`` (medians and which had gaps),
+``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head`` and, of an
+ensemble, ``temperature`` and ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
+kind, outputs and shape of each block, row by row; a positive number is ``min_scale`` plus the link
+of the raw one. ``reader.py`` has every formula, in float64.
+
+The reader knows mixtures of normal (diagonal, isotropic), Student-t, Laplace and logistic
+components, all that ``fit_ensemble`` makes by default; of other heads it gives the raw outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxmdn.export import reader
+from jaxmdn.export.program import num_inputs
+from jaxmdn.heads import FactorizedHead, NormalHead, to_config
+from jaxmdn.heads.links import to_config as link_config
+from jaxmdn.nn import MDN
+from jaxmdn.train import EnsembleResult
+
+DTYPES = {"float32": "F32", "float64": "F64"}
+
+
+def write(
+    folder: Path, result: Any, outputs: tuple[str, ...], levels: tuple[float, ...]
+) -> dict[str, Any]:
+    """Write arrays and reader; return the description."""
+    described, arrays = describe(result)
+    write_safetensors(folder / "arrays.safetensors", arrays)
+    shutil.copyfile(reader.__file__, folder / "reader.py")
+    return described
+
+
+def describe(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All that a result computes with, as JSON and arrays by name."""
+    model = result.model
+    plain = type(model) is MDN and model.describable
+    network = dict(model.arguments) if plain else {}
+    if not plain or network.get("dtype") not in (None, "float32"):
+        raise ValueError(
+            "export.save: this format holds a jaxmdn.nn.MDN of jaxmdn's own layers that computes "
+            "in float32; use format='jax' for other trunks, activations and dtypes."
+        )
+    ensemble = isinstance(result, EnsembleResult)
+    state = result.networks if ensemble else nnx.state(model)
+    arrays = {
+        ".".join(map(str, path)): np.asarray(variable.get_raw_value())
+        for path, variable in nnx.to_flat_state(nnx.filter_state(state, nnx.Param))
+    }
+    described: dict[str, Any] = {
+        "num_inputs": num_inputs(result),
+        "network": network,
+        "head": {**to_config(model.head), **_blocks(model.head)},
+        "standardizers": {
+            name: None if own is None else [own.shift.tolist(), own.scale.tolist()]
+            for name, own in (("x", result.x_standardizer), ("y", result.y_standardizer))
+        },
+    }
+    if ensemble:
+        described["columns"] = result.columns.to_config()
+        values = jax.device_get(vars(result.temperature))
+        described["temperature"] = {
+            name: np.asarray(value, np.float64).tolist() for name, value in values.items()
+        }
+        described["floor"] = np.asarray(result.floor, np.float64).tolist()
+    return described, arrays
+
+
+def _blocks(head: Any) -> dict[str, Any]:
+    """How raw outputs become parameters, where the reader knows how."""
+    count, every = getattr(head, "num_components", 0), list(range(head.event_dim))
+    if isinstance(head, NormalHead) and head.covariance in ("diagonal", "isotropic"):
+        names = (("loc", "real"), ("scale", "positive"))
+        found = [
+            {"name": name, "kind": kind, "outputs": every, "shape": list(shape), "group": 0}
+            for (name, kind), shape in zip(names, head.blocks[1:], strict=True)
+        ]
+        groups = [{"family": "normal", "outputs": every}]
+    elif isinstance(head, FactorizedHead) and all(
+        family.name in reader.FAMILIES and not family.joint for family, _ in head.groups
+    ):
+        found = [
+            {
+                "name": name,
+                "kind": head.groups[g][0].parameters[name]["kind"],
+                "outputs": list(head.groups[g][1]),
+                "shape": list(shape),
+                "group": g,
+            }
+            for g, name, shape in head.blocks
+        ]
+        groups = [
+            {"family": family.name, "outputs": list(own), **dict(family.constants)}
+            for family, own in head.groups
+        ]
+    else:
+        return {"num_outputs": head.num_outputs}
+    return {
+        "num_outputs": head.num_outputs,
+        "num_components": count,
+        "link": link_config(head.link),
+        "blocks": found,
+        "groups": groups,
+    }
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """The format of that name; see the module's docstring."""
+    header, parts, start = {}, [], 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        kind = DTYPES[str(array.dtype)]
+        parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        stop = start + len(parts[-1])
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
