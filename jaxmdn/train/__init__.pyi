@@ -12,9 +12,12 @@ from .objectives import objective as objective
 from .recipe import Recipe as Recipe
 from .report import ComponentReport as ComponentReport
 from .report import ComponentWarning as ComponentWarning
+from .standardize import Moments as Moments
 from .standardize import Standardizer as Standardizer
 from .standardize import TreeStandardizer as TreeStandardizer
 from .state import StepMetrics as StepMetrics
 from .state import TrainState as TrainState
 from .state import make_eval_step as make_eval_step
 from .state import make_train_step as make_train_step
+from .stream import ShuffledBatches as ShuffledBatches
+from .stream import fit_stream as fit_stream

@@ -195,7 +195,7 @@ def fit(
     >>> jaxmdn.mean(result.predict(x)).shape
     (64, 1)
     """
-    _check_model(model, optimizer)
+    check_model("fit", model, optimizer)
     checks.require_count("fit", "num_epochs", num_epochs)
     checks.require_count("fit", "batch_size", batch_size)
     if patience is not None:
@@ -266,10 +266,9 @@ def fit(
 
     loop = Loop(
         function="fit",
-        advance=lambda carry, *at: program.epoch(carry, rows, held_out, *at),
+        advance=lambda carry, *at: (*program.epoch(carry, rows, held_out, *at), rows.size),
         finish=finish,
         unit=unit,
-        num_rows=rows.size,
         num_epochs=num_epochs,
         patience=patience,
         callbacks=callbacks,
@@ -285,9 +284,8 @@ def fit(
         every = concatenate(rows, held_out)
         final = dataclasses.replace(
             loop,
-            advance=lambda carry, *at: program.epoch(carry, every, None, *at),
+            advance=lambda carry, *at: (*program.epoch(carry, every, None, *at), every.size),
             unit=dataclasses.replace(unit, validated=False),
-            num_rows=every.size,
             num_epochs=result.best_epoch,
             callbacks=(),
             finish=lambda carry: result,
@@ -302,16 +300,17 @@ def fit(
     return result
 
 
-def _check_model(model: Any, optimizer: Any) -> None:
+def check_model(function: str, model: Any, optimizer: Any) -> None:
+    """Raise unless a network has all that training asks of it, and an optimizer can be one."""
     missing = [name for name in ("head", "nll", "initialize") if not hasattr(model, name)]
     if missing or not isinstance(model, nnx.Module):
         raise TypeError(
-            f"fit: model must be an nnx.Module with head, nll and initialize, such as "
+            f"{function}: model must be an nnx.Module with head, nll and initialize, such as "
             f"jaxmdn.nn.MDN; {type(model).__name__} lacks {', '.join(missing) or 'nnx.Module'}. "
             f"Wrap a trunk with MDN.from_trunk, or use make_train_step in a loop of your own."
         )
     if optimizer is not None and not hasattr(optimizer, "update"):
         raise TypeError(
-            f"fit: optimizer must be an Optax transformation such as optax.adam(1e-3), "
+            f"{function}: optimizer must be an Optax transformation such as optax.adam(1e-3), "
             f"got {type(optimizer).__name__}."
         )

@@ -43,6 +43,7 @@ class Progress:
       calm: epochs since the loss was last not finite.
       history: a list per number, an entry per epoch.
       interrupted: whether Ctrl-C ended the run.
+      data: the place in a stream of batches; JSON.
     """
 
     epoch: int = 0
@@ -50,6 +51,7 @@ class Progress:
     calm: int = 0
     history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
+    data: Any = None
 
     @property
     def seconds(self) -> float:
@@ -108,10 +110,9 @@ class Loop:
 
     Attributes:
       function: the caller's name, for messages.
-      advance: ``(carry, epoch, step_size) -> (carry, numbers)``.
+      advance: ``(carry, epoch, step_size) -> (carry, numbers, rows)``; how many rows it took.
       finish: the result with the best parameters of a carry.
       unit: of the losses.
-      num_rows: rows of an epoch.
       num_epochs, patience: when to stop.
       callbacks: told of every epoch.
       progress: whether to show a bar.
@@ -120,10 +121,9 @@ class Loop:
     """
 
     function: str
-    advance: Callable[[Carry, int, float], tuple[Carry, EpochResult]]
+    advance: Callable[[Carry, int, float], tuple[Carry, EpochResult, int]]
     finish: Callable[[Carry], Any]
     unit: Unit
-    num_rows: int
     num_epochs: int
     patience: int | None
     callbacks: Sequence[Callback]
@@ -145,16 +145,16 @@ class Loop:
                 carry = self.keeper.restore(carry, state)
             start = time.perf_counter() - state.seconds
             if not state.history and self.initial is not None:
-                seconds = time.perf_counter() - start
-                state.append(self.unit.record(self.initial(carry), seconds, math.nan))
+                numbers = self.initial(carry)
+                state.append(self.unit.record(numbers, time.perf_counter() - start, math.nan))
             bar.update(state.epoch)
             while not self._is_over(carry, state):
                 state.epoch += 1
                 before = time.perf_counter()
-                carry, numbers = self.advance(carry, state.epoch, state.step_size)
+                carry, numbers, rows = self.advance(carry, state.epoch, state.step_size)
                 numbers, best = jax.device_get((numbers, carry.best_score))
                 now = time.perf_counter()
-                record = self.unit.record(numbers, now - start, self.num_rows / (now - before))
+                record = self.unit.record(numbers, now - start, rows / (now - before))
                 state.append(record)
                 if not numbers.sound:
                     self._halve(carry, state, numbers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -71,7 +73,7 @@ def target_map(function: str, head: Head, rows: Rows) -> Standardizer | None:
     return y_map
 
 
-def map_targets(y_map: Standardizer | None, y: Any) -> Any:
+def map_targets(y_map: Callable[[Any], Any] | None, y: Any) -> Any:
     """Targets in the network's unit."""
     if y_map is None:
         return y
@@ -80,5 +82,15 @@ def map_targets(y_map: Standardizer | None, y: Any) -> Any:
 
 def standardized(rows: Rows, x_map: Map | None, y_map: Standardizer | None) -> Rows:
     """Rows in the network's unit, on the device."""
+    return _mapped(rows, x_map, y_map).on_device()
+
+
+def on_host(rows: Rows, x_map: Map | None, y_map: Standardizer | None, dtype: Any) -> Rows:
+    """The same as NumPy arrays, those that are mapped in a dtype: for threads without JAX."""
+    maps = (one and partial(one.on_host, dtype=dtype) for one in (x_map, y_map))
+    return _mapped(rows, *maps)
+
+
+def _mapped(rows: Rows, x_map: Any, y_map: Any) -> Rows:
     x = rows.x if x_map is None else x_map(rows.x)
-    return Rows(x, map_targets(y_map, rows.y), rows.weights).on_device()
+    return Rows(x, map_targets(y_map, rows.y), rows.weights)

@@ -24,7 +24,7 @@ from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
-from jaxmdn.train.state import Optimizer, StepMetrics, TrainState, train_step
+from jaxmdn.train.state import Optimizer, TrainState, train_step
 from jaxmdn.typing import Array
 
 EVALUATION_BATCH = 4096
@@ -47,11 +47,18 @@ class Carry:
     best_epoch: Any
 
 
+class Trained(NamedTuple):
+    """What a step changes: the training state, and the running average of its parameters."""
+
+    state: TrainState
+    average: Any
+
+
 class EpochResult(NamedTuple):
     """The numbers of one epoch that are shown and recorded.
 
     Attributes:
-      losses: the loss of every step.
+      losses: the loss of every step; empty where they are not kept.
       train: weighted mean loss over the epoch's batches, in standardised units.
       valid: validation NLL; infinite without validation.
       score: the loss that is trained, on the validation rows: by it the best epoch is chosen.
@@ -163,32 +170,56 @@ def _epoch(
     order_key, step_key = jax.random.split(jax.random.fold_in(carry.state.key, epoch))
     order = jax.random.permutation(order_key, rows.size)
 
+    one = stepper(program, step_size)
+
+    def step(trained: Trained, cut: tuple[Array, Array]) -> tuple[Trained, Any]:
+        return one(trained, _cut(rows, cut))
+
+    start = Trained(dataclasses.replace(carry.state, key=step_key), carry.average)
+    cuts = batch_indices(order, program.batch_size)
+    (state, average), (metrics, mass) = meshes.scan(step, start, cuts)
+    trained = Trained(dataclasses.replace(state, key=carry.state.key), average)
+    mass = mass.astype(metrics.loss.dtype)
+    train = jnp.sum(metrics.loss * mass) / jnp.sum(mass)
+    carry, numbers = judge(
+        program,
+        carry,
+        trained,
+        train,
+        jnp.mean(metrics.grad_norm),
+        rows,
+        held_out,
+        epoch,
+        step_size,
+    )
+    return carry, numbers._replace(losses=metrics.loss)
+
+
+def stepper(program: Program, step_size: Any) -> Callable[[Any, Rows], tuple[Trained, Any]]:
+    """A function that takes a step on a batch: ``(trained, (metrics, weight of the rows))``."""
+
     def objective(params: Any, model_state: Any, batch: Rows, key: Array) -> Any:
         model = nnx.merge(program.train_graph, params, model_state, copy=True)
         value = program.loss(model, *batch, key)
         return value, nnx.state(model, nnx.Not(nnx.Param))
 
-    def step(carry: tuple[TrainState, Any], cut: tuple[Array, Array]) -> tuple[Any, Any]:
-        (state, average), batch = carry, _cut(rows, cut)
+    def step(trained: Trained, batch: Rows) -> tuple[Trained, Any]:
+        state, average = trained
         state, metrics = train_step(
             objective, program.optimizer, state, batch, stateful=True, step_size=step_size
         )
         average = _averaged(program.ema, state, average)
-        return (state, average), (metrics, jnp.sum(batch.weights))
+        return Trained(state, average), (metrics, jnp.sum(batch.weights))
 
-    start = dataclasses.replace(carry.state, key=step_key)
-    cuts = batch_indices(order, program.batch_size)
-    (state, average), (metrics, mass) = meshes.scan(step, (start, carry.average), cuts)
-    state = dataclasses.replace(state, key=carry.state.key)
-    return _judge(program, carry, (state, average), metrics, mass, rows, held_out, epoch, step_size)
+    return step
 
 
-def _judge(
+def judge(
     program: Program,
     carry: Carry,
-    trained: tuple[TrainState, Any],
-    metrics: StepMetrics,
-    mass: Array,
+    trained: Trained,
+    train: Array,
+    grad_norm: Array,
     rows: Rows,
     held_out: Rows | None,
     epoch: Any,
@@ -199,14 +230,13 @@ def _judge(
     Args:
       program: static.
       carry: before these steps.
-      trained: training state and running average after them.
-      metrics, mass: of every step: loss and gradient norm; the weight of its rows.
-      rows, held_out, epoch, step_size: as in :meth:`Program.epoch`.
+      trained: after them.
+      train, grad_norm: weighted mean loss and mean gradient norm over the steps.
+      rows: some or all, for the use of the components.
+      held_out, epoch, step_size: as in :meth:`Program.epoch`.
     """
-    (state, average), losses = trained, metrics.loss
-    mass = mass.astype(losses.dtype)
-    train = jnp.sum(losses * mass) / jnp.sum(mass)
-    sound = jnp.all(jnp.isfinite(losses)) & _all_finite(state.params)
+    state, average = trained
+    sound = jnp.isfinite(train) & _all_finite(state.params)
     if held_out is None:
         valid = score = jnp.full_like(train, jnp.inf)  # NaN would stop `jax_debug_nans`
         better = sound
@@ -228,9 +258,7 @@ def _judge(
     )
     usage = _usage(program, carry.average, carry.state.model_state, rows)
     rate = step_size * learning_rate(carry.state.opt_state)
-    return carry, EpochResult(
-        losses, train, valid, score, sound, usage, jnp.mean(metrics.grad_norm), rate
-    )
+    return carry, EpochResult((), train, valid, score, sound, usage, grad_norm, rate)
 
 
 def learning_rate(opt_state: Any) -> Array:

@@ -148,7 +148,7 @@ class Keeper:
         if not due:
             return
         arrays = _copy(carry)  # the next epoch takes the buffers of the carry
-        host = {name: getattr(progress, name) for name in ("epoch", "step_size", "calm")}
+        host = {name: getattr(progress, name) for name in ("epoch", "step_size", "calm", "data")}
         host["history"] = {name: jsonable(values) for name, values in progress.history.items()}
         host["shapes"] = _shapes(arrays)
         with folders.writing(self.function, self.folder):

@@ -11,7 +11,8 @@ dtype: a time stamp of 1.7e9 seconds has no room for its seconds in float32.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,24 +48,21 @@ class Standardizer:
         density allows (``Head.closure``): ``"affine"``, ``"scale"`` (the root mean square, no
         shift) or ``"none"``.
         """
-        wide = np.asarray(values, np.float64)
-        rows = wide.reshape(-1, wide.shape[-1])
-        share = np.ones(wide.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
-        share = np.broadcast_to(
-            share.reshape(share.shape + (1,) * (wide.ndim - 1 - share.ndim)), wide.shape[:-1]
-        ).ravel()
-        shift = np.average(rows, axis=0, weights=share)
-        scale = np.sqrt(np.average((rows - shift) ** 2, axis=0, weights=share))
-        counted = rows[share > 0]
-        constant = (counted == counted[0]).all(axis=0) | (scale == 0)
-        shift, scale = np.where(constant, counted[0], shift), np.where(constant, 1.0, scale)
-        if closure is not None:
-            kinds = np.asarray(closure)
-            size = np.sqrt(np.average(rows**2, axis=0, weights=share))
-            scale = np.where(kinds == "scale", np.where(size > 0, size, 1.0), scale)
-            shift = np.where(np.isin(kinds, ("affine", "positive_affine")), shift, 0.0)
-            scale = np.where(kinds == "none", 1.0, scale)
-        return cls(shift=shift, scale=scale)
+        return Moments.of(values, weights).standardizer(closure)
+
+    @classmethod
+    def from_batches(
+        cls, batches: Iterable[Any], *, closure: Sequence[str] | None = None
+    ) -> Standardizer:
+        """The same in one pass over batches of ``values [..., D]``, or ``(values, weights)``.
+
+        >>> import numpy as np
+        >>> batches = (np.full((2, 1), float(i)) for i in range(3))
+        >>> Standardizer.from_batches(batches).scale.round(4)
+        array([0.8165])
+        """
+        parts = (Moments.of(*b) if isinstance(b, tuple) else Moments.of(b) for b in batches)
+        return functools.reduce(Moments.merge, parts).standardizer(closure)
 
     def __call__(self, values: Any) -> Float[Array, "... D"]:
         """Standardise ``values [..., D]``: in float64 on the host, unless they are being traced."""
@@ -77,8 +75,11 @@ class Standardizer:
         if isinstance(values, jax.core.Tracer):
             shift, scale = (jnp.asarray(part, dtype) for part in (self.shift, self.scale))
             return (values.astype(dtype) - shift) / scale
-        wide = np.asarray(values, np.float64)
-        return jnp.asarray((wide - self.shift) / self.scale, dtype)
+        return jnp.asarray(self.on_host(values, np.float64), dtype)
+
+    def on_host(self, values: Any, dtype: Any) -> np.ndarray:
+        """The same in NumPy, computed in float64 and rounded to a dtype."""
+        return ((np.asarray(values, np.float64) - self.shift) / self.scale).astype(dtype)
 
     def inverse(self, values: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Return to the original unit."""
@@ -97,6 +98,71 @@ class Standardizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Moments:
+    """Weighted moments of columns, in float64; those of two parts merge into those of the whole.
+
+    Attributes:
+      mass: sum of the weights.
+      mean: ``[D]``.
+      variance: ``[D]``, around the mean.
+      lower, upper: ``[D]``, smallest and largest value that counts.
+
+    References:
+      Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, eq. 2.1; of one
+      row at a time it is Welford's.
+    """
+
+    mass: float
+    mean: np.ndarray
+    variance: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any, weights: Any = None) -> Moments:
+        """Moments of ``values [..., D]``; weights as in :meth:`Standardizer.fit`."""
+        wide = np.asarray(values, np.float64)
+        rows = wide.reshape(-1, wide.shape[-1])
+        share = np.ones(wide.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
+        share = np.broadcast_to(
+            share.reshape(share.shape + (1,) * (wide.ndim - 1 - share.ndim)), wide.shape[:-1]
+        ).ravel()
+        rows, share = rows[share > 0], share[share > 0]
+        if not len(rows):
+            nothing = np.zeros(wide.shape[-1])
+            return cls(0.0, nothing, nothing, nothing + np.inf, nothing - np.inf)
+        mean = np.average(rows, axis=0, weights=share)
+        variance = np.average((rows - mean) ** 2, axis=0, weights=share)
+        return cls(float(share.sum()), mean, variance, rows.min(axis=0), rows.max(axis=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both parts together."""
+        mass = self.mass + other.mass
+        own, new = (part / mass if mass else 0.0 for part in (self.mass, other.mass))
+        gap = other.mean - self.mean
+        return Moments(
+            mass,
+            self.mean + new * gap,
+            own * self.variance + new * other.variance + own * new * gap**2,
+            np.minimum(self.lower, other.lower),
+            np.maximum(self.upper, other.upper),
+        )
+
+    def standardizer(self, closure: Sequence[str] | None = None) -> Standardizer:
+        """The map to mean 0 and variance 1, as far as ``closure`` allows."""
+        scale = np.sqrt(self.variance)
+        constant = (self.lower == self.upper) | (scale == 0)
+        shift, scale = np.where(constant, self.lower, self.mean), np.where(constant, 1.0, scale)
+        if closure is not None:
+            kinds = np.asarray(closure)
+            size = np.sqrt(self.variance + self.mean**2)  # root mean square
+            scale = np.where(kinds == "scale", np.where(size > 0, size, 1.0), scale)
+            shift = np.where(np.isin(kinds, ("affine", "positive_affine")), shift, 0.0)
+            scale = np.where(kinds == "none", 1.0, scale)
+        return Standardizer(shift=shift, scale=scale)
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeStandardizer:
     """A :class:`Standardizer` for some leaves of a pytree, each by its path; others stay.
 
@@ -108,10 +174,16 @@ class TreeStandardizer:
 
     def __call__(self, tree: Any) -> Any:
         """Standardise the leaves that there is a map for."""
+        return self._map(tree, lambda part, leaf: part(leaf))
 
+    def on_host(self, tree: Any, dtype: Any) -> Any:
+        """The same in NumPy, as :meth:`Standardizer.on_host`."""
+        return self._map(tree, lambda part, leaf: part.on_host(leaf, dtype))
+
+    def _map(self, tree: Any, function: Callable[[Standardizer, Any], Any]) -> Any:
         def one(path: Any, leaf: Any) -> Any:
             part = self.parts.get(jax.tree_util.keystr(path))
-            return leaf if part is None else part(leaf)
+            return leaf if part is None else function(part, leaf)
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
