@@ -90,6 +90,7 @@ def save(
         }
         config["folds"] = result.folds.tolist()
         config["columns"] = result.columns.to_config()
+        config["narrowing"] = result.narrowing
     else:
         arrays = {"model": _arrays(nnx.state(result.model))}
         config["best_epoch"] = result.best_epoch
@@ -176,6 +177,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         networks=nnx.merge_state(found, random),
         folds=np.array(config["folds"]),
         temperature=Temperature(**arrays["temperature"]),
+        narrowing=config.get("narrowing", 1.0),
         floor=arrays["floor"],
         columns=_columns(config, common["x_standardizer"]),
         out_of_fold=None,

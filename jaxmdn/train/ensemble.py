@@ -56,7 +56,9 @@ class EnsembleResult:
       graphdef: the networks' architecture (NNX), in evaluation mode.
       networks: the state of all of them, ``[A, G, ...]``: A models (arms), each of G networks.
       folds: the fold of each training row that counts, ``[N]``.
-      temperature: fitted to the rows held out, in standardised units.
+      temperature: fitted to the rows held out, in standardised units, for all networks.
+      narrowing: by this its scales and noise are smaller than those fitted, since new rows are
+        predicted by more networks, which err less together.
       floor: the least noise under a scale, ``[D]``, in standardised units.
       columns: what becomes of gaps and categories among the inputs.
       x_standardizer, y_standardizer: the maps applied to inputs, after that, and targets.
@@ -72,6 +74,7 @@ class EnsembleResult:
     networks: Any
     folds: np.ndarray
     temperature: Temperature
+    narrowing: float
     floor: Array
     columns: Columns
     x_standardizer: Standardizer
@@ -325,11 +328,13 @@ def fit_ensemble(
             f"fit_ensemble: the mean NLL of the rows held out is {history['out_of_fold_nll'][-1]}; "
             f"look for extreme values in x and y, or try a lower peak_rate in the recipe."
         )
+    temperature, factor = run.for_all_networks(best)
     return EnsembleResult(
         graphdef=run.plan.eval_graph,
         networks=run.networks(best.snapshots),
         folds=folds,
-        temperature=best.temperature,
+        temperature=temperature,
+        narrowing=factor,
         floor=floor,
         columns=columns,
         x_standardizer=x_map,

@@ -91,6 +91,39 @@ def _calibrate(models: Any, rows: Rows, floor: Array) -> tuple[Temperature, Any,
     return temperature, density, nll, raw
 
 
+# Log-factors that are tried; the best is refined by a parabola.
+LOG_FACTORS = np.linspace(-1.0, 3.0, 41)
+
+
+@jax.jit
+def narrowing(models: Any, rows: Rows, noise: Array) -> Array:
+    """How much narrower components are best where all models predict than where one does, alone.
+
+    The factor of all scales that is best for the models' equal mixture, over the one that is best
+    for a single model, on average over the models.
+
+    Args:
+      models: the densities of rows that none was trained on, ``[A, N]``.
+      rows: their targets and weights.
+      noise: as in ``apply_temperature``.
+    """
+
+    def score(factor: Array) -> Array:
+        each = widen(models, factor, noise).log_prob(rows.y)  # [A, N]
+        both = jnp.stack([jnp.mean(each, axis=0), jax.nn.logsumexp(each, axis=0)])
+        return jnp.mean(rows.weights * both, axis=-1)
+
+    scores = jax.lax.map(score, jnp.exp(jnp.asarray(LOG_FACTORS, jnp.float32)))
+    place = jnp.clip(jnp.argmax(scores, axis=0), 1, len(LOG_FACTORS) - 2)
+    before, here, after = (
+        jnp.take_along_axis(scores, place[None] + shift, axis=0)[0] for shift in (-1, 0, 1)
+    )
+    bend = before - 2 * here + after
+    vertex = jnp.where(bend < 0, 0.5 * (before - after) / jnp.where(bend < 0, bend, 1), 0)
+    best = place + jnp.where(jnp.isfinite(vertex), jnp.clip(vertex, -1, 1), 0)
+    return jnp.exp((LOG_FACTORS[1] - LOG_FACTORS[0]) * (best[1] - best[0]))
+
+
 @partial(jax.jit, static_argnums=0)
 def _by_arm(arms: int, snapshots: tuple[Any, ...]) -> Any:
     """States ``[M, ...]`` of several moments as ``[A, S M / A, ...]``."""
@@ -220,11 +253,31 @@ class Run:
 
     def calibrate(self, snapshots: list[Any]) -> Calibrated:
         """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
-        models = _out_of_fold(
-            self.plan, self.arms, tuple(snapshots), self.rows, self.held, self.place
-        )
+        models = self._out_of_fold(snapshots)
         temperature, density, nll, raw = _calibrate(models, self.rows, self.floor)
         return Calibrated(snapshots, temperature, density, float(nll), float(raw))
+
+    def for_all_networks(self, found: Calibrated) -> tuple[Temperature, float]:
+        """The temperature for rows that no network has seen, and the factor that it took.
+
+        A held-out row is predicted by the networks of one fold, a new one by those of all F folds.
+        Averages of more networks err less, so that their components can be narrower. The logarithm
+        of the best factor is taken to be linear in 1 / (number of networks): known for one arm's
+        networks of a fold and for those of all A arms, it is extrapolated to all there are, by
+        ``(1 - 1 / F) / (A - 1)`` of that difference.
+        """
+        factor = 1.0
+        if self.arms > 1 and has_scales(found.density):
+            models = self._out_of_fold(found.snapshots)
+            noise = jnp.maximum(found.temperature.noise, self.floor)
+            power = (1 - 1 / self.held.shape[0]) / (self.arms - 1)
+            factor = min(1.0, float(narrowing(models, self.rows, noise)) ** power)
+        changes = {name: factor * getattr(found.temperature, name) for name in ("scale", "noise")}
+        return dataclasses.replace(found.temperature, **changes), factor
+
+    def _out_of_fold(self, snapshots: list[Any]) -> Any:
+        table = (self.rows, self.held, self.place)
+        return _out_of_fold(self.plan, self.arms, tuple(snapshots), *table)
 
     def networks(self, snapshots: list[Any]) -> Any:
         """The states of all networks that predict together, ``[A, G, ...]``."""

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
-from scipy import stats
+from scipy import optimize, special, stats
 
 import jaxmdn
 from jaxmdn import train
+from jaxmdn.train import run as run_module
+from jaxmdn.train.data import Rows
 from jaxmdn.train.ensemble import _floor, _next_gain
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.members import rate
-from jaxmdn.train.run import Run
+from jaxmdn.train.run import Run, narrowing
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 RECIPE = train.Recipe(
@@ -56,10 +59,11 @@ def each_network(result):
             yield arm, place, nnx.merge(result.graphdef, state)
 
 
-def by_hand(result, x, y, networks):
+def by_hand(result, x, y, networks, narrowing=1.0):
     """The calibrated log-density of standardised rows under some networks, in NumPy."""
     fitted = result.temperature
-    noise = np.maximum(np.asarray(fitted.noise, float), np.asarray(result.floor, float))[0]
+    noise = np.asarray(fitted.noise, float) / narrowing
+    noise = np.maximum(noise, np.asarray(result.floor, float))[0]
     total, counts = 0.0, np.zeros(len(fitted.weights))
     for arm, _, _ in networks:
         counts[arm] += 1
@@ -69,7 +73,7 @@ def by_hand(result, x, y, networks):
             np.asarray(leaf, float)[..., 0]
             for leaf in (mixture.components.loc, mixture.components.scale)
         )
-        wide = np.hypot(float(fitted.scale[arm]) * scale, noise)
+        wide = np.hypot(float(fitted.scale[arm]) / narrowing * scale, noise)
         density = (np.asarray(mixture.weights()) * stats.t.pdf(y, 5.0, loc, wide)).sum(axis=-1)
         total = total + float(fitted.weights[arm]) / counts[arm] * density
     far, spread = float(fitted.loc[0]), float(fitted.spread[0])
@@ -98,10 +102,53 @@ def test_out_of_fold_rows_are_predicted_by_networks_that_did_not_see_them(fitted
         rows = result.folds == fold
         own = [network for network in each_network(result) if network[1] % 3 == fold]
         parts = result.x_standardizer(x[rows]), np.asarray(y_map(y[rows]))
-        expected = by_hand(result, *parts, own) - np.log(y_map.scale[0])
+        expected = by_hand(result, *parts, own, result.narrowing) - np.log(y_map.scale[0])
         np.testing.assert_allclose(found[rows], expected, rtol=1e-4, atol=1e-4)
     nll = -float(jnp.mean(found))
     np.testing.assert_allclose(nll, result.history["out_of_fold_nll"].min(), atol=1e-4)
+
+
+def test_two_models_together_are_narrower_than_one():
+    """Against SciPy's minimiser of the same scores; three models with errors of their own."""
+    rng = np.random.default_rng(0)
+    y, weights = rng.normal(size=(400, 1)), rng.uniform(size=400)
+    loc = 0.8 * rng.normal(size=(3, 400, 1, 1))
+    models = jaxmdn.Mixture(
+        logits=jnp.zeros((3, 400, 1)),
+        components=jaxmdn.components.Normal(
+            loc=jnp.asarray(loc, jnp.float32), scale=jnp.full(1, 0.5, jnp.float32)
+        ),
+    )
+    rows = Rows(None, jnp.asarray(y, jnp.float32), jnp.asarray(weights, jnp.float32))
+    found = narrowing(models, rows, jnp.full(1, 0.3, jnp.float32))
+
+    def best(average):
+        def loss(log_factor):
+            wide = np.hypot(0.5 * np.exp(log_factor), 0.3)
+            each = stats.norm.logpdf(y[:, 0], loc[..., 0, 0], wide)
+            return -np.sum(weights * average(each))
+
+        return optimize.minimize_scalar(loss, bounds=(-1, 3), method="bounded").x
+
+    alone = best(lambda each: each.mean(axis=0))
+    together = best(lambda each: special.logsumexp(each, axis=0))
+    np.testing.assert_allclose(np.log(found), together - alone, atol=2e-3)
+    assert found < 0.8
+
+
+def test_the_factor_is_extrapolated_to_all_networks(fitted, monkeypatch):
+    """Two arms and three folds: two thirds of the log-factor between one arm and two."""
+    result, *_ = fitted
+    assert 0 < result.narrowing <= 1
+    monkeypatch.setattr(run_module, "narrowing", lambda *_: jnp.asarray(0.5))
+    own = SimpleNamespace(
+        arms=2, held=np.zeros((3, 5)), floor=result.floor, rows=None, _out_of_fold=list
+    )
+    found = run_module.Calibrated([], result.temperature, result.out_of_fold, 0.0, 0.0)
+    temperature, factor = Run.for_all_networks(own, found)
+    assert factor == pytest.approx(0.5 ** (2 / 3))
+    np.testing.assert_allclose(temperature.scale, factor * result.temperature.scale, rtol=1e-6)
+    np.testing.assert_allclose(temperature.noise, factor * result.temperature.noise, rtol=1e-6)
 
 
 def test_held_out_targets_change_no_network_of_their_fold(fitted):
