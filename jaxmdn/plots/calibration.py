@@ -28,7 +28,9 @@ def pit_histogram(
     ax.bar(centres, counts / len(values) * num_bins, width=0.92 / num_bins, color=BLUE)
     low, high = _binomial_band(len(values), 1.0 / num_bins, level)
     scale = num_bins / len(values)
-    ax.axhspan(low * scale, high * scale, color=ORANGE, alpha=0.25, lw=0, label=f"{level:.0%} band")
+    ends = low * scale, high * scale
+    label = f"{level:.0%} band"
+    ax.axhspan(*ends, color=ORANGE, alpha=0.25, lw=0, label=label, zorder=0)  # behind the bars
     ax.axhline(1.0, color=ORANGE, lw=1.2, ls="--", label="calibrated")
     ax.set(xlabel="probability integral transform", ylabel="density", xlim=(0, 1))
     ax.set_ylim(0, 1.25 * max(counts.max() * scale, high * scale))
