@@ -25,6 +25,7 @@ from jaxmdn.train.prepare import Map, input_map, map_targets, standardized, targ
 from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likelihood
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.spread import automatic, gather, place
 from jaxmdn.train.standardize import Standardizer, to_unit
 from jaxmdn.train.state import Optimizer, TrainState, matrices
 from jaxmdn.train.targets import check_targets
@@ -125,6 +126,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
     resume: bool = False,
+    mesh: Any = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -168,6 +170,9 @@ def fit(
       resume: go on with the run in the folder, if there is one. Rows, seed and options must be the
         same (``num_epochs``, ``patience`` and ``callbacks`` may differ); on the same machine the
         result is that of a run that was never interrupted, bit for bit.
+      mesh: devices to train on (``jax.make_mesh``), of one process or of several that are given
+        the same rows: each batch is spread over all of them, whatever the axes; each device holds
+        all rows and parameters. The result is that of one device but for rounding.
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -231,8 +236,12 @@ def fit(
         model.initialize(key_bias, y, weights=weights)
     optimizer = optimizer or DEFAULT_OPTIMIZER
 
+    mesh = automatic("fit", mesh)
     program, params, model_state = Program.create(
-        model, optimizer, loss, min(batch_size, rows.size), float(ema)
+        model, optimizer, loss, min(batch_size, rows.size), float(ema), mesh
+    )
+    rows, held_out, params, model_state, key_train = place(
+        mesh, (rows, held_out, params, model_state, key_train)
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry, own_loss = program.start(state, held_out), loss is not negative_log_likelihood
@@ -244,7 +253,7 @@ def fit(
     progressed = Progress()
 
     def finish(carry: Carry) -> FitResult:
-        nnx.update(model, carry.best_params, carry.best_model_state)
+        nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
         model.eval()
         return FitResult(
             model=model,
@@ -294,7 +303,7 @@ def fit(
         )
         carry = final.run(program.start(again, None), progressed_again := Progress())
         if not progressed_again.interrupted:
-            nnx.update(model, carry.best_params, carry.best_model_state)
+            nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
     if result.report is not None:
         result.report.warn(model.head)
     return result

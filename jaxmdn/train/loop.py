@@ -139,7 +139,8 @@ class Loop:
           state: the host's part, updated in place.
         """
         keeping = contextlib.nullcontext() if self.keeper is None else self.keeper
-        bar = tqdm(total=self.num_epochs, unit="epoch", disable=not self.progress)
+        hidden = not self.progress or jax.process_index() > 0
+        bar = tqdm(total=self.num_epochs, unit="epoch", disable=hidden)
         with bar, keeping, Interrupts() as interrupts:
             if self.keeper is not None:
                 carry = self.keeper.restore(carry, state)

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxmdn import meshes
 from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
+from jaxmdn.train import spread
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
 from jaxmdn.train.state import Optimizer, TrainState, train_step
@@ -85,7 +86,11 @@ def negative_log_likelihood(model: Any, x: Any, y: Any, weights: Array, key: Arr
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Static description of a training run: architecture, loss, optimizer, batch size."""
+    """Static description of a training run: architecture, loss, optimizer, batch size, devices.
+
+    On a mesh every device holds all rows and parameters, and takes its part of each batch; what is
+    computed is that of the whole batch.
+    """
 
     train_graph: Any
     eval_graph: Any
@@ -94,6 +99,7 @@ class Program:
     loss: Callable[..., Any]
     batch_size: int
     ema: float
+    mesh: Any = None
 
     @classmethod
     def create(
@@ -103,14 +109,34 @@ class Program:
         loss: Callable[..., Any],
         batch_size: int,
         ema: float = 0.0,
+        mesh: Any = None,
     ) -> tuple[Program, Any, Any]:
         """Split a model into the static program, its parameters and its other state."""
         model.eval()
         eval_graph = nnx.graphdef(model)
         model.train()
         train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
-        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size, ema)
+        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size, ema, mesh)
         return program, params, model_state
+
+    def cuts(self, order: Array, batch_size: int) -> tuple[Array, Array]:
+        """Batches of rows as ``batch_indices`` has them, each a multiple of the devices long."""
+        index, counts = batch_indices(order, batch_size)
+        missing = 0 if self.mesh is None else -batch_size % self.mesh.size
+        pad = partial(jnp.pad, pad_width=((0, 0), (0, missing)))
+        return (pad(index), pad(counts)) if missing else (index, counts)
+
+    def cut(self, rows: Rows, cut: tuple[Array, Array]) -> Rows:
+        """One batch, spread over the devices; rows that only pad it get weight zero."""
+        index, counts = cut
+        batch = rows.take(index)
+        counts = counts.reshape(counts.shape + (1,) * (batch.weights.ndim - 1))
+        batch = batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
+        return batch if self.mesh is None else spread.over_rows(self.mesh, batch)
+
+    def whole(self, tree: Any) -> Any:
+        """Results that every device holds."""
+        return tree if self.mesh is None else spread.on_every_device(self.mesh, tree)
 
     def start(self, state: TrainState, held_out: Rows | None) -> Carry:
         """The carry of epoch 0, whose best parameters are the initial ones."""
@@ -173,10 +199,10 @@ def _epoch(
     one = stepper(program, step_size)
 
     def step(trained: Trained, cut: tuple[Array, Array]) -> tuple[Trained, Any]:
-        return one(trained, _cut(rows, cut))
+        return one(trained, program.cut(rows, cut))
 
     start = Trained(dataclasses.replace(carry.state, key=step_key), carry.average)
-    cuts = batch_indices(order, program.batch_size)
+    cuts = program.cuts(order, program.batch_size)
     (state, average), (metrics, mass) = meshes.scan(step, start, cuts)
     trained = Trained(dataclasses.replace(state, key=carry.state.key), average)
     mass = mass.astype(metrics.loss.dtype)
@@ -192,7 +218,7 @@ def _epoch(
         epoch,
         step_size,
     )
-    return carry, numbers._replace(losses=metrics.loss)
+    return carry, numbers._replace(losses=program.whole(metrics.loss))
 
 
 def stepper(program: Program, step_size: Any) -> Callable[[Any, Rows], tuple[Trained, Any]]:
@@ -258,7 +284,8 @@ def judge(
     )
     usage = _usage(program, carry.average, carry.state.model_state, rows)
     rate = step_size * learning_rate(carry.state.opt_state)
-    return carry, EpochResult((), train, valid, score, sound, usage, grad_norm, rate)
+    numbers = EpochResult((), train, valid, score, sound, usage, grad_norm, rate)
+    return program.whole((carry, numbers))
 
 
 def learning_rate(opt_state: Any) -> Array:
@@ -276,14 +303,6 @@ def _averaged(ema: float, state: TrainState, average: Any) -> Any:
     return jax.tree.map(lambda a, p: p + share.astype(p.dtype) * (a - p), average, state.params)
 
 
-def _cut(rows: Rows, cut: tuple[Array, Array]) -> Rows:
-    """One batch; rows that only pad it get weight zero."""
-    index, counts = cut
-    batch = rows.take(index)
-    counts = counts.reshape(counts.shape + (1,) * (batch.weights.ndim - 1))
-    return batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
-
-
 def _over_batches(
     program: Program, params: Any, model_state: Any, rows: Rows, function: Callable[..., Any]
 ) -> Any:
@@ -291,10 +310,10 @@ def _over_batches(
 
     def one(cut: tuple[Array, Array]) -> Any:
         model = nnx.merge(program.eval_graph, params, model_state, copy=True)
-        return function(model, _cut(rows, cut))
+        return function(model, program.cut(rows, cut))
 
-    size = min(EVALUATION_BATCH, rows.size)
-    return jax.lax.map(one, batch_indices(jnp.arange(rows.size), size))
+    cuts = program.cuts(jnp.arange(rows.size), min(EVALUATION_BATCH, rows.size))
+    return program.whole(jax.lax.map(one, cuts))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -329,7 +348,7 @@ def _usage(program: Program, params: Any, model_state: Any, rows: Rows) -> Array
     model = nnx.merge(program.eval_graph, params, model_state, copy=True)
     index = np.linspace(0, rows.size - 1, min(USAGE_ROWS, rows.size)).astype(np.int32)
     some = rows.take(index)
-    return mean_weights(model(some.x), some.weights)
+    return program.whole(mean_weights(model(some.x), some.weights))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -33,6 +33,7 @@ from jaxmdn.train.program import (
     stepper,
 )
 from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.spread import automatic, gather, place
 from jaxmdn.train.standardize import Standardizer
 from jaxmdn.train.state import Optimizer, TrainState
 from jaxmdn.train.targets import check_targets
@@ -61,7 +62,9 @@ def _chunk(
 
     def step(i: Array, carry: tuple[Trained, Sums]) -> tuple[Trained, Sums]:
         trained, sums = carry
-        trained, (metrics, mass) = one(trained, jax.tree.map(lambda leaf: leaf[i], batches))
+        index, counts = program.cuts(jnp.arange(size), size)
+        batch = program.cut(jax.tree.map(lambda leaf: leaf[i], batches), (index[0], counts[0]))
+        trained, (metrics, mass) = one(trained, batch)
         loss, mass = metrics.loss.astype(jnp.float32), mass.astype(jnp.float32)
         new = Sums(loss * mass, mass, metrics.grad_norm.astype(jnp.float32), jnp.float32(1))
         return trained, Sums(*(a + b for a, b in zip(sums, new, strict=True)))
@@ -109,6 +112,7 @@ def fit_stream(
     checkpoint: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
     resume: bool = False,
+    mesh: Any = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -131,6 +135,7 @@ def fit_stream(
       resume: as in ``fit``, for a stream that gives the same batches again: an iterator with
         ``get_state`` and ``set_state`` (Grain's) is put at its place, of others the batches that
         are done are drawn again and dropped.
+      mesh: as in ``fit``; every process is given the whole batches.
       seed: seeds the start, dropout and a loss of your own.
 
     Returns:
@@ -185,8 +190,12 @@ def fit_stream(
         y, weights = sample.flat_targets
         model.initialize(key_bias, y, weights=weights)
     optimizer = optimizer or DEFAULT_OPTIMIZER
+    mesh = automatic(name, mesh)
     program, params, model_state = Program.create(
-        model, optimizer, loss, cutter.batch_size, float(ema)
+        model, optimizer, loss, cutter.batch_size, float(ema), mesh
+    )
+    sample, held_out, params, model_state, key_train = place(
+        mesh, (sample, held_out, params, model_state, key_train)
     )
     carry = program.start(
         TrainState.create(params, optimizer, key_train, model_state=model_state), held_out
@@ -205,7 +214,7 @@ def fit_stream(
         (trained, sums), done, count = _begin(carry), 0, 0
         wanted = min(every, steps - (epoch - 1) * every)
         while done < wanted and (chunk := feed().next()) is not END:
-            rows = chunk.rows.on_device()
+            rows = place(mesh, chunk.rows) if mesh else chunk.rows.on_device()
             trained, sums = _chunk(program, trained, sums, rows, chunk.steps, step_size)
             done, count, state.data = done + chunk.steps, count + chunk.num_rows, chunk.state
         carry, numbers = _judge(program, carry, trained, sums, sample, held_out, epoch, step_size)
@@ -213,7 +222,7 @@ def fit_stream(
         return carry, numbers, count
 
     def finish(carry: Carry) -> FitResult:
-        nnx.update(model, carry.best_params, carry.best_model_state)
+        nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
         model.eval()
         return FitResult(
             model=model,

@@ -1,0 +1,65 @@
+"""Training on eight devices, or in two processes; a program of its own.
+
+``python on_devices.py FOLDER``: eight virtual devices. ``python on_devices.py FOLDER PORT I``:
+process I of two, with a device each. A checkpoint is left in FOLDER, the history in FOLDER.npz.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType
+
+import jaxmdn
+from jaxmdn import train
+
+EPOCHS = 4
+
+
+def rows(seed, count=203):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 2)).astype(np.float32)
+    return x, (3 * x[:, :1] + rng.normal(size=(count, 1))).astype(np.float32)
+
+
+def model(head=None):
+    head = jaxmdn.NormalHead(2, 1) if head is None else head
+    return jaxmdn.nn.MDN(2, head, hidden_features=(16,), rngs=nnx.Rngs(0))
+
+
+def fit(folder, mesh, epochs=EPOCHS, **options):
+    """203 rows, of which the last batch has few; the number of devices divides no batch."""
+    x, y = rows(0)
+    weights = np.random.default_rng(1).uniform(size=203).astype(np.float32)
+    return train.fit(
+        model(), x, y, weights=weights, validation=rows(2, 50), num_epochs=epochs, batch_size=30,
+        patience=None, checkpoint=folder, save_every=1, resume=True, mesh=mesh, progress=False,
+        **options,
+    )  # fmt: skip
+
+
+def stream(mesh):
+    cuts = [rows(seed, 30) for seed in range(5)] + [rows(9, 11)]
+    options = {"validation": rows(2, 50), "mesh": mesh, "progress": False}
+    return train.fit_stream(model(), cuts, steps=12, every=6, **options)
+
+
+def main(folder, port=None, number=0):
+    if port is not None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
+    kind = AxisType.Explicit if port is None else AxisType.Auto
+    shape = (4, 2) if port is None else (2, 1)
+    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
+    results = [fit(folder, mesh), stream(mesh)]
+    x, y = rows(3)
+    if not int(number):
+        log_prob = [np.asarray(result.log_prob(x, y)) for result in results]
+        names = ("train_nll", "valid_nll", "grad_norm")
+        history = [np.stack([r.history[name][1:] for name in names]) for r in results]
+        np.savez(f"{folder}.npz", fit=history[0], stream=history[1], log_prob=np.stack(log_prob))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
