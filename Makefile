@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo docs test test-optimised test-version test-nightly bench lint format notebooks clean
+.PHONY: demo docs test test-optimised test-version test-skpro test-nightly bench lint format notebooks clean
 
 demo: $(VENV)/.installed-cli
 	$(BIN)/jaxmdn demo
@@ -29,6 +29,13 @@ test-optimised: $(VENV)/.installed-test
 # What depends on the version of JAX: .ci/run runs it on the newest.
 test-version: $(VENV)/.installed-test
 	$(PYTEST) -m 'version and not nightly' $(ARGS)
+
+# skpro needs an older pandas, so that its tests have an environment of their own.
+test-skpro: $(VENV)-skpro/.installed-skpro
+	$(VENV)-skpro/bin/python -m pytest -m "" -o max_programs=0 tests/estimator/test_skpro.py $(ARGS)
+
+$(VENV)-skpro/.installed-skpro: pyproject.toml
+	$(MAKE) VENV=$(VENV)-skpro $@
 
 # Hours: every test with many examples, then on older processors' instructions and the newest JAX.
 test-nightly:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jaxmdn.__path__, "jaxmdn.")
-    if module.name != "jaxmdn.__main__"
+    if module.name not in ("jaxmdn.__main__", "jaxmdn.estimator.probabilistic")  # skpro runs those
     and ">>> " in Path(importlib.util.find_spec(module.name).origin).read_text()
 )
 

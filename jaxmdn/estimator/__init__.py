@@ -6,6 +6,7 @@
 | ``predictions`` | its predictions, and the batches that they are computed in |
 | ``answers`` | the compiled functions of a density |
 | ``scorers`` | proper scores as scikit-learn takes them |
+| ``probabilistic`` | skpro's regressor and distribution (import it by its name; needs skpro) |
 
 Needs scikit-learn (``pip install 'jaxmdn[tables]'``).
 """

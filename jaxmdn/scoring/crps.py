@@ -98,10 +98,10 @@ def _by_distances(flat: Mixture, y: Array) -> Array:
     distance = flat.components.absolute_moment(y[..., None, :])
     weights, distance = numerics.upcast(flat.weights(), distance)
     accuracy = numerics.weighted_sum(weights[..., None], distance, -2)  # [..., K, D] -> [..., D]
-    return accuracy - 0.5 * _dispersion(flat, accuracy.dtype)
+    return accuracy - 0.5 * mean_difference(flat, accuracy.dtype)
 
 
-def _dispersion(mixture: Mixture, dtype: np.dtype) -> Float[Array, "..."]:
+def mean_difference(mixture: Mixture, dtype: np.dtype) -> Float[Array, "..."]:
     """``E|Y - Y'|`` of two independent draws, ``[..., D]``.
 
     Component k meets component ``k + shift``, for one shift after another: each pair once.
