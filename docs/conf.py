@@ -33,7 +33,7 @@ extensions = [
 exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"
-myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -55,6 +55,12 @@ def _blank_before_examples(app, what, name, obj, options, lines):
             lines.insert(i, "")
 
 
+def _skip_foreign(app, what, name, obj, skip, options):
+    """Methods that another package makes are documented there."""
+    return True if (getattr(obj, "__module__", None) or "").startswith("sklearn.") else None
+
+
 def setup(app):
-    """Register the hook above, after those of the extensions."""
+    """Register the hooks above, after those of the extensions."""
+    app.connect("autodoc-skip-member", _skip_foreign)
     app.connect("autodoc-process-docstring", _blank_before_examples, priority=999)

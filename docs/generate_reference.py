@@ -68,7 +68,7 @@ def entry(name: Name) -> str:
         return f".. autoclass:: {name.path}\n   :members:\n"
     if callable(name.value):
         return f".. autofunction:: {name.path}\n"
-    return f".. autodata:: {name.path}\n"
+    return f".. py:data:: {name.path}\n"
 
 
 def page(group: str, module: ModuleType) -> str:

@@ -1,4 +1,4 @@
-"""What the documents show is run: README blocks and tables, doctests."""
+"""What the documents show is run: blocks and tables, doctests; their links lead somewhere."""
 
 import doctest
 import importlib.util
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from test_reference import reference
 
 import jaxmdn
 
@@ -21,28 +22,94 @@ MODULES = sorted(
 )
 
 
+DOCS = ROOT / "docs"
+MADE = ("_build", "reference")  # not written by hand
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+        *sorted(DOCS.rglob("*.md")),
+    )
+    if path.relative_to(DOCS if DOCS in path.parents else ROOT).parts[0] not in MADE
+}
+# A line "% needs: NAME" before a block: it runs where that package is installed.
+BLOCK = re.compile(r"(?:% needs: (\w+)\n\n)?```python\n(.*?)```", re.DOTALL)
+#: Pages whose code runs at every push; that of the others nightly.
+SHORT = {"README.md", "docs/index.md", "docs/howto/weights_and_gaps.md", "docs/howto/debugging.md"}
+WITH_CODE = [
+    pytest.param(name, marks=() if name in SHORT else pytest.mark.nightly)
+    for name, text in PAGES.items()
+    if BLOCK.search(text)
+]
+
+
 @pytest.mark.usefixtures("as_users_run")
-def test_readme_blocks_run_in_order(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_blocks_run_in_order(page, tmp_path, monkeypatch):
+    """From the top of a page to its end, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
     names = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["lp"].shape == (5,)
-    assert jax.numpy.isfinite(names["metrics"].loss)
+    for package, block in BLOCK.findall(PAGES[page]):
+        if not package or importlib.util.find_spec(package):
+            exec(compile(block, page, "exec"), names)
 
 
-TABLES = re.search(
-    r"## Every kind of target\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
-).group(1)
-LINES = re.findall(r"`((?:[A-Z]\w+Head|[\w.]*AutoregressiveMDN)\(.*?\))`", TABLES)
-BEFORE = re.search(r"The lines run after\s`(.*?)`", TABLES).group(1)
-TABLE = re.search(
-    r"## What it does\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL
-).group(1)
-# Options, not names of the package.
-OPTIONS = {"min_scale", "min_weight", "reparameterize", "scale_link"}
+def _anchors(text):
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    bare = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    titles = re.findall(r"^#{1,3} (.*)$", bare, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with the generated pages of the site: the reference, the notebooks."""
+    folder = tmp_path_factory.mktemp("site")
+    reference.write(folder / "reference")
+    (folder / "tutorials").symlink_to(ROOT / "notebooks")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page, made):
+    text = re.sub(r"```(?!{).*?```", "", PAGES[page], flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    links += re.findall(r"^```{(?:figure|image|include)} (\S+)", text, re.MULTILINE)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        if not path.exists() and DOCS in path.parents:
+            path = made / path.relative_to(DOCS)
+        assert path.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in _anchors(path.read_text()), f"{page}: {link}"
+
+
+def test_every_name_that_a_page_mentions_is_there():
+    """``jaxmdn.NAME`` in code between backticks, and in the blocks."""
+    found = 0
+    for page, text in PAGES.items():
+        for name in re.findall(r"(?<![\w./-])jaxmdn\.([a-z_A-Z][\w.]*)", text):
+            if page != "CONTRIBUTING.md" and not name.endswith(".py"):
+                assert _has(jaxmdn, name.rstrip(".")), f"{page}: jaxmdn.{name}"
+                found += 1
+    assert found > 150
+
+
+def _has(module, name):
+    try:
+        operator.attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
+
+
+HEADS = PAGES["docs/start/which_head.md"]
+LINES = re.findall(r"`((?:[A-Z]\w+Head|[\w.]*AutoregressiveMDN)\(.*?\))`", HEADS)
+BEFORE = re.search(r"The lines run after\s`(.*?)`", HEADS).group(1)
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -58,29 +125,6 @@ def test_every_line_of_the_tables_is_a_density(line):
     assert jax.numpy.isfinite(value).all()
 
 
-def test_every_name_in_the_table_of_names_is_there():
-    """As it is written, or in the package that the row names."""
-    found = 0
-    for row in re.findall(r"^\|(.*)\|$", TABLE, re.MULTILINE)[2:]:
-        named = re.findall(r"jaxmdn\.(\w+)`", row)
-        modules = [jaxmdn, *(getattr(jaxmdn, name) for name in named)]
-        modules += [jaxmdn.train] if "jaxmdn.train" in row else []
-        for name in re.findall(r"`([\w.]+)", row):
-            own = name.removeprefix("jaxmdn.")
-            if own not in OPTIONS and own != "mixture":
-                assert any(_has(module, own) for module in modules), name
-                found += 1
-    assert found > 70
-
-
-def _has(module, name):
-    try:
-        operator.attrgetter(name)(module)
-    except AttributeError:
-        return False
-    return True
-
-
 def test_the_tables_name_every_family():
     named = set(re.findall(r'"(\w+)"', " ".join(LINES))) | {"normal"}
     own = {
@@ -89,6 +133,8 @@ def test_the_tables_name_every_family():
         if jaxmdn.heads.Family(name).component.__module__.startswith("jaxmdn.")
     }
     assert own <= named
+    drawn = {path.stem for path in (DOCS / "pictures").glob("*.svg")}
+    assert own <= drawn, "run docs/draw.py"
 
 
 @pytest.mark.usefixtures("as_users_run")

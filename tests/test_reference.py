@@ -22,7 +22,7 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     reference.write(folder)
     return {
-        path.stem: re.findall(r"^\.\. auto\w+:: (\S+)", path.read_text(), re.MULTILINE)
+        path.stem: re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)", path.read_text(), re.MULTILINE)
         for path in folder.glob("*.md")
     }
 

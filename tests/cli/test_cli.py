@@ -335,7 +335,7 @@ def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, monkeypatch):
 
 @pytest.mark.nightly
 def test_demo_whole(tmp_path):
-    """The same at full size, and the diabetes data with the figures that the README gives."""
+    """The same at full size, and the diabetes data with its figures."""
     assert run("demo", "--out", tmp_path / "demo", "--quiet") == 0
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     check_inverse_problem(summary["inverse_problem"], tmp_path / "demo")

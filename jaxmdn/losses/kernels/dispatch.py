@@ -2,8 +2,8 @@
 
 ``None`` takes the fastest that serves; a name that cannot serve raises and says why. What is known
 statically decides: the head, the dtype, the devices. The choices are those that the benchmark found
-no slower than ``"xla"`` on two CPU cores and on an H100, value and gradient together; the README
-names where the value alone was.
+no slower than ``"xla"`` on two CPU cores and on an H100, value and gradient together;
+``docs/results/speed.md`` names where the value alone was.
 """
 
 from __future__ import annotations
