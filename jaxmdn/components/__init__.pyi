@@ -5,6 +5,7 @@ from .beta import Beta as Beta
 from .categorical import Categorical as Categorical
 from .declare import constant as constant
 from .declare import family as family
+from .declare import magnitude as magnitude
 from .declare import part as part
 from .declare import positive as positive
 from .declare import real as real

@@ -39,8 +39,8 @@ class AsymmetricLaplace(Univariate):
         eq. 3.1.10.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
     asymmetry: Parameter = positive(fixable=True)
 
     domain: ClassVar[Support] = REAL

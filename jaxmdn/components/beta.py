@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmdn.components.declare import constant, family, positive
+from jaxmdn.components.declare import constant, family, magnitude
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.special import beta as beta_functions
 from jaxmdn.special.gamma import log_draw
@@ -38,8 +38,8 @@ class Beta(BoundedDensity):
       Smithson and Verkuilen (2006), A better lemon squeezer?, p. 55.
     """
 
-    concentration1: Parameter = positive()
-    concentration0: Parameter = positive()
+    concentration1: Parameter = magnitude()
+    concentration0: Parameter = magnitude()
     lower: float = constant(0.0)
     upper: float = constant(1.0)
 

@@ -28,7 +28,12 @@ REGISTRY: dict[str, type[Any]] = {}
 
 
 def parameter(
-    kind: str | None = None, *, rank: int = 1, size: int = 1, fixable: bool = False
+    kind: str | None = None,
+    *,
+    rank: int = 1,
+    size: int = 1,
+    fixable: bool = False,
+    in_unit: bool = False,
 ) -> Any:
     """A field that holds an array ``[..., K, event axes]``.
 
@@ -37,20 +42,33 @@ def parameter(
       rank: how many trailing axes describe one event (``loc [..., K, D]``: 1).
       size: raw numbers per output.
       fixable: whether ``Family(name, parameter=value)`` may fix it instead of learning it.
+      in_unit: whether it is in the target's unit, as locations and scales are: a head makes it as a
+        multiple of the output's unit (``FactorizedHead.units``).
     """
     return dataclasses.field(
-        metadata={"kind": kind, "rank": rank, "size": size, "fixable": fixable}
+        metadata={
+            "kind": kind,
+            "rank": rank,
+            "size": size,
+            "fixable": fixable,
+            "in_unit": in_unit,
+        }
     )
 
 
-def real(*, rank: int = 1, fixable: bool = False) -> Any:
+def real(*, rank: int = 1, fixable: bool = False, in_unit: bool = False) -> Any:
     """A parameter that may be any real number."""
-    return parameter("real", rank=rank, fixable=fixable)
+    return parameter("real", rank=rank, fixable=fixable, in_unit=in_unit)
 
 
-def positive(*, rank: int = 1, fixable: bool = False) -> Any:
+def positive(*, rank: int = 1, fixable: bool = False, in_unit: bool = False) -> Any:
     """A positive parameter: a head's scale link and floor apply."""
-    return parameter("positive", rank=rank, fixable=fixable)
+    return parameter("positive", rank=rank, fixable=fixable, in_unit=in_unit)
+
+
+def magnitude(*, rank: int = 1, fixable: bool = False) -> Any:
+    """A positive parameter over orders of magnitude, such as a rate: a head makes its logarithm."""
+    return parameter("magnitude", rank=rank, fixable=fixable)
 
 
 def unit(*, rank: int = 1, fixable: bool = False) -> Any:
@@ -76,7 +94,7 @@ def part(default: str) -> Any:
 @dataclass_transform(
     kw_only_default=True,
     frozen_default=True,
-    field_specifiers=(parameter, real, positive, unit, simplex, constant, part),
+    field_specifiers=(parameter, real, positive, magnitude, unit, simplex, constant, part),
 )
 def family(cls: Any = None, /, *, name: str | None = None) -> Any:
     """Make a class a component family: a frozen dataclass, a pytree, a name that heads know.
@@ -131,6 +149,7 @@ __all__ = [
     "REGISTRY",
     "constant",
     "family",
+    "magnitude",
     "parameter",
     "part",
     "positive",

@@ -40,8 +40,8 @@ class DiscretizedLogistic(Univariate):
       Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++, eq. 2.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
     lower: float = constant(0.0)
     upper: float = constant(255.0)
     num_bins: int = constant(256)

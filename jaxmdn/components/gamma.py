@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmdn.components.declare import family, positive
+from jaxmdn.components.declare import family, magnitude
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special import gamma as gamma_functions
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
@@ -30,8 +30,8 @@ class Gamma(PositiveDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 17.
     """
 
-    concentration: Parameter = positive()
-    rate: Parameter = positive()
+    concentration: Parameter = magnitude()
+    rate: Parameter = magnitude()
 
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """``rate y``, kept within the dtype's range, and the concentration."""

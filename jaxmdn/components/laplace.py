@@ -28,8 +28,8 @@ class Laplace(LocationScale):
     zero.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
 

@@ -28,8 +28,8 @@ class Logistic(LocationScale):
         ``pi / sqrt(3)`` times as large.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn.components.counts import CountDensity
-from jaxmdn.components.declare import family, positive
+from jaxmdn.components.declare import family, magnitude
 from jaxmdn.components.poisson import draw_poisson
 from jaxmdn.special import counts as count_functions
 from jaxmdn.special.gamma import log_draw
@@ -38,8 +38,8 @@ class NegativeBinomial(CountDensity):
       Negative binomial and mixed Poisson regression, eq. 1.1.
     """
 
-    rate: Parameter = positive()
-    concentration: Parameter = positive(fixable=True)
+    rate: Parameter = magnitude()
+    concentration: Parameter = magnitude(fixable=True)
 
     @classmethod
     def from_moments(

@@ -34,8 +34,8 @@ class Normal(LocationScale, NormalDensity):
       Bishop (1994), Mixture Density Networks, eq. 23 (isotropic).
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
 

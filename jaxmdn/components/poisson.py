@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmdn import meshes
 from jaxmdn.components.counts import CountDensity
-from jaxmdn.components.declare import family, positive
+from jaxmdn.components.declare import family, magnitude
 from jaxmdn.special import counts as count_functions
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -32,7 +32,7 @@ class Poisson(CountDensity):
       transformed rejection method for generating Poisson random variables.
     """
 
-    rate: Parameter = positive()
+    rate: Parameter = magnitude()
 
     @classmethod
     def from_moments(

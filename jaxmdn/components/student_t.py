@@ -35,8 +35,8 @@ class StudentT(LocationScale):
       Johnson, Kotz and Balakrishnan (1995), Continuous Univariate Distributions 2, chapter 28.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
     df: Parameter = positive(fixable=True)
 
     absolute_moments: ClassVar = True

@@ -37,8 +37,8 @@ class TruncatedNormal(BoundedDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, section 13.10.1.
     """
 
-    loc: Parameter = real()
-    scale: Parameter = positive()
+    loc: Parameter = real(in_unit=True)
+    scale: Parameter = positive(in_unit=True)
     lower: float = constant(0.0)
     upper: float = constant(math.inf)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxmdn.components.declare import family, positive, real
+from jaxmdn.components.declare import family, magnitude, real
 from jaxmdn.components.support import CIRCLE, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
@@ -44,7 +44,7 @@ class VonMises(Univariate):
     """
 
     loc: Parameter = real()
-    concentration: Parameter = positive()
+    concentration: Parameter = magnitude()
 
     domain: ClassVar[Support] = CIRCLE
 

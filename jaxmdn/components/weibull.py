@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes
-from jaxmdn.components.declare import family, positive
+from jaxmdn.components.declare import family, magnitude, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.elementary import polynomial
 from jaxmdn.special.gamma import log_gamma
@@ -39,8 +39,8 @@ class Weibull(PositiveDensity):
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 21.
     """
 
-    concentration: Parameter = positive()
-    scale: Parameter = positive()
+    concentration: Parameter = magnitude()
+    scale: Parameter = positive(in_unit=True)
 
     def _hazards(self, y: Array) -> tuple[Array, Array]:
         """The logarithm of the cumulative hazard ``(y / scale)^k``, and itself."""

@@ -7,7 +7,7 @@
 | ``independent``, ``class_conditional`` | heads made of heads |
 | ``links`` | an unconstrained number to a constrained parameter, and back |
 | ``graph`` | which outputs depend on which |
-| ``initializers`` | a start from the data |
+| ``initializers``, ``units`` | a start from the data; locations and scales of the data's size |
 """
 
 from jaxmdn.heads.base import Head, from_config, to_config
@@ -17,6 +17,7 @@ from jaxmdn.heads.factorized import FactorizedHead
 from jaxmdn.heads.families import Family, family_names
 from jaxmdn.heads.independent import IndependentHead
 from jaxmdn.heads.normal import COVARIANCES, NormalHead
+from jaxmdn.heads.units import in_units
 
 from jaxmdn.heads import graph, initializers, links  # isort: skip
 
@@ -32,6 +33,7 @@ __all__ = [
     "family_names",
     "from_config",
     "graph",
+    "in_units",
     "initializers",
     "links",
     "to_config",

@@ -12,14 +12,18 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, numerics
 from jaxmdn.components import Independent
 from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
-from jaxmdn.heads.families import KINDS, Family, resolve
+from jaxmdn.heads.families import KINDS, Family, Kind, resolve
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Float
+
+#: The default link of rates and concentrations: of raw outputs that are logarithms, up to 2^20.
+MAGNITUDE = links.Softplus(knee=2.0**20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +39,15 @@ class FactorizedHead(Head):
         ``@jaxmdn.components.family``, or a :class:`Family` with constants; a single one for a
         scalar target. A family of several dimensions stands once for all of its outputs.
       num_components: K.
-      scale_link: link of every positive parameter (scales, rates, concentrations, degrees of
-        freedom); a :mod:`jaxmdn.heads.links` link or its name. Default ``"softplus"``.
+      scale_link: link of every positive parameter; a :mod:`jaxmdn.heads.links` link or its name.
+        None: softplus, but for rates and concentrations, which may be large, its form that is
+        exponential up to a million (:data:`MAGNITUDE`).
       min_scale: added to the link's value. Default 1e-3.
       min_weight: lower bound of every mixing coefficient; ``K min_weight < 1``. Default 0: off.
+      units: for each output a positive number, in its own unit, by which locations and scales (the
+        floor of a scale, too) are multiplied; one number for all. Default 1: raw outputs that make
+        a location of a million cannot be learnt. ``fit`` sets it for outputs that it cannot
+        standardise, see :func:`jaxmdn.heads.in_units`.
 
     Raises:
       ValueError, TypeError: on impossible configuration, naming the argument.
@@ -58,9 +67,10 @@ class FactorizedHead(Head):
 
     families: Any  # a tuple of families once built
     num_components: int
-    scale_link: links.Link | str = dataclasses.field(default="softplus", kw_only=True)
+    scale_link: links.Link | str | None = dataclasses.field(default=None, kw_only=True)
     min_scale: float = dataclasses.field(default=1e-3, kw_only=True)
     min_weight: float = dataclasses.field(default=0.0, kw_only=True)
+    units: Any = dataclasses.field(default=1.0, kw_only=True)  # a tuple once built
 
     def __post_init__(self) -> None:
         name = "FactorizedHead"
@@ -75,13 +85,29 @@ class FactorizedHead(Head):
         upper = 1.0 / self.num_components
         checks.require_number(name, "min_weight", self.min_weight, lower=0.0, upper=upper)
         links.use_python_numbers(self)
-        object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
+        if self.scale_link is not None:
+            object.__setattr__(self, "scale_link", links.resolve(self.scale_link))
         links.require_positive(name, self.link, self.min_scale)
+        units = np.ravel(self.units).tolist()
+        if len(units) not in (1, self.event_dim):
+            raise ValueError(
+                f"{name}: units must be one number, or one for each of the {self.event_dim} "
+                f"outputs, got {len(units)}."
+            )
+        for number in units:
+            checks.require_number(name, "units", number, lower=0.0, strict_lower=True)
+        units = units * self.event_dim if len(units) == 1 else units
+        object.__setattr__(self, "units", tuple(map(float, units)))
 
     @property
     def link(self) -> links.Link:
-        """``scale_link`` as a link."""
-        return links.resolve(self.scale_link)
+        """The link of scales."""
+        return links.resolve("softplus" if self.scale_link is None else self.scale_link)
+
+    @property
+    def magnitude_link(self) -> links.Link:
+        """The link of rates and concentrations."""
+        return MAGNITUDE if self.scale_link is None else self.link
 
     @property
     def event_dim(self) -> int:
@@ -112,14 +138,38 @@ class FactorizedHead(Head):
     def num_outputs(self) -> int:
         return self.num_components + sum(math.prod(shape) for _, _, shape in self.blocks)
 
+    def from_raw(self, group: int, name: str, raw: Array) -> Array:
+        """A parameter of a group, ``[..., outputs of the group, numbers per output]``."""
+        kind, unit = self._kind_and_unit(group, name, raw)
+        return unit * kind.build(raw, self)
+
+    def to_raw(self, group: int, name: str, value: Array) -> Array:
+        """What :meth:`from_raw` makes the parameter of."""
+        kind, unit = self._kind_and_unit(group, name, value)
+        return kind.inverse(value / unit, self)
+
+    def within_reach(self, group: int, name: str, value: Array) -> Array:
+        """The nearest values that :meth:`from_raw` can make."""
+        kind, unit = self._kind_and_unit(group, name, value)
+        return unit * kind.within_reach(value / unit, self)
+
+    def _kind_and_unit(self, group: int, name: str, like: Array) -> tuple[Kind, Array | float]:
+        """How a parameter is made, and its unit, against ``[outputs, numbers per output]``."""
+        family, own = self.groups[group]
+        meta = family.parameters[name]
+        units = {self.units[d] for d in own} if meta["in_unit"] else {1.0}
+        if len(units) == 1:
+            return KINDS[meta["kind"]], units.pop()
+        unit = jnp.array([self.units[d] for d in own], like.dtype)
+        return KINDS[meta["kind"]], unit.reshape(-1, *(1,) * (meta["rank"] - 1))
+
     def parts(self, raw: Float[Array, "... P"]) -> list[Any]:
         """The groups' component densities."""
         lead, start = raw.shape[:-1], self.num_components
         values: list[dict[str, Array]] = [{} for _ in self.groups]
         for g, name, shape in self.blocks:
             stop = start + math.prod(shape)
-            kind = KINDS[self.groups[g][0].parameters[name]["kind"]]
-            values[g][name] = kind.build(raw[..., start:stop].reshape(*lead, *shape), self)
+            values[g][name] = self.from_raw(g, name, raw[..., start:stop].reshape(*lead, *shape))
             start = stop
         return [f.build(v, lead) for (f, _), v in zip(self.groups, values, strict=True)]
 
@@ -138,7 +188,6 @@ class FactorizedHead(Head):
         values = [f.values(part) for (f, _), part in zip(self.groups, parts, strict=True)]
         blocks = [numerics.unfloor_log_weights(density.logits, self.min_weight)]
         for g, name, shape in self.blocks:
-            kind = KINDS[self.groups[g][0].parameters[name]["kind"]]
-            value = jnp.broadcast_to(kind.inverse(values[g][name], self), (*batch, *shape))
+            value = jnp.broadcast_to(self.to_raw(g, name, values[g][name]), (*batch, *shape))
             blocks.append(value.reshape(*batch, math.prod(shape)))
         return jnp.concatenate(blocks, axis=-1)

@@ -23,23 +23,32 @@ from jaxmdn.typing import Array, Float
 class Kind(NamedTuple):
     """How raw numbers become a parameter, and back.
 
-    ``build(raw, head)`` and ``inverse(value, head)``; the head gives its scale link and floor.
+    ``build(raw, head)`` and ``inverse(value, head)``; the head gives its links and floor.
+    ``within_reach(value, head)`` moves values to where there are raw numbers that make them.
     """
 
     build: Callable[[Array, Any], Array]
     inverse: Callable[[Array, Any], Array]
+    within_reach: Callable[[Array, Any], Array] = lambda value, head: value
 
 
 def _simplex_inverse(value: Array, head: Any) -> Array:
     return numerics.log_normalize(jnp.log(value))
 
 
+def _above_floor(link_of: Callable[[Any], Any]) -> Kind:
+    """``min_scale + link(raw)``."""
+    return Kind(
+        lambda raw, head: head.min_scale + link_of(head)(raw),
+        lambda value, head: link_of(head).inverse(value - head.min_scale),
+        lambda value, head: link_of(head).within_reach(value, head.min_scale),
+    )
+
+
 KINDS = {
     "real": Kind(lambda raw, head: raw, lambda value, head: value),
-    "positive": Kind(
-        lambda raw, head: head.min_scale + head.link(raw),
-        lambda value, head: head.link.inverse(value - head.min_scale),
-    ),
+    "positive": _above_floor(lambda head: head.link),
+    "magnitude": _above_floor(lambda head: head.magnitude_link),
     "unit": Kind(
         lambda raw, head: jax.nn.sigmoid(raw),
         lambda value, head: jnp.log(value) - jnp.log1p(-value),

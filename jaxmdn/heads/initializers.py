@@ -29,7 +29,6 @@ from jaxmdn.heads.base import Head
 from jaxmdn.heads.categorical import CategoricalHead
 from jaxmdn.heads.class_conditional import ClassConditionalHead
 from jaxmdn.heads.factorized import FactorizedHead
-from jaxmdn.heads.families import KINDS, Family
 from jaxmdn.heads.groups import assign, group_means
 from jaxmdn.heads.independent import IndependentHead
 from jaxmdn.heads.normal import NormalHead
@@ -168,15 +167,13 @@ def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Ar
     within = jnp.where((share > 0)[:, None], jnp.maximum(square - loc**2, 1e-2), 1.0)
     means, variances = mean + spread * loc, spread**2 * within  # [K, D]
     parts = []
-    for family, own in head.groups:
+    for group, (family, own) in enumerate(head.groups):
         columns = np.array(own)
         values = family.from_moments(means[:, columns], variances[:, columns])
         if values is None:
             member = jax.nn.one_hot(assignment, count, dtype=y.dtype) * weights[:, None]
-            values = _likeliest(head, family, y[:, columns], member)
-        for name, meta in family.parameters.items():
-            if meta["kind"] == "positive":
-                values[name] = _within_reach(head, values[name])
+            values = _likeliest(head, group, y[:, columns], member)
+        values = {name: head.within_reach(group, name, value) for name, value in values.items()}
         parts.append(family.build(values, ()))
     components = Independent(parts=tuple(parts), dims=tuple(own for _, own in head.groups))
     logits = jnp.log(_floored(share, head.min_weight))
@@ -184,14 +181,15 @@ def _factorized(head: FactorizedHead, key: Key[Array, ""], y: Array, weights: Ar
 
 
 def _likeliest(
-    head: FactorizedHead, family: Family, y: Float[Array, "N D"], member: Float[Array, "N K"]
+    head: FactorizedHead, group: int, y: Float[Array, "N D"], member: Float[Array, "N K"]
 ) -> dict[str, Array]:
     """Parameters of each group's likeliest component, for a family without ``from_moments``.
 
     By BFGS in the raw numbers, from zeros, where those are worse; groups without rows, and those
     where it diverges, stay at zeros.
     """
-    names, outputs = tuple(family.parameters), y.shape[1]
+    family, outputs = head.groups[group][0], y.shape[1]
+    names = tuple(family.parameters)
     shapes = {name: family.event_shape(name, outputs) for name in names}
     sizes = [math.prod(shapes[name]) for name in names]
     share = member / jnp.maximum(jnp.sum(member, axis=0), float(jnp.finfo(y.dtype).tiny))
@@ -199,8 +197,7 @@ def _likeliest(
     def values(raw: Array) -> dict[str, Array]:  # one component: [1, ...]
         found = {}
         for name, piece in zip(names, jnp.split(raw, np.cumsum(sizes)[:-1]), strict=True):
-            kind = KINDS[family.parameters[name]["kind"]]
-            found[name] = kind.build(piece.reshape(1, *shapes[name]), head)
+            found[name] = head.from_raw(group, name, piece.reshape(1, *shapes[name]))
         return found
 
     def best(share: Array) -> dict[str, Array]:
@@ -215,12 +212,6 @@ def _likeliest(
 
     stacked = jax.vmap(best, in_axes=1)(share)
     return {name: value[:, 0] for name, value in stacked.items()}  # [K, 1, ...] -> [K, ...]
-
-
-def _within_reach(head: Any, value: Array) -> Array:
-    """Move positive parameters strictly inside the interval that the head's link can express."""
-    lower, upper = (end + head.min_scale for end in head.link.range)
-    return jnp.clip(value, 1.01 * lower + 1e-6, 0.999 * upper)
 
 
 @initial_bias.register
@@ -349,9 +340,9 @@ def _reachable(
 ) -> Normal | FullNormal | LowRankNormal:
     """Move scales strictly inside the interval that the head's link can express."""
     if not isinstance(components, FullNormal):
-        scale = _within_reach(head, components.scale)
+        scale = head.link.within_reach(components.scale, head.min_scale)
         return dataclasses.replace(components, scale=scale)
     whitening = components.whitening_tril
     scale = 1.0 / jnp.diagonal(whitening, axis1=-2, axis2=-1)
-    ratio = scale / _within_reach(head, scale)
+    ratio = scale / head.link.within_reach(scale, head.min_scale)
     return dataclasses.replace(components, whitening_tril=whitening * ratio[..., None])

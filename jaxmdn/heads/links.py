@@ -58,6 +58,11 @@ class Link(abc.ABC):
     def range(self) -> tuple[float, float]:
         """The open interval of attainable values."""
 
+    def within_reach(self, value: Float[Array, "..."], added: float) -> Float[Array, "..."]:
+        """Values moved strictly inside what ``added + link(raw)`` attains."""
+        lower, upper = (end + added for end in self.range)
+        return jnp.clip(value, 1.01 * lower + 1e-6, 0.999 * upper)
+
 
 @dataclasses.dataclass(frozen=True)
 class Identity(Link):
@@ -104,10 +109,13 @@ def _softplus_and_slope(raw: Float[Array, "..."]) -> tuple[Array, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Softplus(Link):
-    """``value = floor + log(1 + e^raw)``: linear for large raw numbers, so it cannot overflow.
+    """``value = floor + knee log(1 + e^raw / knee)``: linear in the end, so it cannot overflow.
+
+    ``e^raw`` where that is far below the knee, and of slope ``knee`` far above it.
 
     Args:
       floor: lower bound of the value, in the value's own unit. Default 0.
+      knee: where the exponential turns into a line, in the value's own unit. Default 1.
 
     >>> import jax.numpy as jnp
     >>> float(Softplus(floor=0.5)(jnp.float32(-100.0)))
@@ -115,20 +123,24 @@ class Softplus(Link):
     """
 
     floor: float = 0.0
+    knee: float = 1.0
 
     def __post_init__(self) -> None:
         checks.require_number("Softplus", "floor", self.floor, lower=0.0)
+        checks.require_number("Softplus", "knee", self.knee, lower=0.0, strict_lower=True)
         super().__post_init__()
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jax.nn.softplus(raw) + self.floor
+        if self.knee == 1.0:
+            return jax.nn.softplus(raw) + self.floor
+        return self.knee * jax.nn.softplus(raw - math.log(self.knee)) + self.floor
 
     def value_and_slope(self, raw: Float[Array, "..."]) -> tuple[Array, Array]:
-        value, slope = _softplus_and_slope(raw)
-        return value + self.floor, slope
+        value, slope = _softplus_and_slope(raw - math.log(self.knee))
+        return self.knee * value + self.floor, self.knee * slope
 
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
-        return numerics.inverse_softplus(value - self.floor)
+        return math.log(self.knee) + numerics.inverse_softplus((value - self.floor) / self.knee)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -255,7 +267,7 @@ def resolve(link: Link | str) -> Link:
     """Return a link itself, or the link of that name with its default arguments.
 
     >>> resolve("softplus")
-    Softplus(floor=0.0)
+    Softplus(floor=0.0, knee=1.0)
     """
     if isinstance(link, Link):
         return link

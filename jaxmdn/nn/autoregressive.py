@@ -8,6 +8,7 @@ pass per generation of the graph.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, SupportsIndex
@@ -116,8 +117,16 @@ class AutoregressiveMDN(Network):
 
     @property
     def head(self) -> AutoregressiveHead:
-        """The outputs' heads and their graph (static)."""
+        """The outputs' heads and their graph (static); heads of the same kinds may be set."""
         return self.network.head
+
+    @head.setter
+    def head(self, head: AutoregressiveHead) -> None:
+        # Outputs with equal heads lie side by side: where that changes, so do the last columns.
+        moved = self.head.columns[np.argsort(head.columns)]
+        self.network = dataclasses.replace(self.network, head=head)
+        last = self.layers[-1]
+        last.kernel[...], last.bias[...] = last.kernel[...][:, moved], last.bias[...][moved]
 
     @property
     def graph(self) -> Graph:

@@ -267,8 +267,12 @@ class MDN(Network):
 
     @property
     def head(self) -> Head:
-        """The head (static configuration)."""
+        """The head (static configuration); another one with as many raw outputs may be set."""
         return self.output.head
+
+    @head.setter
+    def head(self, head: Head) -> None:
+        self.output.head = head
 
     def raw(self, x: Any) -> Float[Array, "... P"]:
         """Raw outputs, ``[..., P]``."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmdn import numerics
 from jaxmdn.components.base import Density
-from jaxmdn.heads import Head, IndependentHead
+from jaxmdn.heads import Head, IndependentHead, in_units
 from jaxmdn.heads.graph import chain, validate
 from jaxmdn.typing import Array, Float
 
@@ -133,3 +133,8 @@ class AutoregressiveHead(Head):
 
     def inverse(self, density: Any) -> Float[Array, "... P"]:
         return IndependentHead(self.heads).inverse(density)[..., np.argsort(self.columns)]
+
+
+@in_units.register
+def _autoregressive(head: AutoregressiveHead, y: Any, weights: Any = None) -> AutoregressiveHead:
+    return dataclasses.replace(head, heads=in_units(IndependentHead(head.heads), y, weights).heads)

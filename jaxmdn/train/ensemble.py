@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jaxmdn import checks, pickling
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
-from jaxmdn.heads import Head
+from jaxmdn.heads import Head, in_units
 from jaxmdn.mixture import Labeled, log_prob
 from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train.columns import Columns
@@ -269,6 +269,7 @@ def fit_ensemble(
         refuse_constant("fit_ensemble", rows.y)
         y_map = Standardizer.fit(rows.y, rows.weights, closure=head.closure)
     y_std = jnp.asarray(rows.y) if y_map is None else y_map(rows.y)
+    head = in_units(head, y_std, rows.weights)
     share = np.asarray(rows.weights)
     table = Rows(x_map(rows.x), y_std, jnp.asarray(share / share.mean(), jnp.float32))
     num_folds = recipe.num_folds(table.size if groups is None else len(np.unique(groups)))

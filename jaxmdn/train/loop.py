@@ -18,11 +18,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxmdn.train.program import Carry, EpochResult
+from jaxmdn.train.program import Carry, EpochResult, rewound
 from jaxmdn.train.watch import Callback, Interrupts
 
 MAX_HALVINGS = 3  # of the step, after a loss that is not finite
 CALM = 10  # epochs without one, after which half a step is a whole one again
+# Once patience has run out, steps of a quarter, a sixteenth and a sixty-fourth from the best
+# parameters on, each as long as something is gained within a third of the patience.
+FINER, FINEST, HASTE = 0.25, 0.25**3, 3
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -41,6 +44,10 @@ class Progress:
       epoch: how many are done.
       step_size: share of each step that is taken.
       calm: epochs since the loss was last not finite.
+      finer: share of each step that is taken to refine the best parameters; 1 before.
+      since: the epoch when that began.
+      path: ``finer`` of each of the epochs that led to the present parameters.
+      best: how many of them led to the best.
       history: a list per number, an entry per epoch.
       interrupted: whether Ctrl-C ended the run.
       data: the place in a stream of batches; JSON.
@@ -49,6 +56,10 @@ class Progress:
     epoch: int = 0
     step_size: float = 1.0
     calm: int = 0
+    finer: float = 1.0
+    since: int = 0
+    path: list[float] = dataclasses.field(default_factory=list)
+    best: int = 0
     history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
     data: Any = None
@@ -150,10 +161,20 @@ class Loop:
                 state.append(self.unit.record(numbers, time.perf_counter() - start, math.nan))
             bar.update(state.epoch)
             while not self._is_over(carry, state):
+                if self._is_stalled(carry, state):
+                    carry = rewound(carry)
+                    state.finer, state.since = FINER * state.finer, state.epoch
+                    del state.path[state.best :]
                 state.epoch += 1
                 before = time.perf_counter()
-                carry, numbers, rows = self.advance(carry, state.epoch, state.step_size)
-                numbers, best = jax.device_get((numbers, carry.best_score))
+                step_size = state.finer * state.step_size
+                carry, numbers, rows = self.advance(carry, state.epoch, step_size)
+                state.path.append(state.finer)
+                numbers, best, best_epoch = jax.device_get(
+                    (numbers, carry.best_score, carry.best_epoch)
+                )
+                if best_epoch == state.epoch:
+                    state.best = len(state.path)
                 now = time.perf_counter()
                 record = self.unit.record(numbers, now - start, rows / (now - before))
                 state.append(record)
@@ -187,9 +208,14 @@ class Loop:
     def _is_over(self, carry: Carry, state: Progress) -> bool:
         if state.epoch >= self.num_epochs:
             return True
+        return state.finer <= FINEST and self._is_stalled(carry, state)
+
+    def _is_stalled(self, carry: Carry, state: Progress) -> bool:
+        """Whether patience has run out."""
         if self.patience is None or not self.unit.validated:
             return False
-        return state.epoch - int(carry.best_epoch) >= self.patience
+        patience = self.patience if state.finer == 1 else -(-self.patience // HASTE)
+        return state.epoch - max(int(carry.best_epoch), state.since) >= patience
 
     def _halve(self, carry: Carry, state: Progress, numbers: EpochResult) -> None:
         """Go on with half the step, or raise after so many times."""

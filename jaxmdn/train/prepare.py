@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks
-from jaxmdn.heads import Head
+from jaxmdn.heads import Head, in_units
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows
 from jaxmdn.train.standardize import Standardizer, TreeStandardizer, unresolved
 from jaxmdn.train.targets import refuse_constant
+from jaxmdn.typing import Array
 
 Map = Standardizer | TreeStandardizer
 
@@ -94,3 +95,11 @@ def on_host(rows: Rows, x_map: Map | None, y_map: Standardizer | None, dtype: An
 def _mapped(rows: Rows, x_map: Any, y_map: Any) -> Rows:
     x = rows.x if x_map is None else x_map(rows.x)
     return Rows(x, map_targets(y_map, rows.y), rows.weights)
+
+
+def start_from(rows: Rows, model: Any, key: Array) -> None:
+    """Let a network start as the targets' marginal density, in units of their size; in place."""
+    y, weights = rows.flat_targets
+    if (head := in_units(model.head, y, weights)) != model.head:
+        model.head = head
+    model.initialize(key, y, weights=weights)

@@ -288,6 +288,14 @@ def judge(
     return program.whole((carry, numbers))
 
 
+@jax.jit
+def rewound(carry: Carry) -> Carry:
+    """The carry with the best parameters in the place of the present ones."""
+    best, other = carry.best_params, carry.best_model_state
+    state = dataclasses.replace(carry.state, params=best, model_state=other)
+    return dataclasses.replace(carry, state=state, average=best)
+
+
 def learning_rate(opt_state: Any) -> Array:
     """What ``optax.inject_hyperparams`` keeps in an optimizer's state; NaN if there is none."""
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")

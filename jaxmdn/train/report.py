@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any, NamedTuple
 
@@ -107,7 +108,8 @@ def component_statistics(head: Head, density: Density, rows: Array) -> Any:
     leading = tuple(range(rows.ndim))
     mask = rows.reshape(rows.shape + (1,) * (weights.ndim - rows.ndim))
     floored, floor = jnp.zeros_like(weights, bool), getattr(_inner(head), "min_scale", 0.0)
-    for scale in _scales(mixture.components) if floor > 0 else ():
+    units = np.array(getattr(_inner(head), "units", (1.0,) * mixture.event_dim))
+    for scale in _scales(mixture.components, units) if floor > 0 else ():
         floored = floored | jnp.any(scale <= 1.05 * floor, axis=-1)
     return (
         jnp.sum(mask * weights, axis=leading),
@@ -117,15 +119,23 @@ def component_statistics(head: Head, density: Density, rows: Array) -> Any:
     )
 
 
-def _scales(components: Density) -> list[Array]:
-    """The parameters ``[..., K, D]`` of components that a head keeps above its floor."""
+def _scales(components: Density, units: np.ndarray) -> list[Array]:
+    """What a head keeps above its floor of the components, ``[..., K, D]``, in ``units [D]``."""
     if isinstance(components, Independent):
-        return [scale for part in components.parts for scale in _scales(part)]
+        parts = zip(components.parts, components.dims, strict=True)
+        return [scale for part, own in parts for scale in _scales(part, units[np.array(own)])]
     if isinstance(components, FullNormal):
         return [1.0 / jnp.diagonal(components.whitening_tril, axis1=-2, axis2=-1)]
     base = getattr(components, "base", None)  # of a family with extra zeros
+    if base is not None:
+        return _scales(base, units)
     scale = getattr(components, "scale", None)
-    return _scales(base) if base is not None else [] if scale is None else [scale]
+    if scale is None:
+        return []
+    own: Any = components
+    metadata = {field.name: field.metadata for field in dataclasses.fields(own)}
+    in_unit = metadata["scale"].get("in_unit") and not (units == 1).all()
+    return [scale / jnp.asarray(units, scale.dtype) if in_unit else scale]
 
 
 def combine(statistics: Any) -> ComponentReport:

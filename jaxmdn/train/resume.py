@@ -30,6 +30,7 @@ from jaxmdn.train.program import Carry
 
 FORMAT = 1
 SECONDS = 60  # between saves, unless a number of epochs is given
+SAVED = ("epoch", "step_size", "calm", "data", "finer", "since", "path", "best")  # of Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Keeper:
         if not due:
             return
         arrays = _copy(carry)  # the next epoch takes the buffers of the carry
-        host = {name: getattr(progress, name) for name in ("epoch", "step_size", "calm", "data")}
+        host = {name: getattr(progress, name) for name in SAVED}
         host["history"] = {name: jsonable(values) for name, values in progress.history.items()}
         host["shapes"] = _shapes(arrays)
         with folders.writing(self.function, self.folder):

@@ -22,7 +22,7 @@ from jaxmdn.train.data import Rows, make_rows
 from jaxmdn.train.feed import END, Cutter, Feed, Source, as_rows
 from jaxmdn.train.fit import DEFAULT_OPTIMIZER, FitResult, check_model
 from jaxmdn.train.loop import Loop, Progress, Unit
-from jaxmdn.train.prepare import Map, input_map, on_host, standardized, target_map
+from jaxmdn.train.prepare import Map, input_map, on_host, standardized, start_from, target_map
 from jaxmdn.train.program import (
     Carry,
     EpochResult,
@@ -187,8 +187,7 @@ def fit_stream(
     sample = put(head)
     held_out = None if held_out is None else put(held_out)
     if initialize:
-        y, weights = sample.flat_targets
-        model.initialize(key_bias, y, weights=weights)
+        start_from(sample, model, key_bias)
     optimizer = optimizer or DEFAULT_OPTIMIZER
     mesh = automatic(name, mesh)
     program, params, model_state = Program.create(

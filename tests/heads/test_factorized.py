@@ -323,7 +323,7 @@ def test_every_family_stands_beside_every_other():
 
 @pytest.mark.usefixtures("as_users_run")
 def test_fit_finds_each_output_s_density():
-    """y0 | x normal, y1 | x Laplace of x-dependent scale, y2 | x a class: the best NLL is known."""
+    """Normal, Laplace of x-dependent scale, counts of 1e4, 1e-6 between bounds, a class."""
     from flax import nnx
 
     rng = np.random.default_rng(0)
@@ -331,28 +331,34 @@ def test_fit_finds_each_output_s_density():
     scale = np.exp(x[:, 0])
     odds = special.expit(3 * x[:, 0])
     label = (rng.random(3000) < odds).astype(np.float32)
-    y = np.column_stack([2 * x[:, 0] + rng.normal(size=3000), rng.laplace(0, scale), label])
+    count, level = stats.poisson(1e4 * scale), 1.2e-6 * scale
+    short = stats.truncnorm(-level / 2e-7, (4e-6 - level) / 2e-7, level, 2e-7)
+    y = [2 * x[:, 0] + rng.normal(size=3000), rng.laplace(0, scale)]
+    y = [*y, count.rvs(random_state=rng), short.rvs(random_state=rng), label]
+    y = np.column_stack(y).astype(np.float32)
+    bounded = Family("truncated_normal", lower=0.0, upper=4e-6)
     head = IndependentHead(
-        (FactorizedHead("normal", 1), FactorizedHead("laplace", 1), CategoricalHead(2))
+        (FactorizedHead(("normal", "laplace", "poisson", bounded), 1), CategoricalHead(2))
     )
     model = jaxmdn.nn.MDN(1, head, hidden_features=(32,), rngs=nnx.Rngs(0))
     result = jaxmdn.train.fit(
-        model, x[:2400], y[:2400].astype(np.float32), num_epochs=40, patience=10, progress=False
+        model, x[:2400], y[:2400], num_epochs=150, patience=10, progress=False
     )
+    assert model.head.heads[0].units == (1.0, 1.0, 1.0, 2.0**-20)
     exact = (
         stats.norm.logpdf(y[:, 0], 2 * x[:, 0], 1)
         + stats.laplace.logpdf(y[:, 1], 0, scale)
+        + count.logpmf(y[:, 2])
+        + short.logpdf(y[:, 3])
         + stats.bernoulli.logpmf(label, odds)
     )[2400:]
-    found = np.asarray(result.log_prob(x[2400:], y[2400:].astype(np.float32)))
+    found = np.asarray(result.log_prob(x[2400:], y[2400:]))
     assert np.mean(exact - found) == pytest.approx(0, abs=0.05)
     predicted = result.predict(x[2400:])
-    np.testing.assert_allclose(
-        jaxmdn.log_prob(predicted, jnp.asarray(y[2400:], jnp.float32)), found, atol=1e-4
-    )
-    bad = y[:100].astype(np.float32)
-    bad[7, 2] = 2.0
-    with pytest.raises(ValueError, match=r"the first of them row 7: column 2 is 2\.0"):
+    np.testing.assert_allclose(jaxmdn.log_prob(predicted, jnp.asarray(y[2400:])), found, atol=1e-4)
+    bad = y[:100].copy()
+    bad[7, 4] = 2.0
+    with pytest.raises(ValueError, match=r"the first of them row 7: column 4 is 2\.0"):
         jaxmdn.train.fit(model, x[:100], bad, validation=None, num_epochs=1, progress=False)
 
 

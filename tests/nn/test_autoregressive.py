@@ -13,9 +13,10 @@ from scipy import integrate, special, stats
 
 import jaxmdn
 from jaxmdn import CategoricalHead, NormalHead, train
-from jaxmdn.heads import graph
+from jaxmdn.heads import FactorizedHead, Family, graph
 from jaxmdn.nn import AutoregressiveMDN
 from jaxmdn.nn.masked import distinct_sets
+from jaxmdn.nn.outputs import AutoregressiveHead
 from jaxmdn.train import checkpoint
 
 F = 2
@@ -636,3 +637,18 @@ X, Y = np.zeros((4, F)), np.zeros((4, 3))
 def test_error_messages(user_errors, call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_head_in_other_units_keeps_each_output_s_raw_numbers():
+    """Equal heads lie side by side in the raw outputs; in units of their own they no longer do."""
+    family = Family("truncated_normal", lower=0.0, upper=1e7)
+    heads = [FactorizedHead(family, 2), FactorizedHead("normal", 2), FactorizedHead(family, 2)]
+    model = AutoregressiveMDN(1, heads, rngs=nnx.Rngs(0))
+    x, y = jnp.ones((3, 1)), jnp.ones((3, 3))
+    before = model.network.raw(model.params, x, y)[:, model.head.columns]
+    rows = np.array([[1e6, 0.0, 0.3], [3e6, 1.0, 0.5]])
+    model.head = jaxmdn.heads.in_units(model.head, rows)
+    assert [head.units for head in model.head.heads] == [(2.0**20,), (1.0,), (2.0**-3,)]
+    assert model.head.columns.tolist() != AutoregressiveHead(heads).columns.tolist()
+    after = model.network.raw(model.params, x, y)[:, model.head.columns]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)

@@ -211,7 +211,9 @@ def test_early_stopping_restores_the_best_parameters():
     )
     valid = result.history["valid_nll"]
     assert len(valid) < 401
-    assert len(valid) - 1 == result.best_epoch + 5
+    # Once nothing was gained for five epochs, refinements of two each.
+    first = next(n for n in range(6, len(valid)) if np.nanargmin(valid[: n + 1]) == n - 5)
+    assert len(valid) - 1 == result.best_epoch + 2 >= first + 3 * 2
     assert np.nanargmin(valid) == result.best_epoch
     kept = -float(jnp.mean(result.log_prob(x[:30], y[:30] + 1.0)))
     assert kept == pytest.approx(valid[result.best_epoch], abs=2e-4)
