@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, meshes
-from jaxmdn.calibration.uniform import pit
+from jaxmdn.calibration.uniform import jump, pit
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level
-from jaxmdn.mixture import NUM_SAMPLES, Mixture
+from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
 from jaxmdn.typing import Array, Float, Key, Num
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -31,15 +33,17 @@ def coverage(
     The central interval of level ``q`` holds the targets whose PIT lies between ``(1 - q) / 2``
     and ``(1 + q) / 2``, in each dimension by itself; the highest-density region, one of all
     dimensions together, those whose density is among the largest that make up ``q``. For a
-    calibrated model the share is ``q``, give or take ``sqrt(q (1 - q) / N)``.
+    calibrated model the share is ``q``, give or take ``sqrt(q (1 - q) / N)``. Where the cdf jumps
+    (at counts, at a hurdle's zeros) a target counts by the share of its jump that lies within: the
+    exact mean of what a randomised PIT would give.
 
     Args:
       density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       levels: probabilities in (0, 1), Python numbers.
       region: ``"central"`` or ``"highest_density"`` (static).
-      key: a typed key; needed for central intervals of discrete densities (randomised PIT) and for
-        highest-density regions of several dimensions, whose probability is found by sampling.
+      key: a typed key; needed for highest-density regions of several dimensions, whose probability
+        is found by sampling. For central intervals of densities with jumps it randomises the PIT.
       num_samples: as in ``hdr_level``, for the latter.
 
     Returns:
@@ -55,6 +59,9 @@ def coverage(
     >>> y = jnp.array([[-2.0], [-0.5], [0.0], [1.0]])
     >>> jaxmdn.coverage(mixture, y, (0.5, 0.9)).tolist()
     [[0.5], [0.75]]
+
+    References:
+      Czado, Gneiting and Held (2009), Predictive model assessment for count data, eq. 2.
     """
     _check_levels("coverage", "levels", levels)
     checks.require_option("coverage", "region", region, ("central", "highest_density"))
@@ -62,6 +69,11 @@ def coverage(
         mixture = cast(Mixture, density)  # hdr_level checks that it is one
         inside = hdr_level(mixture, y, key=key, num_samples=num_samples).value
         return _share_below(inside[..., None], levels)[:, 0]
+    if _is_averaged("coverage", density, y, key):
+        half = 0.5 * np.array(levels)
+        return _mean_share(density, y, tuple(0.5 + half)) - _mean_share(
+            density, y, tuple(0.5 - half)
+        )
     return _share_below(2 * jnp.abs(pit(density, y, key=key) - 0.5), levels)
 
 
@@ -90,16 +102,17 @@ def reliability_table(
     """Predicted probabilities against observed shares, the numbers of a reliability diagram.
 
     For each ``p``, the share of targets with ``F(y) <= p``: for a calibrated model ``p``
-    itself, give or take the standard error of a binomial share (rows taken as independent).
+    itself, give or take the standard error of a binomial share (rows taken as independent). Where
+    the cdf jumps a target counts by the share of its jump below ``p``, as in :func:`coverage`.
 
     Args:
       density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``; all leading axes are pooled.
       p: probabilities of quantiles in (0, 1), Python numbers.
-      key: a typed key, needed by discrete densities (randomised PIT).
+      key: a typed key, by which the PIT is randomised where the cdf jumps.
 
     Raises:
-      ValueError: if one lies outside (0, 1), or for a discrete density without a key.
+      ValueError: if one lies outside (0, 1).
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -114,10 +127,12 @@ def reliability_table(
       regression, eq. 8.
     """
     _check_levels("reliability_table", "p", p)
-    values = pit(density, y, key=key)
-    observed = _share_below(values, p)
+    if _is_averaged("reliability_table", density, y, key):
+        observed = _mean_share(density, y, tuple(p))
+    else:
+        observed = _share_below(pit(density, y, key=key), p)
     level = jnp.asarray(p, observed.dtype)
-    count = values.size // values.shape[-1]
+    count = math.prod(jnp.broadcast_shapes(density.batch_shape, y.shape[:-1]))
     error = jnp.sqrt(level * (1 - level) / count)[:, None]
     return ReliabilityTable(level, observed, jnp.broadcast_to(error, observed.shape))
 
@@ -129,6 +144,26 @@ def _check_levels(function: str, name: str, levels: Sequence[float]) -> None:
         )
     for level in levels:
         checks.require_number(function, name, level, lower=0.0, upper=1.0, strict_lower=True)
+
+
+def _is_averaged(function: str, density: Density, y: Array, key: Array | None) -> bool:
+    """Whether jumps are shared out, for want of a key that would randomise them."""
+    if key is not None or not any(density.jumps):
+        return False
+    check_target(function, density, y)
+    return True
+
+
+@meshes.jit
+def _mean_share(density: Density, y: Array, levels: Sequence[Array]) -> Array:
+    """The mean of ``P(F(y-) + V p(y) <= level)``, ``V`` uniform, ``[L, D]``."""
+    below, at = (part.reshape(-1, density.event_dim) for part in jump(density, y))
+    level = jnp.asarray(levels, below.dtype)[:, None, None]
+    some = at > 0
+    part = jnp.clip((level - below) / jnp.where(some, at, 1), 0, 1)
+    share = jnp.where(some, part, (below <= level).astype(part.dtype))
+    share = jnp.where(jnp.isnan(below + at), jnp.nan, share)
+    return jnp.mean(share, axis=1)
 
 
 @meshes.jit

@@ -20,7 +20,11 @@ from jaxmdn.typing import Array, Float, Key, Num
 
 
 def pit(
-    density: Density, y: Num[Array, "..."], *, key: Key[Array, ""] | None = None
+    density: Density,
+    y: Num[Array, "..."],
+    *,
+    key: Key[Array, ""] | None = None,
+    middle: bool = False,
 ) -> Float[Array, "..."]:
     """Probability integral transform of each dimension, ``F_d(y_d)``, ``[..., D]``.
 
@@ -34,6 +38,8 @@ def pit(
       y: targets ``[..., D]``.
       key: a typed key for ``v``; needed if any dimension's cdf jumps, else not used. Classes are
         taken in the order of their indices.
+      middle: take ``v = 1/2`` instead: the mid-PIT, whose mean is 1/2 for a calibrated model, but
+        which is not uniform where the cdf jumps (static).
 
     Returns:
       ``[..., D]`` in [0, 1], in the compute dtype.
@@ -59,8 +65,9 @@ def pit(
       eq. 1.
     """
     check_target("pit", density, y)
-    _require_key("pit", density, key)
-    return _pit(density, y, key)
+    if not middle:
+        _require_key("pit", density, key)
+    return _pit(density, y, None if middle else key)
 
 
 def _require_key(function: str, density: Density, key: Array | None) -> None:
@@ -68,7 +75,8 @@ def _require_key(function: str, density: Density, key: Array | None) -> None:
         what = "a discrete density" if all(density.jumps) else "a density with discrete dimensions"
         raise ValueError(
             f"{function}: {what} needs a key, to spread each target over its jump of the cdf: "
-            f"{function}(mixture, y, key=jax.random.key(0))."
+            f"{function}(mixture, y, key=jax.random.key(0)); jaxmdn.pit(mixture, y, middle=True) "
+            f"does without."
         )
 
 
@@ -76,12 +84,19 @@ def _require_key(function: str, density: Density, key: Array | None) -> None:
 def _pit(density: Density, y: Array, key: Array | None) -> Array:
     if not any(density.jumps):
         return density.cdf(y)
+    return _spread(key, *jump(density, y))
+
+
+@meshes.jit
+def jump(density: Density, y: Num[Array, "..."]) -> tuple[Array, Array]:
+    """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, ``[..., D]``, in the compute dtype."""
     density = numerics.upcast_tree(density)[0]
-    return _spread(key, *density.jump(y.astype(numerics.compute_dtype(density))))
+    return density.jump(y.astype(numerics.compute_dtype(density)))
 
 
 def _spread(key: Any, below: Array, at: Array) -> Array:
-    return below + jax.random.uniform(key, at.shape, at.dtype) * at
+    share = 0.5 if key is None else jax.random.uniform(key, at.shape, at.dtype)
+    return below + share * at
 
 
 def rosenblatt(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import Independent, StudentT
 from jaxmdn.components.base import Density
+from jaxmdn.components.counts import lattices
 from jaxmdn.inference.quantiles import quantile_at
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.class_conditional import flatten_mixture
@@ -154,8 +155,9 @@ def quantile_crps(
     Limits: the relative error of one smooth component is below 1e-5 with 16 levels and 1e-7 with 32
     (1e-4 where the density has a cusp). Of mixtures it is 1e-7 as a rule, whether or not their
     modes stand apart, and 2e-3 for the worst of hundreds, where the quantiles rise steeply inside a
-    piece. Quantiles of integers jump everywhere: some 1e-2. Where the mean is infinite so is the
-    score, which is not seen. Time is that of all the quantiles, ``O(K^2)``; memory that of one.
+    piece. Quantiles of integers jump everywhere: there the integral is the sum of :func:`crps`, and
+    exact. Where the mean is infinite so is the score, which is not seen. Time is that of all the
+    quantiles, ``O(K^2)``; memory that of one.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -169,7 +171,20 @@ def quantile_crps(
     """
     check_target("quantile_crps", density, y)
     checks.require_count("quantile_crps", "num_levels", num_levels)
-    return _by_levels(density, y, num_levels)
+    if isinstance(density, Independent):
+        return density.apply(partial(quantile_crps, num_levels=num_levels), y)
+    stepped = [isinstance(density, Mixture) and own is not None for own in lattices(density)]
+    if not any(stepped):
+        return _by_levels(density, y, num_levels)
+    if all(stepped):
+        return crps(density, y)
+    whole, rest = np.flatnonzero(stepped), np.flatnonzero(np.logical_not(stepped))
+    scores = [
+        quantile_crps(density.marginal(tuple(own.tolist())), y[..., own], num_levels=num_levels)
+        for own in (whole, rest)
+    ]
+    joined = jnp.concatenate(numerics.upcast(*scores), axis=-1)
+    return joined[..., np.argsort(np.concatenate([whole, rest]))]
 
 
 @partial(meshes.jit, static_argnums=2)
@@ -208,6 +223,9 @@ def _by_levels(density: Density, y: Num[Array, "..."], num_levels: int) -> Float
 def _cuts(density: Density, reached: Float[Array, "... D"]) -> Float[Array, "S ... D"]:
     """Ascending levels from 0 to 1: ``F(y)``, and those at which the quantiles may jump."""
     cuts = [jnp.zeros_like(reached), jnp.ones_like(reached), reached]
+    for atom in sorted({atom for own in density.support for atom in own.atoms}):
+        below, at = numerics.upcast(*density.jump(jnp.full_like(reached, atom)))
+        cuts += [below, jnp.minimum(below + at, 1)]
     if isinstance(density, Mixture):
         flat = flatten_mixture(density)
         half = jnp.full((flat.num_components, flat.event_dim), 0.5, reached.dtype)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import jaxmdn
 from jaxmdn.calibration import (
@@ -19,7 +19,19 @@ from jaxmdn.calibration import (
     recalibrated_quantile,
     reliability_table,
 )
-from jaxmdn.components import Categorical, FullNormal, Normal, Support
+from jaxmdn.components import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    FullNormal,
+    Gamma,
+    Hurdle,
+    Independent,
+    Normal,
+    Poisson,
+    Support,
+    ZeroInflated,
+)
 
 K, D, N = 3, 2, 5
 RNG = np.random.default_rng(0)
@@ -427,3 +439,53 @@ ERRORS = [
 def test_errors(user_errors, function, arguments, options, kind, message):
     with pytest.raises(kind, match=message):
         function(*arguments, **options)
+
+
+def test_shares_of_jumps_add_up_to_the_level():
+    """Of a right model, summed over all values with their probabilities: exact, without a key."""
+    rate, zeros, logit = np.array([2.0, 9.0]), -0.4, 0.7
+    weights, rest = np.array([0.3, 0.7]), special.expit(-zeros)
+    base = Poisson(rate=jnp.asarray(rate[:, None]))
+    z = jnp.full((2, 1), zeros)
+    gamma = Gamma(concentration=jnp.full((2, 1), 2.0), rate=jnp.asarray(rate[:, None]))
+    levels = DiscretizedLogistic(
+        loc=jnp.asarray(rate[:, None] / 4), scale=jnp.ones((2, 1)), lower=0.0, upper=3.0, num_bins=4
+    )
+    parts = (base, ZeroInflated(base=base, logit=z), Bernoulli(logit=jnp.full((2, 1), logit)))
+    parts = (*parts, levels, Hurdle(base=gamma, logit=z))
+    density = jaxmdn.Mixture(
+        logits=jnp.log(weights),
+        components=Independent(parts=parts, dims=tuple((d,) for d in range(5))),
+    )
+
+    grid = np.arange(80.0)
+    poisson = stats.poisson.pmf(grid[:, None], rate) @ weights
+    edges = stats.logistic.cdf(np.arange(3)[:, None] + 0.5, rate / 4, 1.0) @ weights
+    masses = np.zeros((80, 5))
+    masses[:, 0] = poisson
+    masses[:, 1] = rest * poisson + (1 - rest) * (grid == 0)
+    masses[:2, 2] = special.expit([-logit, logit])
+    masses[:4, 3] = np.diff(edges, prepend=0, append=1)
+    masses[0, 4] = 1 - rest  # and a continuum above
+    y = jnp.asarray(np.minimum(grid[:, None], [80.0, 80.0, 1.0, 3.0, 80.0]))
+    chosen = (0.05, 0.3, 0.5, 0.9)
+
+    def each(y):
+        table = reliability_table(density, y[None], chosen)
+        return jaxmdn.coverage(density, y[None], chosen), table.observed
+
+    inside, below = (np.asarray(part) for part in jax.jit(jax.vmap(each))(y))  # [80, L, D]
+    expected = np.broadcast_to(np.array(chosen)[:, None], (4, 4))
+    total = np.einsum("gd,gld->ld", masses, inside)
+    np.testing.assert_allclose(total[:, :4], expected, rtol=1e-9)
+    np.testing.assert_allclose(np.einsum("gd,gld->ld", masses, below)[:, :4], expected, rtol=1e-9)
+    # The hurdle's zeros lie at the bottom; above them a target lies below a level or not.
+    np.testing.assert_allclose(below[0, :, 4], np.minimum(np.array(chosen) / (1 - rest), 1))
+    law = 1 - rest + rest * (stats.gamma.cdf(grid[1:, None], 2, scale=1 / rate) @ weights)
+    np.testing.assert_array_equal(below[1:, :, 4], law[:, None] <= np.array(chosen))
+    # The mid-PIT, too, has the mean 1/2, and is what the randomised one has on average.
+    middle = np.asarray(pit(density, y, middle=True))
+    start = np.cumsum(masses, axis=0) - masses
+    np.testing.assert_allclose(middle[:2, :4], (start + 0.5 * masses)[:2, :4], rtol=1e-9)
+    np.testing.assert_allclose(np.sum(masses * middle, axis=0)[:4], 0.5, rtol=1e-9)
+    np.testing.assert_allclose(middle[1:, 4], law, rtol=1e-9)

@@ -14,6 +14,7 @@ from oracles import mp
 from scipy import integrate, special, stats
 
 import jaxmdn
+from jaxmdn import components
 from jaxmdn.components import (
     AsymmetricLaplace,
     Bernoulli,
@@ -384,6 +385,30 @@ def test_families_of_ones_own_are_scored_by_quadrature():
     exact = [crps_integral(weights, stats.gumbel_r(loc), loc, np.ones(3), t, 6.0) for t in y]
     found = jaxmdn.crps(mixture, jnp.asarray(y)[:, None])[:, 0]
     np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_score_by_quantiles_of_whole_numbers_and_beside_zeros():
+    """Sums over a lattice are exact; where a hurdle's quantiles stand still the levels are cut."""
+    rate, y = np.array([3.0, 11.0]), np.array([0.0, 2.0, 2.5, 9.0, 40.0])
+    weights, zero = np.array([0.3, 0.7]), 0.4
+    gamma = components.Gamma(concentration=jnp.full((2, 1), 2.0), rate=jnp.asarray(rate[:, None]))
+    hurdle = components.Hurdle(base=gamma, logit=jnp.full((2, 1), np.log(zero / (1 - zero))))
+    counts = components.Poisson(rate=jnp.asarray(rate[:, None]))
+    both = components.Independent(parts=(hurdle, counts), dims=((0,), (1,)))
+    mixture = jaxmdn.Mixture(logits=jnp.log(weights), components=both)
+    found = np.asarray(quantile_crps(mixture, jnp.asarray(np.stack([y / 4, y], axis=-1))))
+    steps = np.arange(4000) / 16  # where neither the cdf nor the indicator jumps within a step
+    cdf = stats.poisson.cdf(steps[:, None], rate) @ weights
+    exact = np.sum((cdf[:, None] - (steps[:, None] >= y)) ** 2, axis=0) / 16
+    np.testing.assert_allclose(found[:, 1], exact, rtol=1e-12)
+
+    def squared(t, y):
+        cdf = zero + (1 - zero) * stats.gamma.cdf(t, 2, scale=1 / rate) @ weights
+        return (cdf - (t >= y)) ** 2
+
+    for value, place in zip(found[:, 0], y / 4, strict=True):
+        pieces = [integrate.quad(squared, *ends, (place,))[0] for ends in ((0, place), (place, 30))]
+        np.testing.assert_allclose(value, sum(pieces), rtol=1e-6)
 
 
 def test_accuracy_of_the_score_by_quantiles():
