@@ -11,8 +11,8 @@ have two axes more in front, ``[A, G]``: kind, network.
 ``description.json`` holds what else there is: ``columns`` (medians and which had gaps),
 ``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head`` and, of an
 ensemble, ``temperature`` and ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
-kind, outputs and shape of each block, row by row; a positive number is ``min_scale`` plus the link
-of the raw one. ``reader.py`` has every formula, in float64.
+kind, outputs, unit and shape of each block, row by row; a positive number is ``min_scale`` plus the
+link of the raw one, and all are multiples of the unit. ``reader.py`` has every formula, in float64.
 
 The reader knows mixtures of normal (diagonal, isotropic), Student-t, Laplace and logistic
 components, all that ``fit_ensemble`` makes by default; of other heads it gives the raw outputs.
@@ -90,7 +90,14 @@ def _blocks(head: Any) -> dict[str, Any]:
     if isinstance(head, NormalHead) and head.covariance in ("diagonal", "isotropic"):
         names = (("loc", "real"), ("scale", "positive"))
         found = [
-            {"name": name, "kind": kind, "outputs": every, "shape": list(shape), "group": 0}
+            {
+                "name": name,
+                "kind": kind,
+                "outputs": every,
+                "unit": 1.0,
+                "shape": list(shape),
+                "group": 0,
+            }
             for (name, kind), shape in zip(names, head.blocks[1:], strict=True)
         ]
         groups = [{"family": "normal", "outputs": every}]
@@ -100,8 +107,9 @@ def _blocks(head: Any) -> dict[str, Any]:
         found = [
             {
                 "name": name,
-                "kind": head.groups[g][0].parameters[name]["kind"],
+                "kind": (meta := head.groups[g][0].parameters[name])["kind"],
                 "outputs": list(head.groups[g][1]),
+                "unit": [head.units[d] if meta["in_unit"] else 1.0 for d in head.groups[g][1]],
                 "shape": list(shape),
                 "group": g,
             }

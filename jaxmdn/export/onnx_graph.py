@@ -81,7 +81,8 @@ class Graph:
         """The positive number of a raw one."""
         name = config["name"]
         if name == "softplus":
-            return self.add("Add", self.softplus(raw), config["floor"])
+            bent = self.softplus(self.add("Sub", raw, np.log(config["knee"])))
+            return self.add("Add", self.add("Mul", bent, config["knee"]), config["floor"])
         if name == "exp":
             return self.add("Exp", raw)
         if name == "damped_exp":  # e^raw / sqrt(1 + reg e^(2 raw)) = exp(raw - softplus(...) / 2)

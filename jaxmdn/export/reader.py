@@ -113,6 +113,7 @@ class Density:
             start += size
             if block["kind"] == "positive":
                 value = head["min_scale"] + link(head["link"], value)
+            value = value * np.array(block["unit"])
             wide = (*shape[:-1], len(block["outputs"]))
             found[block["name"]][..., block["outputs"]] = np.broadcast_to(value, wide)
         return found
@@ -201,7 +202,8 @@ def link(config, raw):
     """The positive number of a raw one."""
     name = config["name"]
     if name == "softplus":
-        return config["floor"] + np.logaddexp(0, raw)
+        knee = config["knee"]
+        return config["floor"] + knee * np.logaddexp(0, raw - math.log(knee))
     if name == "exp":
         return np.exp(raw)
     if name == "damped_exp":

@@ -140,11 +140,15 @@ CASES = {
         {"embedding": None, "activation": "gelu"},
     ),
     "families": (
-        FactorizedHead(("student_t", "laplace"), 2, min_scale=2.5),
+        FactorizedHead(("student_t", "laplace"), 2, min_scale=2.5, units=(0.5, 8.0)),
         {"activation": "selu"},
     ),
     "fixed df": (
-        FactorizedHead((Family("student_t", df=3.5), "logistic"), 2, scale_link="exp"),
+        FactorizedHead(
+            (Family("student_t", df=3.5), "logistic"),
+            2,
+            scale_link=jaxmdn.heads.links.Softplus(floor=0.1, knee=50.0),
+        ),
         {"activation": "softplus", "hidden_features": ()},
     ),
 }
