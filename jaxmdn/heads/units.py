@@ -8,17 +8,20 @@ size instead, so that a network can learn them, and its floor of a scale fits.
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import singledispatch
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import meshes, numerics
 from jaxmdn.heads.base import Head
 from jaxmdn.heads.class_conditional import ClassConditionalHead
 from jaxmdn.heads.factorized import FactorizedHead
 from jaxmdn.heads.independent import IndependentHead
 from jaxmdn.mixture.class_conditional import Labeled
-from jaxmdn.typing import Array, Float
+from jaxmdn.typing import Array, Float, Num
 
 
 @singledispatch
@@ -45,21 +48,36 @@ def in_units(head: Head, y: Any, weights: Float[Array, "N"] | None = None) -> An
 
 @in_units.register
 def _factorized(head: FactorizedHead, y: Any, weights: Any = None) -> FactorizedHead:
-    rows = np.asarray(y, np.float64)
-    share = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float64)
-    spread = np.sqrt(np.average((rows - np.average(rows, 0, share)) ** 2, 0, share))
     units, closure = list(head.units), head.closure
-    for family, own in head.groups:
-        measured = any(meta["in_unit"] for meta in family.parameters.values())
-        for d in own:
-            if measured and closure[d] == "none" and spread[d] > 0:
-                units[d] = 2.0 ** np.round(np.log2(spread[d]))
+    measured = [
+        d
+        for family, own in head.groups
+        if any(meta["in_unit"] for meta in family.parameters.values())
+        for d in own
+        if closure[d] == "none"
+    ]
+    if not measured:
+        return head
+    share = jnp.ones(y.shape[0]) if weights is None else weights
+    for d, spread in zip(measured, np.asarray(_spread(y, share))[measured], strict=True):
+        units[d] = 2.0 ** round(math.log2(spread)) if spread > 0 else units[d]
     return dataclasses.replace(head, units=tuple(units))
+
+
+@meshes.jit
+def _spread(y: Num[Array, "N D"], weights: Float[Array, "N"]) -> Float[Array, "D"]:
+    """The weighted standard deviation of each column, on all devices that hold rows."""
+    rows, share = numerics.upcast(y, weights)
+    share = (share / jnp.sum(share))[:, None]
+    centred = rows - jnp.sum(share * rows, axis=0)
+    largest = jnp.max(jnp.abs(centred), axis=0)  # a square may leave the range of the floats
+    size = jnp.where(largest > 0, largest, 1)
+    return size * jnp.sqrt(jnp.sum(share * (centred / size) ** 2, axis=0))
 
 
 @in_units.register
 def _independent(head: IndependentHead, y: Any, weights: Any = None) -> IndependentHead:
-    groups = (np.asarray(y)[:, np.array(dims)] for dims in head.dims)
+    groups = (y[:, np.array(dims)] for dims in head.dims)
     pairs = zip(head.heads, groups, strict=True)
     return dataclasses.replace(head, heads=tuple(in_units(*pair, weights) for pair in pairs))
 
