@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.train import padding
 from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
 from jaxmdn.train.loop import Loop, Progress, Unit
 from jaxmdn.train.prepare import (
@@ -67,16 +68,24 @@ class FitResult:
     report: ComponentReport | None
 
     def predict(self, x: Any) -> Any:
-        """The predictive density of each row of ``x [N, ...]``, in the target's own unit."""
+        """The predictive density of each row of ``x [N, ...]``, in the target's own unit.
+
+        Up to 16,384 rows are filled up to a power of two, so that tables of all lengths share 11
+        compiled programs.
+        """
         graphdef, state = nnx.split(self.model)
-        return _predict(graphdef, state, self.y_standardizer, _map_inputs(self, "predict", x))
+        count, x = padding.fill(as_arrays("predict", x, "x"))
+        density = _predict(graphdef, state, self.y_standardizer, _map_inputs(self, x))
+        return padding.cut(density, count)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "..."]:
         """Log-density of each target, ``[N]`` (``[N, T]``), nats, in the target's own unit."""
         graphdef, state = nnx.split(self.model)
-        x, y = _map_inputs(self, "log_prob", x), as_arrays("log_prob", y, "y")
-        value = _log_prob(graphdef, state, x, map_targets(self.y_standardizer, y))
-        return value if self.y_standardizer is None else value - self.y_standardizer.log_det
+        rows = as_arrays("log_prob", x, "x"), as_arrays("log_prob", y, "y")
+        count, (x, y) = padding.fill(rows)
+        log_det = 0.0 if self.y_standardizer is None else self.y_standardizer.log_det
+        y = map_targets(self.y_standardizer, y)
+        return padding.cut(_log_prob(graphdef, state, _map_inputs(self, x), y, log_det), count)
 
     def __repr__(self) -> str:
         valid = float(self.history["valid_nll"][self.best_epoch])
@@ -93,12 +102,11 @@ def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_prob(graphdef: Any, state: Any, x: Any, y: Any) -> Array:
-    return -nnx.merge(graphdef, state).nll(x, y, reduction="none")
+def _log_prob(graphdef: Any, state: Any, x: Any, y: Any, log_det: Any) -> Array:
+    return -nnx.merge(graphdef, state).nll(x, y, reduction="none") - log_det
 
 
-def _map_inputs(result: FitResult, function: str, x: Any) -> Any:
-    x = as_arrays(function, x, "x")
+def _map_inputs(result: FitResult, x: Any) -> Any:
     return x if result.x_standardizer is None else result.x_standardizer(x)
 
 

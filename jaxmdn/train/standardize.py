@@ -75,7 +75,7 @@ class Standardizer:
         if isinstance(values, jax.core.Tracer):
             shift, scale = (jnp.asarray(part, dtype) for part in (self.shift, self.scale))
             return (values.astype(dtype) - shift) / scale
-        return jnp.asarray(self.on_host(values, np.float64), dtype)
+        return jax.device_put(self.on_host(values, dtype))  # `asarray` compiles for each shape
 
     def on_host(self, values: Any, dtype: Any) -> np.ndarray:
         """The same in NumPy, computed in float64 and rounded to a dtype."""

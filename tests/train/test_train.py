@@ -14,6 +14,7 @@ from scipy import stats
 import jaxmdn
 from jaxmdn import train
 from jaxmdn.train.data import batch_indices
+from jaxmdn.train.fit import _log_prob, _predict
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -397,6 +398,41 @@ def test_same_architecture_compiles_once():
     before = program._epoch._cache_size()
     quick_fit(small_model(seed=1), x, y, num_epochs=1, seed=1)
     assert program._epoch._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("most", "programs"), [(30, 2), pytest.param(10_000, 11, marks=pytest.mark.nightly)]
+)
+def test_tables_of_any_length_share_a_few_programs(most, programs):
+    """And give the rows' own densities, whatever fills the table up."""
+    x, y = linear_data(most)
+    result = quick_fit(small_model(), *linear_data(300))
+    whole = result.log_prob(x, y)
+    before = _predict._cache_size(), _log_prob._cache_size()
+    for size in map(int, [1, 2, most, *np.random.default_rng(0).integers(1, most, 60)]):
+        density = result.predict(x[:size])
+        assert density.batch_shape == (size,)
+        np.testing.assert_allclose(result.log_prob(x[:size], y[:size]), whole[:size], atol=1e-4)
+    np.testing.assert_allclose(
+        jaxmdn.log_prob(density, y[:size]), whole[:size], rtol=2e-4, atol=2e-4
+    )
+    assert _predict._cache_size() <= before[0] + programs
+    assert _log_prob._cache_size() <= before[1] + programs
+
+
+@pytest.mark.nightly
+def test_many_small_fits_compile_once_and_leave_nothing():
+    from jaxmdn.train import program
+
+    def one(seed):
+        quick_fit(small_model(seed=seed), *linear_data(100, seed=seed), num_epochs=1, seed=seed)
+
+    one(0)
+    compiled, held = program._epoch._cache_size(), len(jax.live_arrays())
+    for seed in range(1, 300):
+        one(seed)
+    assert program._epoch._cache_size() == compiled
+    assert len(jax.live_arrays()) <= held + 20
 
 
 @pytest.mark.version
