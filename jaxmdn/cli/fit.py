@@ -20,12 +20,20 @@ from flax import nnx
 from jaxmdn import __version__, calibration, plots
 from jaxmdn.cli import evaluate
 from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
-from jaxmdn.cli.table import Encoding, detect, read_table
-from jaxmdn.heads import COVARIANCES, NormalHead
+from jaxmdn.cli.table import (
+    Encoding,
+    add_format,
+    detect,
+    families_of,
+    read_table,
+    row_weights,
+)
+from jaxmdn.heads import COVARIANCES, FactorizedHead, Head, NormalHead
 from jaxmdn.nn import MDN
 from jaxmdn.train import FitResult, NonFiniteLossError, checkpoint, folders
 from jaxmdn.train import fit as train
 from jaxmdn.train.standardize import unresolved
+from jaxmdn.train.targets import check_targets
 
 PICTURES = ("training", "components", "pit", "reliability", "predictions", "densities")
 OUTPUTS = {"model", "summary.json", *(f"{name}.png" for name in PICTURES)}
@@ -45,13 +53,17 @@ def add_parser(commands: Any) -> None:
     )
     add, count, share = parser.add_argument, positive_int, nonnegative_float
     add("file", help="CSV file with a header line")
-    add("--target", action="append", required=True, metavar="COL", help="repeat for several")
+    add(
+        "--target", action="append", required=True, metavar="COL[:FAMILY]",
+        help="a column to predict, with its family (price:lognormal); repeat for several",
+    )  # fmt: skip
     add("--out", default="fit", help="folder to write")
     add("--force", action="store_true", help="replace a folder that an earlier fit wrote")
     add("--drop", action="append", default=[], metavar="COL", help="ignore a column; repeatable")
-    add("--sep", default=",", help="column separator")
+    add("--weights", metavar="COL", help="column of row weights")
+    add_format(add)
     add("--max-categories", type=count, default=20, metavar="N", help="most values of a category")
-    add("--components", type=count, default=5, metavar="K", help="normals in the mixture")
+    add("--components", type=count, default=5, metavar="K", help="components of the mixture")
     add("--covariance", choices=COVARIANCES, help="by default full for several targets")
     add("--min-scale", type=share, default=1e-3, help="scale floor, in standard deviations")
     add("--min-weight", type=share, default=0.0, help="floor of every mixing coefficient")
@@ -73,8 +85,12 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if not 0.0 < arguments.test < 1.0:
         raise UsageError(f"--test must lie between 0 and 1, got {arguments.test:g}.")
-    frame = read_table(arguments.file, arguments.sep)
-    encoding = detect(frame, arguments.target, arguments.drop, arguments.max_categories)
+    frame = read_table(arguments.file, arguments.sep, arguments.decimal)
+    families = families_of(frame, arguments.target)
+    encoding = detect(
+        frame, list(families), arguments.drop, arguments.max_categories, arguments.weights
+    )
+    weights = row_weights(frame, arguments.weights)
     _check_out(out, arguments.force)
     x, y = encoding.inputs(frame), encoding.outputs(frame)
     fine = unresolved(y)
@@ -84,7 +100,11 @@ def run(arguments: argparse.Namespace) -> None:
             f"({y[:, fine[0]].mean():.6g}), which 32-bit numbers cannot resolve; subtract a "
             f"constant from the column."
         )
-    model = _build(arguments, encoding)
+    model = _build(arguments, encoding, tuple(families.values()))
+    try:
+        check_targets(model.head, y)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     print(f"{arguments.file}: {len(frame)} rows")
     print("\n".join("  " + line for line in encoding.describe()))
     repeated = int(frame.duplicated().sum())
@@ -102,6 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         result = train(
             model, x[rest], y[rest], optimizer=optimizer, num_epochs=arguments.epochs,
+            weights=None if weights is None else weights[rest],
             batch_size=arguments.batch_size, patience=arguments.patience, seed=arguments.seed,
             progress=not arguments.quiet,
         )  # fmt: skip
@@ -141,14 +162,23 @@ def _check_out(out: Path, force: bool) -> None:
         raise UsageError(f"{out} cannot be written; choose another --out.")
 
 
-def _build(arguments: argparse.Namespace, encoding: Encoding) -> MDN:
+def _build(arguments: argparse.Namespace, encoding: Encoding, families: tuple[str, ...]) -> MDN:
     dim = len(encoding.targets)
     covariance = arguments.covariance or ("full" if dim > 1 else "diagonal")
     try:
-        head = NormalHead(
-            arguments.components, dim, covariance=covariance, min_scale=arguments.min_scale,
-            min_weight=arguments.min_weight,
-        )  # fmt: skip
+        floors = {"min_scale": arguments.min_scale, "min_weight": arguments.min_weight}
+        head: Head = NormalHead(arguments.components, dim, covariance=covariance, **floors)
+        if set(families) != {"normal"}:
+            if arguments.covariance not in (None, "diagonal"):
+                raise UsageError("--covariance is for normal targets; leave one of them out.")
+            head = FactorizedHead(families, arguments.components, **floors)
+            jumps = np.flatnonzero(head.density_shape.jumps)
+            if len(jumps):
+                raise UsageError(
+                    f"--target {encoding.targets[jumps[0]]}:{families[jumps[0]]}: this command's "
+                    f"regions and pictures need a density, and counts have none; in Python, "
+                    f"jaxmdn.estimator.MDNRegressor(family={families[jumps[0]]!r}) takes them."
+                )
         return MDN(
             encoding.num_features, head, hidden_features=arguments.hidden,
             dropout=arguments.dropout, rngs=nnx.Rngs(arguments.seed),

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 
 from jaxmdn.cli.errors import UsageError, probability
-from jaxmdn.cli.table import Encoding, read_table, require_columns, require_finite, require_numeric
+from jaxmdn.cli.table import (
+    Encoding,
+    add_format,
+    read_table,
+    require_columns,
+    require_finite,
+    require_numeric,
+)
 from jaxmdn.inference import quantile
 from jaxmdn.mixture import mean, variance
 from jaxmdn.train import checkpoint, folders
@@ -34,7 +41,7 @@ def add_parser(commands: Any) -> None:
         "--quantile", type=probability, action="append", default=[], metavar="P",
         help="also write this quantile, for example 0.95; repeatable",
     )  # fmt: skip
-    parser.add_argument("--sep", default=",", help="column separator (default: comma)")
+    add_format(parser.add_argument)
     parser.set_defaults(run=run)
 
 
@@ -59,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--out {out} is the table itself; choose another file.")
         if out.is_dir() or not out.absolute().parent.is_dir():
             raise UsageError(f"--out {out} cannot be written: name a file in an existing folder.")
-    frame = read_table(arguments.file, arguments.sep)
+    frame = read_table(arguments.file, arguments.sep, arguments.decimal)
     inputs = [*encoding.numeric, *encoding.categorical]
     require_columns(frame, inputs, "input")
     require_numeric(frame, encoding.numeric)

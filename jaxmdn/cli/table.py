@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from pandas.api import types
 
 from jaxmdn.cli.errors import UsageError
+from jaxmdn.heads import family_names
 
 MIN_ROWS = 20
 
@@ -66,15 +68,25 @@ class Encoding:
         return dataclasses.asdict(self)
 
 
-def read_table(path: str | Path, separator: str = ",") -> pd.DataFrame:
+def add_format(add: Any) -> None:
+    """Add the options that say how a CSV file is written."""
+    add("--sep", default=",", help="column separator (default: comma)")
+    add("--decimal", default=".", metavar="CHAR", help="decimal mark (default: point)")
+
+
+def read_table(path: str | Path, separator: str = ",", decimal: str = ".") -> pd.DataFrame:
     """Read a CSV file, or raise ``UsageError`` with one line that says what is wrong."""
+    if len(decimal) != 1 or decimal == separator:
+        raise UsageError(
+            f"--decimal must be a single character other than the separator, got {decimal!r}."
+        )
     path = Path(path)
     if not path.exists():
         raise UsageError(f"there is no file {path}; check the name and the folder.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a CSV file.")
     try:
-        frame = pd.read_csv(path, sep=separator, skipinitialspace=True)
+        frame = pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
     except pd.errors.EmptyDataError:
         raise UsageError(f"{path} is empty; it must have a header line and rows.") from None
     except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
@@ -121,28 +133,75 @@ def require_finite(frame: pd.DataFrame, names: list[str], remedy: str) -> None:
         )
 
 
+def families_of(frame: pd.DataFrame, targets: list[str]) -> dict[str, str]:
+    """Target -> family of arguments such as ``price`` and ``price:lognormal``."""
+    found: dict[str, str] = {}
+    for argument in targets:
+        name, colon, family = argument.rpartition(":")
+        if argument in frame.columns or not colon:
+            name, family = argument, "normal"
+        elif family not in family_names():
+            close = difflib.get_close_matches(family, family_names(), 1) or ["lognormal"]
+            raise UsageError(
+                f"--target {argument}: there is no family {family!r}; for example "
+                f"{name}:{close[0]}. Families: {', '.join(family_names())}."
+            )
+        if name in found:
+            raise UsageError("a target column is named twice.")
+        found[name] = family
+    return found
+
+
+def row_weights(frame: pd.DataFrame, name: str | None) -> np.ndarray | None:
+    """The weights in a column; raises ``UsageError`` for what is no weight."""
+    if name is None:
+        return None
+    require_columns(frame, [name], "--weights")
+    require_numeric(frame, [name])
+    values = frame[name].to_numpy(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad) or not (values > 0).any():
+        row = int(bad[0]) if len(bad) else 0
+        raise UsageError(
+            f"--weights {name}: weights must be finite, at least 0 and not all 0, but data row "
+            f"{row + 1} holds {frame[name].iloc[row]}."
+        )
+    return values
+
+
 def detect(
-    frame: pd.DataFrame, targets: list[str], drop: list[str], max_categories: int
+    frame: pd.DataFrame,
+    targets: list[str],
+    drop: list[str],
+    max_categories: int,
+    weights: str | None = None,
 ) -> Encoding:
     """Decide what each column is; raises ``UsageError`` where nothing sensible is possible."""
     require_columns(frame, targets, "target")
     require_columns(frame, drop, "--drop")
+    if weights in targets:
+        raise UsageError(f"column {weights!r} is named by both --target and --weights.")
     for name in targets:
         if name in drop:
             raise UsageError(f"column {name!r} is named by both --target and --drop.")
-    if len(set(targets)) < len(targets):
-        raise UsageError("a target column is named twice.")
     for name in targets:
         column = frame[name]
         if column.isna().all():
             raise UsageError(f"the target column {name!r} is empty.")
         if not types.is_numeric_dtype(column) or types.is_bool_dtype(column):
             sample = column.dropna().iloc[0]
+            if re.fullmatch(r"[-+]?\d+,\d+", str(sample)):
+                raise UsageError(
+                    f"the target column {name!r} holds numbers such as {sample!r}; if that is a "
+                    f"decimal comma, pass --decimal ,"
+                )
             raise UsageError(
                 f"the target column {name!r} holds text or truth values (such as {sample!r}); "
                 f"this command predicts numbers. In Python, CategoricalHead predicts classes."
             )
     dropped = dict.fromkeys(drop, "left out with --drop")
+    if weights is not None:
+        dropped[weights] = "row weights"
     numeric: list[str] = []
     categorical: dict[str, list[str]] = {}
     for name in frame.columns:

@@ -11,7 +11,7 @@ import pytest
 from jaxmdn import cli, export
 from jaxmdn.cli import _keep_compiled as keep_compiled
 from jaxmdn.cli import demo, evaluate
-from jaxmdn.cli.table import Encoding, detect, read_table
+from jaxmdn.cli.table import Encoding, detect, families_of, read_table
 from jaxmdn.train import checkpoint
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -112,6 +112,24 @@ def test_fit_several_targets(folder, capsys):
     ] == "full"  # fmt: skip
 
 
+@pytest.mark.nightly
+def test_fit_a_family_with_weights_and_decimal_commas(folder, capsys):
+    own = table().assign(w=1.0)
+    own.to_csv("german.csv", sep=";", decimal=",", index=False)
+    options = ["--sep", ";", "--decimal", ","]
+    arguments = ["--target", "price:lognormal", "--weights", "w", "--epochs", 3, "--quiet"]
+    assert run("fit", "german.csv", *arguments, *options) == 0
+    assert "w: row weights" in capsys.readouterr().out
+    assert run("predict", "fit", "german.csv", *options, "--quantile", 0.01, "--out", "q.csv") == 0
+    assert (pd.read_csv("q.csv")["price_q0.01"] > 0).all()
+
+
+def test_targets_with_a_colon_in_their_name():
+    frame = pd.DataFrame(columns=["a:b", "price"])
+    assert families_of(frame, ["a:b", "price:gamma"]) == {"a:b": "normal", "price": "gamma"}
+    assert families_of(frame, ["a:b:gamma"]) == {"a:b": "gamma"}
+
+
 def corrupt(column, value, row=4):
     frame = table()
     frame[column] = frame[column].astype(object)
@@ -145,6 +163,18 @@ def corrupt(column, value, row=4):
         (corrupt("price", np.inf), ["--target", "price"], "column 'price' in data row 5"),
         (corrupt("kind", None), ["--target", "price"], "column 'kind' in data row 5"),
         (corrupt("price", "n/k"), ["--target", "price"], "holds text or truth values"),
+        (table(), ["--target", "price:lognorm"], "there is no family 'lognorm'; for example price"),
+        (table(), ["--target", "price:poisson"], "counts have none; in Python"),
+        (table().assign(price=-1.0 * table().price), ["--target", "price:gamma"], "outside the"),
+        (
+            table().assign(price=table().price + 0.5).to_csv(sep=";", decimal=",", index=False),
+            ["--target", "price", "--sep", ";"],
+            "pass --decimal ,",
+        ),
+        (table(), ["--target", "price", "--decimal", ","], "other than the separator"),
+        (table(), ["--target", "price", "--weights", "nope"], "there is no --weights column"),
+        (table(), ["--target", "price", "--weights", "price"], "both --target and --weights"),
+        (table().assign(w=-1.0), ["--target", "price", "--weights", "w"], "data row 1 holds -1.0"),
     ],
 )  # fmt: skip
 def test_fit_errors_are_one_line_and_write_nothing(folder, capsys, content, arguments, message):
