@@ -16,6 +16,7 @@ project = "jaxmdn"
 author = "The jaxmdn authors"
 version = release = jaxmdn.__version__
 html_title = "jaxmdn"
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -23,6 +24,7 @@ html_show_copyright = False
 html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}
 
 extensions = [
+    "mathml",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",

@@ -101,10 +101,10 @@ CHOICES = (
     ("one of C classes", "CategoricalHead", "#6b4fa0"),
     ("yes or no", "bernoulli", "#6b4fa0"),
     ("a count", "poisson, negative_binomial; too many zeros: zero_inflated", "#6b4fa0"),
-    ("a level of a scale (0 to 255, stars)", "discretized_logistic", "#6b4fa0"),
+    ("a level (0 to 255, stars)", "discretized_logistic", "#6b4fa0"),
     ("an angle, an hour of the day", "von_mises", FILL),
     (
-        "a share, a number between bounds",
+        "a share, or between bounds",
         "logit_normal, beta; on the bounds: truncated_normal",
         FILL,
     ),
@@ -123,11 +123,11 @@ def draw_choice() -> None:
         box = {"boxstyle": "round,pad=0.35", "fc": "#4a5560", "ec": "none"}
         ax.text(0, y, question, va="center", ha="left", color="white", fontsize=10.5, bbox=box)
         ax.annotate(
-            "", (5.25, y), (4.55, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.6}
+            "", (5.95, y), (5.35, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.6}
         )
         answer = answer.replace("; ", ";\n") if len(answer) > 42 else answer
         box = {"boxstyle": "round,pad=0.35", "fc": color, "ec": "none"}
-        ax.text(5.4, y, answer, va="center", ha="left", color="white", fontsize=10.5, bbox=box)
+        ax.text(6.1, y, answer, va="center", ha="left", color="white", fontsize=10.5, bbox=box)
         if i + 1 < len(CHOICES):
             ax.annotate(
                 "",
@@ -135,7 +135,7 @@ def draw_choice() -> None:
                 (0.3, y - 0.28),
                 arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2},
             )
-    ax.set(xlim=(-0.2, 11.0), ylim=(-len(CHOICES) + 0.4, 0.6))
+    ax.set(xlim=(-0.2, 11.6), ylim=(-len(CHOICES) + 0.4, 0.6))
     ax.axis("off")
     save(figure, "which_head")
 
