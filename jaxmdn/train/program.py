@@ -25,7 +25,7 @@ from jaxmdn.heads import Head
 from jaxmdn.train import spread
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
-from jaxmdn.train.state import Optimizer, TrainState, train_step
+from jaxmdn.train.state import Optimizer, TrainState, copied, train_step
 from jaxmdn.typing import Array
 
 EVALUATION_BATCH = 4096
@@ -143,11 +143,13 @@ class Program:
         initial: Any = jnp.inf
         if held_out is not None:
             initial = self.validate(state, held_out)[1]
+        own = (state.params, state.params, state.model_state)
+        average, best_params, best_model_state = copied(own)
         return Carry(
             state=state,
-            average=jax.tree.map(jnp.copy, state.params),
-            best_params=jax.tree.map(jnp.copy, state.params),
-            best_model_state=jax.tree.map(jnp.copy, state.model_state),
+            average=average,
+            best_params=best_params,
+            best_model_state=best_model_state,
             best_score=jnp.asarray(initial, jnp.float32),
             best_epoch=jnp.zeros((), jnp.int32),
         )

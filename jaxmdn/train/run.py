@@ -18,6 +18,7 @@ from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
+from jaxmdn.train.state import copied
 from jaxmdn.train.watch import Interrupts
 from jaxmdn.typing import Array
 
@@ -146,11 +147,6 @@ def over_devices(count: int, tree: Any) -> Any:
     return jax.device_put(tree, spread)
 
 
-@jax.jit
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
-
-
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
     """An ensemble at one moment, calibrated on held-out rows.
@@ -249,7 +245,7 @@ class Run:
 
     def snapshot(self) -> Any:
         """A copy of all networks' states, ``[M, ...]``."""
-        return _copy((self.members.params, self.members.model_state))
+        return copied((self.members.params, self.members.model_state))
 
     def calibrate(self, snapshots: list[Any]) -> Calibrated:
         """Calibrate the equal mixture of snapshots on the rows that each network did not see."""

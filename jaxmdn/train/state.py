@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -54,14 +55,27 @@ class TrainState:
         model_state: Any = None,
     ) -> TrainState:
         """Start from copies of ``params`` and ``model_state``, so that donation spares yours."""
-        params, model_state = jax.tree.map(jnp.copy, (params, model_state))
-        return cls(
-            params=params,
-            model_state=model_state,
-            opt_state=optimizer.init(params),
-            step=jnp.zeros((), jnp.int32),
-            key=jnp.copy(key),
-        )
+        return _create(optimizer, params, model_state, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _create(optimizer: Optimizer, params: Any, model_state: Any, key: Any) -> TrainState:
+    """One program: a copy and an array of zeros for each parameter would be one each."""
+    params, model_state, key = copied((params, model_state, key))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        step=step,
+        key=key,
+    )
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+    """The same arrays in memory of their own, so that they may be donated."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 class StepMetrics(NamedTuple):

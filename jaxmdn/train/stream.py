@@ -35,7 +35,7 @@ from jaxmdn.train.program import (
 from jaxmdn.train.resume import Store, fingerprint
 from jaxmdn.train.spread import automatic, gather, place
 from jaxmdn.train.standardize import Standardizer
-from jaxmdn.train.state import Optimizer, TrainState
+from jaxmdn.train.state import Optimizer, TrainState, copied
 from jaxmdn.train.targets import check_targets
 from jaxmdn.train.watch import Callback, check_callbacks
 from jaxmdn.typing import Array
@@ -91,7 +91,7 @@ def _judge(
 def _begin(carry: Carry) -> tuple[Trained, Sums]:
     """Copies, since the steps take their buffers and an epoch may be taken back."""
     zero = jnp.zeros((), jnp.float32)
-    copies = jax.tree.map(jnp.copy, (carry.state, carry.average))
+    copies = copied((carry.state, carry.average))
     return Trained(*copies), Sums(zero, zero, zero, zero)
 
 
