@@ -259,8 +259,9 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
             progress=bool(self.verbose),
             **chosen,
         )
+        log_det = float(np.mean(y_map.log_det_at(model.head.support, y)))
         history = {
-            name: values + y_map.log_det if name.endswith("_nll") else values
+            name: values + log_det if name.endswith("_nll") else values
             for name, values in result.history.items()
         }
         return dataclasses.replace(

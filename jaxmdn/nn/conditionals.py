@@ -77,7 +77,13 @@ class AutoregressiveDensity(Density):
         if self.scale is None:
             return value
         value, scale = numerics.upcast(value, self.scale)
-        return value - jnp.sum(jnp.log(jnp.abs(scale)))
+        log_scale = jnp.log(jnp.abs(scale))
+        for d, own in enumerate(self.support):
+            for atom in own.atoms:  # a probability, which has no unit
+                log_scale = jnp.where(
+                    z[..., d : d + 1] == atom, log_scale.at[..., d].set(0), log_scale
+                )
+        return value - jnp.sum(log_scale, axis=-1)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         head, network = self.network.head, self.network

@@ -28,6 +28,7 @@ from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train.columns import Columns
 from jaxmdn.train.data import Rows, as_arrays, make_rows
 from jaxmdn.train.folds import assign_folds
+from jaxmdn.train.prepare import mean_log_det
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.standardize import Standardizer, to_unit
@@ -110,7 +111,8 @@ class EnsembleResult:
         y_map = self.y_standardizer
         if y_map is None:
             return log_prob(density, jnp.asarray(y))
-        return log_prob(density, y_map(y)) - y_map.log_det
+        log_det = y_map.log_det_at(density.support, y)
+        return log_prob(density, y_map(y)) - jnp.asarray(log_det).astype(density.dtype)
 
     def uncertainty(self, x: Any) -> Uncertainty:
         """Split the predictive variance of each row of ``x [N, F]`` by the law of total variance.
@@ -275,7 +277,7 @@ def fit_ensemble(
     num_folds = recipe.num_folds(table.size if groups is None else len(np.unique(groups)))
     folds = assign_folds(table.size, num_folds, groups=groups, ordered=ordered, seed=seed)
     floor = _floor(rows.y, recipe, y_map)
-    log_det = 0.0 if y_map is None else y_map.log_det
+    log_det = mean_log_det(y_map, head, table)
 
     run = Run(recipe, head, table, folds, floor, seed)
     history: dict[str, list[float]] = {}

@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train import padding
 from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
 from jaxmdn.train.loop import Loop, Progress, Unit
@@ -26,6 +28,7 @@ from jaxmdn.train.prepare import (
     Map,
     input_map,
     map_targets,
+    mean_log_det,
     standardized,
     start_from,
     target_map,
@@ -83,7 +86,10 @@ class FitResult:
         graphdef, state = nnx.split(self.model)
         rows = as_arrays("log_prob", x, "x"), as_arrays("log_prob", y, "y")
         count, (x, y) = padding.fill(rows)
-        log_det = 0.0 if self.y_standardizer is None else self.y_standardizer.log_det
+        log_det: Any = 0.0
+        if self.y_standardizer is not None:
+            targets = y.y if isinstance(y, Labeled) else y
+            log_det = self.y_standardizer.log_det_at(self.model.head.support, targets)
         y = map_targets(self.y_standardizer, y)
         return padding.cut(_log_prob(graphdef, state, _map_inputs(self, x), y, log_det), count)
 
@@ -103,7 +109,8 @@ def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
 
 @partial(jax.jit, static_argnums=0)
 def _log_prob(graphdef: Any, state: Any, x: Any, y: Any, log_det: Any) -> Array:
-    return -nnx.merge(graphdef, state).nll(x, y, reduction="none") - log_det
+    value = -nnx.merge(graphdef, state).nll(x, y, reduction="none")
+    return value - jnp.asarray(log_det).astype(value.dtype)
 
 
 def _map_inputs(result: FitResult, x: Any) -> Any:
@@ -258,13 +265,15 @@ def fit(
     program, params, model_state = Program.create(
         model, optimizer, loss, min(batch_size, rows.size), float(ema), mesh
     )
+    log_dets = [mean_log_det(y_map, model.head, part) for part in (rows, held_out)]
     rows, held_out, params, model_state, key_train = place(
         mesh, (rows, held_out, params, model_state, key_train)
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry, own_loss = program.start(state, held_out), loss is not negative_log_likelihood
     unit = Unit(
-        log_det=0.0 if y_map is None else y_map.log_det,
+        log_det=log_dets[0],
+        valid_log_det=log_dets[1],
         own_loss=own_loss,
         validated=held_out is not None,
     )

@@ -24,8 +24,8 @@ from jaxmdn.train.watch import Callback, Interrupts
 MAX_HALVINGS = 3  # of the step, after a loss that is not finite
 CALM = 10  # epochs without one, after which half a step is a whole one again
 # Once patience has run out, steps of a quarter, a sixteenth and a sixty-fourth from the best
-# parameters on, each as long as something is gained within a third of the patience.
-FINER, FINEST, HASTE = 0.25, 0.25**3, 3
+# parameters on, each as long as something is gained within half of the patience.
+FINER, FINEST, HASTE = 0.25, 0.25**3, 2
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -80,12 +80,13 @@ class Unit:
     """How losses are told: a log-determinant brings an NLL back to the target's unit.
 
     Attributes:
-      log_det: added to every NLL.
+      log_det, valid_log_det: added to the NLL of the rows that are trained on and held out.
       own_loss: whether another loss is trained; it is shown as it is.
       validated: whether there are rows held out.
     """
 
     log_det: float
+    valid_log_det: float
     own_loss: bool
     validated: bool
 
@@ -96,7 +97,7 @@ class Unit:
 
     def record(self, numbers: EpochResult, seconds: float, rows_per_second: float) -> dict:
         """An epoch's numbers as callbacks and the history see them."""
-        valid = float(numbers.valid) + self.log_det if self.validated else math.nan
+        valid = float(numbers.valid) + self.valid_log_det if self.validated else math.nan
         record: dict[str, Any] = {}
         if self.own_loss:
             record["train_loss"] = float(numbers.train)

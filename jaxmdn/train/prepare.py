@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn import checks
+from jaxmdn import checks, meshes
 from jaxmdn.heads import Head, in_units
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train.data import Rows
@@ -95,6 +95,18 @@ def on_host(rows: Rows, x_map: Map | None, y_map: Standardizer | None, dtype: An
 def _mapped(rows: Rows, x_map: Any, y_map: Any) -> Rows:
     x = rows.x if x_map is None else x_map(rows.x)
     return Rows(x, map_targets(y_map, rows.y), rows.weights)
+
+
+def mean_log_det(y_map: Standardizer | None, head: Head, rows: Rows | None) -> float:
+    """What brings the mean NLL of rows in the network's unit back to the targets' own."""
+    if y_map is None or rows is None:
+        return 0.0
+    if not any(own.atoms for own in head.support):
+        return y_map.log_det
+    y, weights = rows.flat_targets
+    y = meshes.whole(y.y if isinstance(y, Labeled) else y)
+    each = y_map.log_det_at(head.support, np.asarray(y, np.float64) * y_map.scale + y_map.shift)
+    return float(np.average(each, weights=np.asarray(meshes.whole(weights))))
 
 
 def start_from(rows: Rows, model: Any, key: Array) -> None:

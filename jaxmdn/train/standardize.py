@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxmdn import checks
 from jaxmdn.components.declare import register
+from jaxmdn.components.support import Support
 from jaxmdn.typing import Array, Float
 
 
@@ -95,6 +96,21 @@ class Standardizer:
     def log_det(self) -> float:
         """``sum(log scale)``: added to a standardised NLL, it gives the NLL in the own unit."""
         return float(np.sum(np.log(self.scale)))
+
+    def log_det_at(self, support: Sequence[Support], y: Any) -> Any:
+        """The same for each row of ``y [..., D]``, in the own unit: a probability has no unit.
+
+        So an output that lies on an atom of its support (a hurdle's zero) does not count.
+        """
+        if not any(own.atoms for own in support):
+            return self.log_det
+        total: Any = 0.0
+        for d, (own, scale) in enumerate(zip(support, self.scale, strict=True)):
+            some: Any = 1.0
+            for atom in own.atoms:
+                some = some * (y[..., d] != atom)
+            total = total + float(np.log(scale)) * some
+        return total
 
 
 @dataclasses.dataclass(frozen=True)

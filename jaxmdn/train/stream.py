@@ -22,7 +22,15 @@ from jaxmdn.train.data import Rows, make_rows
 from jaxmdn.train.feed import END, Cutter, Feed, Source, as_rows
 from jaxmdn.train.fit import DEFAULT_OPTIMIZER, FitResult, check_model
 from jaxmdn.train.loop import Loop, Progress, Unit
-from jaxmdn.train.prepare import Map, input_map, on_host, standardized, start_from, target_map
+from jaxmdn.train.prepare import (
+    Map,
+    input_map,
+    mean_log_det,
+    on_host,
+    standardized,
+    start_from,
+    target_map,
+)
 from jaxmdn.train.program import (
     Carry,
     EpochResult,
@@ -237,7 +245,8 @@ def fit_stream(
         advance=advance,
         finish=finish,
         unit=Unit(
-            log_det=0.0 if y_map is None else y_map.log_det,
+            log_det=mean_log_det(y_map, model.head, sample),
+            valid_log_det=mean_log_det(y_map, model.head, held_out),
             own_loss=loss is not negative_log_likelihood,
             validated=held_out is not None,
         ),
