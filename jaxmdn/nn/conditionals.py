@@ -80,9 +80,8 @@ class AutoregressiveDensity(Density):
         log_scale = jnp.log(jnp.abs(scale))
         for d, own in enumerate(self.support):
             for atom in own.atoms:  # a probability, which has no unit
-                log_scale = jnp.where(
-                    z[..., d : d + 1] == atom, log_scale.at[..., d].set(0), log_scale
-                )
+                there = (z[..., d : d + 1] == atom) & (np.arange(self.event_dim) == d)
+                log_scale = jnp.where(there, 0, log_scale)
         return value - jnp.sum(log_scale, axis=-1)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:

@@ -652,3 +652,15 @@ def test_a_head_in_other_units_keeps_each_output_s_raw_numbers():
     assert model.head.columns.tolist() != AutoregressiveHead(heads).columns.tolist()
     after = model.network.raw(model.params, x, y)[:, model.head.columns]
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_change_of_unit_leaves_a_hurdle_s_zeros_their_probability():
+    heads, scale = [FactorizedHead("hurdle", 1), NormalHead(1)], np.array([10.0, 3.0])
+
+    @jax.jit
+    def change(x, y):
+        density = AutoregressiveMDN(1, heads, rngs=nnx.Rngs(0))(x)
+        return density.affine(jnp.zeros(2), scale).log_prob(y * scale) - density.log_prob(y)
+
+    found = change(np.ones((2, 1)), np.array([[0.0, 1.0], [2.0, 1.0]]))
+    np.testing.assert_allclose(found, [-np.log(3.0), -np.log(30.0)], rtol=1e-5)
