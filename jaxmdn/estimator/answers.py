@@ -1,7 +1,7 @@
 """Functions of the predicted densities, compiled for few sizes of a batch.
 
-Rows are cut into batches of at most ``LARGEST``, and each is filled up to a power of two, so that
-whatever the table's length one function compiles at most 14 programs.
+Rows are cut into batches of at most ``LARGEST``, and each is filled up (``train.padding``), so that
+whatever the table's length one function compiles at most ten programs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmdn
+from jaxmdn.train import padding
 from jaxmdn.train.predictor import Predictor
 from jaxmdn.typing import Array
 
@@ -36,8 +37,7 @@ def in_batches(function: str, predictor: Predictor, *rows: np.ndarray, **numbers
     for start in range(0, max(len(rows[0]), 1), LARGEST):
         batch = [array[start : start + LARGEST] for array in rows]
         count = len(batch[0])
-        size = 1 << max(count - 1, 0).bit_length()
-        filled = [np.resize(array, (size, *array.shape[1:])) for array in batch]
+        _, filled = padding.fill(batch)
         values = _evaluate(function, predictor, *filled, **numbers)
         parts.append(jax.tree.map(lambda value: np.asarray(value, np.float64)[:count], values))  # noqa: B023
     return jax.tree.map(lambda *own: np.concatenate(own), *parts)

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from jaxmdn import checks
 from jaxmdn.estimator.answers import in_batches
+from jaxmdn.train import padding
 from jaxmdn.train.ensemble import EnsembleResult
 from jaxmdn.train.predictor import Predictor
 
@@ -214,9 +215,8 @@ class Predictions:
         return found
 
     def _density(self, X: Any) -> Any:
-        x = self._checked(X)
-        size = 1 << max(len(x) - 1, 0).bit_length()
-        return self.result_.predict(x[np.arange(size) % max(len(x), 1)])[: len(x)]
+        count, x = padding.fill(self._checked(X))
+        return padding.cut(self.result_.predict(x), count)
 
     @property
     def _varying(self) -> np.ndarray:
