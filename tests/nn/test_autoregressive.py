@@ -660,7 +660,8 @@ def test_a_change_of_unit_leaves_a_hurdle_s_zeros_their_probability():
     @jax.jit
     def change(x, y):
         density = AutoregressiveMDN(1, heads, rngs=nnx.Rngs(0))(x)
-        return density.affine(jnp.zeros(2), scale).log_prob(y * scale) - density.log_prob(y)
+        moved = density.affine(jnp.zeros(2), jnp.asarray(scale))
+        return moved.log_prob(y * scale) - density.log_prob(y)
 
     found = change(np.ones((2, 1)), np.array([[0.0, 1.0], [2.0, 1.0]]))
     np.testing.assert_allclose(found, [-np.log(3.0), -np.log(30.0)], rtol=1e-5)
