@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test
 
 # The site. Nothing is executed: notebooks are shown as they are stored. Warnings are errors.
 docs: $(VENV)/.installed-docs
-	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	JAX_PLATFORMS=cpu $(BIN)/python -W ignore -m sphinx -q -W --keep-going docs docs/_build/html
 
 # A few tests of everything, compiled as users compile.
 test-optimised: $(VENV)/.installed-test
