@@ -20,7 +20,7 @@ from jaxmdn.components.base import Density, PerDimension, UndefinedError, others
 from jaxmdn.components.batch import spread
 from jaxmdn.components.declare import register
 from jaxmdn.components.support import Support
-from jaxmdn.typing import Array, Float, Key, Num
+from jaxmdn.typing import Array, Bool, Float, Key, Num
 
 
 @register

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmdn import numerics
 from jaxmdn.components import FullNormal, Independent, LowRankNormal
 from jaxmdn.mixture import Mixture
-from jaxmdn.typing import ArrayLike, Float
+from jaxmdn.typing import Array, ArrayLike, Float
 
 
 def has_scales(density: Any) -> bool:

@@ -28,7 +28,7 @@ from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
 from jaxmdn.train import Columns, EnsembleResult, FitResult, folders
 from jaxmdn.train.resume import jsonable
-from jaxmdn.train.standardize import from_config
+from jaxmdn.train.standardize import Standardizer, from_config
 
 # Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype. All are read.
 FORMAT = 2
