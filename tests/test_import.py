@@ -54,3 +54,13 @@ def test_import_is_cheap_and_loads_no_optional_package():
 
 def test_the_version_is_the_installed_one():
     assert jaxmdn.__version__ == importlib.metadata.version("jaxmdn")
+
+
+def test_the_folder_of_a_clone_is_not_taken_for_the_package(tmp_path):
+    """Python run beside a folder of that name, as in the parent of a clone."""
+    (tmp_path / "jaxmdn").mkdir()
+    code = "import jaxmdn; print(jaxmdn.__version__)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.stdout.strip() == jaxmdn.__version__, run.stderr

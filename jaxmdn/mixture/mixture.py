@@ -47,6 +47,14 @@ class Mixture(PerDimension, Density):
 
     event_ranks: ClassVar = {"logits": 1}
 
+    def __post_init__(self) -> None:
+        if isinstance(self.components, list | tuple):
+            raise TypeError(
+                f"Mixture: components must be one density with an axis of K components, got a "
+                f"{type(self.components).__name__} of {len(self.components)}; stack their "
+                f"parameters, or join densities of one family by jaxmdn.merge."
+            )
+
     def map_parameters(self, function: Callable[[Array, int], Array]) -> Mixture:
         return Mixture(
             logits=function(self.logits, 1),

@@ -238,6 +238,12 @@ def test_merge_errors(user_errors):
             jaxmdn.merge(mixtures, weights)
 
 
+def test_a_list_of_components_is_refused(user_errors):
+    parts = [jaxmdn.components.Normal(loc=jnp.zeros(1), scale=jnp.ones(1))] * 2
+    with pytest.raises(TypeError, match=r"Mixture: components must be one density .* list of 2"):
+        jaxmdn.Mixture(logits=jnp.zeros(2), components=parts)
+
+
 def test_merge_of_different_dtypes_and_weights_with_their_own_batch():
     """Members without a batch axis, pooled by weights per row: NumPy's average of densities."""
     rng = np.random.default_rng(11)
