@@ -156,7 +156,8 @@ def test_marginals_and_conditionals_of_every_subset():
 
 def test_samples_have_the_joint_distribution():
     head = mixed_head()
-    mixture = head(jnp.asarray(1.5 * RNG.normal(size=head.num_outputs)))
+    # Not wider: a gamma of concentration 0.05 has a kurtosis of 120.
+    mixture = head(jnp.asarray(0.5 * RNG.normal(size=head.num_outputs)))
     draws = np.asarray(jaxmdn.sample(jax.random.key(0), mixture, 20_000))
     assert draws.shape == (20_000, 4)
     for d in range(4):
