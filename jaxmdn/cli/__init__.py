@@ -1,4 +1,4 @@
-"""The command line: ``jaxmdn demo``, ``fit``, ``predict``, ``export``, ``bench``."""
+"""The command line: ``jaxmdn demo``, ``fit``, ``predict``, ``report``, ``export``, ``bench``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxmdn._version import __version__
+from jaxmdn.cli import config
 from jaxmdn.cli.errors import UsageError
 
-COMMANDS = ("demo", "fit", "predict", "export", "bench")
+COMMANDS = ("demo", "fit", "predict", "report", "export", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = config.expand(parser, list(argv))
+    except UsageError as error:
+        print(f"jaxmdn {argv[0]}: {error}", file=sys.stderr)
+        return 2
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # one line, without the source location

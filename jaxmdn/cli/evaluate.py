@@ -13,8 +13,10 @@ import numpy as np
 
 from jaxmdn import calibration, scoring
 from jaxmdn.components import FullNormal
+from jaxmdn.heads import initializers
 from jaxmdn.inference import marginal
 from jaxmdn.mixture import Mixture
+from jaxmdn.train.standardize import to_unit
 
 LEVELS, HDR_LEVEL = (0.5, 0.9), 0.9
 PIT_TEST = "pit test p"
@@ -41,11 +43,25 @@ def linear_gaussian(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> Mixture:
     )
 
 
+def marginal_density(result: Any, y: np.ndarray, count: int) -> Any:
+    """The other baseline: the targets' own distribution, without inputs, for so many rows.
+
+    It is what ``fit`` starts from: the head's mixture with the moments (of classes and counts the
+    frequencies) of the targets ``y [N, D]`` to train on.
+    """
+    y_map, head = result.y_standardizer, result.model.head
+    z = jnp.asarray(y) if y_map is None else y_map(y)
+    raw = initializers.from_targets(jax.random.key(0), head, z)
+    density = head(jnp.broadcast_to(raw, (count, raw.shape[0])))
+    return density if y_map is None else to_unit(density, y_map)
+
+
 def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dict[str, Any]]:
     """One row per target: joint NLL (nats), CRPS (the target's unit), coverage, PIT test.
 
-    Coverage of the central intervals and of the 90 % highest-density region; the p-value is that of
-    the Kolmogorov-Smirnov test of the target's PIT.
+    Coverage of the central intervals and, where there is a density, of the 90 % highest-density
+    region; the p-value is that of the Kolmogorov-Smirnov test of the target's PIT, randomised where
+    its cdf jumps.
     """
     nll, crps, cover, densest, pit = jax.tree.map(np.asarray, _scores(density, jnp.asarray(y)))
     p_value = calibration.pit_test(jnp.asarray(pit)).p_value
@@ -56,7 +72,7 @@ def scores(model: str, density: Any, y: Any, targets: Sequence[str]) -> list[dic
             ("nll" if len(targets) == 1 else "joint nll"): float(nll),
             "crps": float(crps[d]),
             **{f"coverage_{level:.0%}": float(cover[i, d]) for i, level in enumerate(LEVELS)},
-            f"hdr_{HDR_LEVEL:.0%}": float(densest[d]),
+            **({f"hdr_{HDR_LEVEL:.0%}": float(densest[d])} if d in densest else {}),
             PIT_TEST: float(p_value[d]),
         }
         for d, target in enumerate(targets)
@@ -68,14 +84,40 @@ def _scores(density: Any, y: Any) -> tuple[Any, ...]:
     """Means over rows, and the PIT, as one program."""
     nll = jnp.mean(scoring.log_score(density, y))
     crps = jnp.mean(scoring.crps(density, y), axis=0)
-    densest = [
-        calibration.coverage(
+    densest = {
+        d: calibration.coverage(
             marginal(density, (d,)), y[:, d : d + 1], (HDR_LEVEL,), region="highest_density"
         )[0]
         for d in range(y.shape[-1])
-    ]
+        if not density.jumps[d]
+    }
     cover = calibration.coverage(density, y, LEVELS)
-    return nll, crps, cover, densest, calibration.pit(density, y)
+    return nll, crps, cover, densest, calibration.pit(density, y, key=jax.random.key(0))
+
+
+def class_scores(model: str, density: Any, label: Any, target: str) -> list[dict[str, Any]]:
+    """One row: NLL (nats), Brier score, share of right classes, and what was expected of it."""
+    label = np.asarray(label)[:, 0]
+    share = class_probabilities(density)  # [N, C]
+    right = np.take_along_axis(share, label[:, None], axis=1)[:, 0]
+    brier = 1 - 2 * right + (share**2).sum(axis=1)
+    return [
+        {
+            "model": model,
+            "target": target,
+            "nll": float(-np.mean(np.log(np.maximum(right, 1e-300)))),
+            "brier": float(brier.mean()),
+            "accuracy": float(np.mean(share.argmax(axis=1) == label)),
+            "expected": float(share.max(axis=1).mean()),
+        }
+    ]
+
+
+def class_probabilities(density: Any) -> np.ndarray:
+    """Probabilities of the classes ``0 .. C - 1``, ``[N, C]``, in float64."""
+    classes = np.arange(int(density.support[0].upper) + 1, dtype=np.int32)
+    values = jax.vmap(density.log_prob)(classes[:, None, None])  # [C, N]
+    return np.exp(np.asarray(values, np.float64)).T
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -88,7 +130,7 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
             [_number(value) if isinstance(value, float) else str(value) for value in values]
         )
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    numeric = [isinstance(rows[0].get(name, ""), float) for name in names]
+    numeric = [any(isinstance(row.get(name), float) for row in rows) for name in names]
     lines = []
     for line in cells:
         padded = [
@@ -104,9 +146,23 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
+CLASS_LEGEND = (
+    "nll in nats, brier score (lower is better); share of rows whose likeliest class was right, "
+    "and what the\nprobabilities made expect of it."
+)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON: no NaN, no infinity."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write strict JSON: no NaN, no infinity, null in their place."""
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strict(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [strict(part) for part in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    path.write_text(json.dumps(strict(content), indent=2, allow_nan=False) + "\n")
 
 
 def save_figure(figure: Any, path: Path) -> None:

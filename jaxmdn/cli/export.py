@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jaxmdn.cli.errors import UsageError, probability
+from jaxmdn.cli.trained import Trained, model_folder
 from jaxmdn.export import FORMATS, OUTPUTS, save
-from jaxmdn.train import checkpoint, folders
+from jaxmdn.train import checkpoint
 
 DEFAULT = ("parameters", "mean")
 
@@ -20,8 +20,8 @@ def add_parser(commands: Any) -> None:
         help="write a saved model as files that need no jaxmdn",
         description=(
             "Write a model as a program of JAX (jax), as arrays with a reader that needs NumPy "
-            "alone (numpy), or as an ONNX graph (onnx). Inputs are the table's numbers, then an "
-            "indicator for each category, in the order that is printed."
+            "alone (numpy), or as an ONNX graph (onnx). Inputs are the table's columns, in the "
+            "order that is printed; of categories jax and onnx take the number that is printed."
         ),
     )
     parser.add_argument("model", help="the folder that `jaxmdn fit` or jaxmdn.checkpoint wrote")
@@ -42,31 +42,38 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    folder = folders.find(Path(arguments.model))
-    if (folder / "model" / "config.json").is_file():  # the folder that `jaxmdn fit` wrote
-        folder = folder / "model"
-    result = checkpoint.load(folder)
+    folder = model_folder(arguments.model)
+    of_fit = "inputs" in checkpoint.load_notes(folder)
+    trained = Trained.load(arguments.model) if of_fit else None
+    result = checkpoint.load(folder) if trained is None else trained.result
     outputs = tuple(arguments.output or DEFAULT)
     levels = tuple(arguments.quantile)
     if levels and "quantiles" not in outputs:
         outputs = (*outputs, "quantiles")
     if "quantiles" in outputs and not levels:
         raise UsageError("--output quantiles needs their levels: --quantile 0.05 --quantile 0.95")
-    options: dict[str, Any] = {"quantiles": levels or (0.5,)}
     out = save(
         arguments.out,
         result,
         outputs=outputs,
+        quantiles=levels or (0.5,),
+        columns=None if trained is None else trained.columns,
         format=arguments.format,
         overwrite=arguments.overwrite,
-        **options,
     )
-    encoding = checkpoint.load_notes(folder).get("encoding")
-    if encoding is not None:
-        named = [
-            f"{name}={kind}" for name, all_ in encoding["categorical"].items() for kind in all_
-        ]
-        print(f"inputs  {', '.join([*encoding['numeric'], *named])}")
-        print(f"targets {', '.join(encoding['targets'])}")
+    if trained is not None:
+        print("\n".join(_inputs(trained)))
     for path in sorted(out.iterdir()):
         print(f"wrote   {path}")
+
+
+def _inputs(trained: Trained) -> list[str]:
+    """Lines that say what goes in, in order, and what comes out."""
+    lines = []
+    table = zip(trained.inputs.kinds.items(), trained.columns.categories, strict=True)
+    for (name, kind), known in table:
+        said = "" if kind == "number" else ": days since 1970-01-01"
+        if known:
+            said = ": " + ", ".join(f"{code} {label}" for code, label in enumerate(known))
+        lines.append(f"input   {name}{said}")
+    return [*lines, f"targets {', '.join(trained.targets.names)}"]

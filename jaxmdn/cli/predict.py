@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
-from jaxmdn.cli.errors import UsageError, probability
-from jaxmdn.cli.table import (
-    Encoding,
-    add_format,
-    read_table,
-    require_columns,
-    require_finite,
-    require_numeric,
-)
-from jaxmdn.inference import quantile
-from jaxmdn.mixture import mean, variance
-from jaxmdn.train import checkpoint, folders
+from jaxmdn.cli.errors import UsageError, positive_int, probability
+from jaxmdn.cli.evaluate import class_probabilities
+from jaxmdn.cli.inputs import require_columns
+from jaxmdn.cli.reading import Format, add_format, read_table
+from jaxmdn.cli.trained import Trained
+from jaxmdn.export.program import parameters
+from jaxmdn.inference import hdr_intervals, quantile
+from jaxmdn.mixture import mean, sample, variance
+
+DIGITS = "%.9g"  # what a 32-bit number holds
 
 
 def add_parser(commands: Any) -> None:
@@ -30,49 +30,81 @@ def add_parser(commands: Any) -> None:
         "predict",
         help="predict with a model that `jaxmdn fit` wrote",
         description=(
-            "Write, for each row of a CSV table, the mean and standard deviation of each target, "
-            "the quantiles asked for, and the log-density (nats) where the table holds the targets."
+            "Write, for each row of a table, the mean and standard deviation of each target (of "
+            "classes their probabilities), what else is asked for, and the log-density (nats) "
+            "where the table holds the targets. A row that lacks what no row lacked in training "
+            "has empty predictions."
         ),
     )
-    parser.add_argument("model", help="the folder that `jaxmdn fit` wrote")
-    parser.add_argument("file", help="CSV file with the input columns")
-    parser.add_argument("--out", help="CSV file to write (default: standard output)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", help="the folder that `jaxmdn fit` wrote")
+    add("file", help="CSV or Parquet file with the input columns")
+    add("--out", help="CSV file to write (default: standard output)")
+    add("--keep", action="append", default=[], metavar="COL", help="copy a column; repeatable")
+    add(
         "--quantile", type=probability, action="append", default=[], metavar="P",
-        help="also write this quantile, for example 0.95; repeatable",
+        help="also this quantile, for example 0.95; repeatable",
     )  # fmt: skip
-    add_format(parser.add_argument)
+    add(
+        "--interval", type=probability, action="append", default=[], metavar="LEVEL",
+        help="also the ends of this central interval; repeatable",
+    )  # fmt: skip
+    add(
+        "--region", type=probability, metavar="LEVEL",
+        help="also the intervals of this highest-density region, of a single real target",
+    )  # fmt: skip
+    add("--samples", type=positive_int, metavar="N", help="also N draws of each target")
+    add("--seed", type=int, default=0, help="of the draws")
+    add("--parameters", action="store_true", help="also the parameters of each row's mixture")
+    add_format(add, "default: as in fit")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    folder = folders.find(Path(arguments.model))
-    if (folder / "model" / "config.json").is_file():  # the folder that `jaxmdn fit` wrote
-        folder = folder / "model"
-    try:
-        result = checkpoint.load(folder)
-        encoding = Encoding(**checkpoint.load_notes(folder)["encoding"])
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from None
-    except (KeyError, TypeError):
-        raise UsageError(
-            f"{arguments.model} was not written by `jaxmdn fit`: it does not say how a table's "
-            f"columns become inputs. Load it in Python with jaxmdn.train.checkpoint.load."
-        ) from None
+    trained = Trained.load(arguments.model)
     if arguments.out is not None:
         out = Path(arguments.out)
         if out.resolve() == Path(arguments.file).resolve():
             raise UsageError(f"--out {out} is the table itself; choose another file.")
         if out.is_dir() or not out.absolute().parent.is_dir():
             raise UsageError(f"--out {out} cannot be written: name a file in an existing folder.")
-    frame = read_table(arguments.file, arguments.sep, arguments.decimal)
-    inputs = [*encoding.numeric, *encoding.categorical]
-    require_columns(frame, inputs, "input")
-    require_numeric(frame, encoding.numeric)
-    require_finite(frame, inputs, "Fill in or delete those rows.")
-    for name, categories in encoding.categorical.items():
-        unseen = sorted(set(frame[name].astype(str)) - set(categories))
+    if trained.targets.classes and (arguments.quantile or arguments.interval or arguments.region):
+        raise UsageError("classes have no order: no quantiles, intervals or regions of them.")
+    frame = read_table(arguments.file, Format.of(arguments, trained.form))
+    require_columns(frame, arguments.keep, "--keep")
+    require_columns(frame, trained.inputs.kinds, "input")
+    known = trained.is_known(frame)
+    _say_what_is_new(trained, frame, known)
+
+    density = trained.predict(frame)
+    names = trained.targets.names
+    found: dict[str, Any] = {}
+    for name, values in _answers(arguments, trained, density):
+        found[name] = np.where(known, values, np.nan)
+    if trained.targets.classes:
+        label = np.array(trained.targets.classes, object)[class_probabilities(density).argmax(1)]
+        found = {names[0]: np.where(known, label, ""), **found}
+    if all(target in frame.columns for target in names):
+        y = trained.targets.values(frame)
+        scored = known & np.isfinite(y).all(axis=1)  # a new table may lack some answers
+        filled = np.where(scored[:, None], y, y[scored][:1] if scored.any() else 0.0)
+        log_density = np.where(scored, trained.log_prob(frame, filled), np.nan)
+        found["log_probability" if density.discrete else "log_density"] = log_density
+    output = pd.concat([frame[arguments.keep], pd.DataFrame(found, index=frame.index)], axis=1)
+    text = output.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        Path(arguments.out).write_text(text)
+        print(f"{len(frame)} rows written to {arguments.out}")
+
+
+def _say_what_is_new(trained: Trained, frame: pd.DataFrame, known: np.ndarray) -> None:
+    """Notes on standard error: categories never met, gaps where there were none."""
+    columns = trained.columns
+    for number, name in enumerate(trained.inputs.kinds):
+        unseen = columns.unseen(frame[name], number)
         if unseen:
             shown = ", ".join(map(repr, unseen[:5]))
             print(
@@ -80,25 +112,62 @@ def run(arguments: argparse.Namespace) -> None:
                 f"none of its categories",
                 file=sys.stderr,
             )
-    x = encoding.inputs(frame)
-    density = result.predict(x)
-    means, deviations = np.asarray(mean(density)), np.sqrt(np.asarray(variance(density)))
-    quantiles = {p: np.asarray(quantile(density, p)) for p in arguments.quantile}
-    output = pd.DataFrame(index=frame.index)
-    for d, target in enumerate(encoding.targets):
-        output[f"{target}_mean"] = means[:, d]
-        output[f"{target}_sd"] = deviations[:, d]
-        for p, values in quantiles.items():
-            output[f"{target}_q{p:g}"] = values[:, d]
-    if all(target in frame.columns for target in encoding.targets):
-        require_numeric(frame, encoding.targets)
-        y = encoding.outputs(frame.apply(pd.to_numeric, errors="coerce"))
-        known = np.isfinite(y).all(axis=1)  # a new table may lack some answers
-        filled = np.where(known[:, None], y, 0.0)
-        output["log_density"] = np.where(known, np.asarray(result.log_prob(x, filled)), np.nan)
-    text = output.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    if arguments.out is None:
-        print(text, end="")
+        gaps = int(frame[name].isna().sum())
+        if gaps and not columns.gaps[number] and not columns.categories[number]:
+            print(
+                f"note: column {name!r} is empty in {gaps} row(s), but never was in training; "
+                f"nothing is predicted for them",
+                file=sys.stderr,
+            )
+
+
+def _answers(
+    arguments: argparse.Namespace, trained: Trained, density: Any
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names of columns and values ``[N]``."""
+    names = trained.targets.names
+    if trained.targets.classes:
+        shares = class_probabilities(density).T
+        for label, share in zip(trained.targets.classes, shares, strict=True):
+            yield f"{names[0]}={label}", share
     else:
-        Path(arguments.out).write_text(text)
-        print(f"{len(frame)} rows written to {arguments.out}")
+        means, deviations = np.asarray(mean(density)), np.sqrt(np.asarray(variance(density)))
+        levels = {f"q{p:g}": p for p in arguments.quantile}
+        for level in arguments.interval:
+            levels |= {
+                f"{level:g}_low": 0.5 - 0.5 * level, f"{level:g}_high": 0.5 + 0.5 * level
+            }  # fmt: skip
+        quantiles = {name: np.asarray(quantile(density, p)) for name, p in levels.items()}
+        for d, target in enumerate(names):
+            yield f"{target}_mean", means[:, d]
+            yield f"{target}_sd", deviations[:, d]
+            for name, values in quantiles.items():
+                yield f"{target}_{name}", values[:, d]
+    if arguments.region:
+        yield from _region(names, density, arguments.region)
+    if arguments.samples:
+        draws: Any = np.asarray(sample(jax.random.key(arguments.seed), density, arguments.samples))
+        if trained.targets.classes:
+            draws = np.array(trained.targets.classes, object)[draws.astype(int)]
+        for number, d in np.ndindex(len(draws), len(names)):
+            yield f"{names[d]}_draw{number + 1}", draws[number, :, d]
+    if arguments.parameters:
+        for name, leaf in parameters(density).items():
+            table = np.broadcast_to(leaf, (density.batch_shape[0], *leaf.shape[1:]))
+            for place in np.ndindex(table.shape[1:]):
+                yield "_".join([name, *(str(i + 1) for i in place)]), table[:, *place]
+
+
+def _region(names: list[str], density: Any, level: float) -> Iterator[tuple[str, np.ndarray]]:
+    if len(names) > 1 or density.discrete:
+        raise UsageError("--region is for a single target of real numbers; try --interval.")
+    region = hdr_intervals(density, level)
+    lower, upper = np.asarray(region.lower), np.asarray(region.upper)
+    used = np.isfinite(lower) & np.isfinite(upper)
+    order = np.argsort(np.where(used, lower, np.inf), axis=1, kind="stable")
+    for place in range(int(used.sum(axis=1).max())):
+        chosen = order[:, place, None]
+        own = np.take_along_axis(used, chosen, axis=1)[:, 0]
+        for end, values in (("low", lower), ("high", upper)):
+            picked = np.take_along_axis(values, chosen, axis=1)[:, 0]
+            yield f"{names[0]}_hdr{level:g}_{end}{place + 1}", np.where(own, picked, np.nan)

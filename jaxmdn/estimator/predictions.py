@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from jaxmdn import checks
 from jaxmdn.estimator.answers import in_batches
-from jaxmdn.train import padding
 from jaxmdn.train.ensemble import EnsembleResult
 from jaxmdn.train.predictor import Predictor
 
@@ -215,8 +214,7 @@ class Predictions:
         return found
 
     def _density(self, X: Any) -> Any:
-        count, x = padding.fill(self._checked(X))
-        return padding.cut(self.result_.predict(x), count)
+        return self.result_.predict(self._checked(X))
 
     @property
     def _varying(self) -> np.ndarray:

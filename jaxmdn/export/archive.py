@@ -8,7 +8,8 @@ arrays one after the other, row by row, little-endian. Parameters are stored bit
 ``.kernel [F, M, E]``, ``.bias [F, E]``, ``output.linear.kernel``, ``.bias``. Of an ensemble all
 have two axes more in front, ``[A, G]``: kind, network.
 
-``description.json`` holds what else there is: ``columns`` (medians and which had gaps),
+``description.json`` holds what else there is: ``columns`` (names, medians, which had gaps,
+categories),
 ``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head`` and, of an
 ensemble, ``temperature`` and ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
 kind, outputs, unit and shape of each block, row by row; a positive number is ``min_scale`` plus the
@@ -30,26 +31,30 @@ import numpy as np
 from flax import nnx
 
 from jaxmdn.export import reader
-from jaxmdn.export.program import num_inputs
+from jaxmdn.export.program import columns_of, num_inputs
 from jaxmdn.heads import FactorizedHead, NormalHead, to_config
 from jaxmdn.heads.links import to_config as link_config
 from jaxmdn.nn import MDN
-from jaxmdn.train import EnsembleResult
+from jaxmdn.train import Columns, EnsembleResult
 
 DTYPES = {"float32": "F32", "float64": "F64"}
 
 
 def write(
-    folder: Path, result: Any, outputs: tuple[str, ...], levels: tuple[float, ...]
+    folder: Path,
+    result: Any,
+    outputs: tuple[str, ...],
+    levels: tuple[float, ...],
+    columns: Columns | None,
 ) -> dict[str, Any]:
     """Write arrays and reader; return the description."""
-    described, arrays = describe(result)
+    described, arrays = describe(result, columns)
     write_safetensors(folder / "arrays.safetensors", arrays)
     shutil.copyfile(reader.__file__, folder / "reader.py")
     return described
 
 
-def describe(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def describe(result: Any, columns: Columns | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All that a result computes with, as JSON and arrays by name."""
     model = result.model
     plain = type(model) is MDN and model.describable
@@ -59,14 +64,15 @@ def describe(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "export.save: this format holds a jaxmdn.nn.MDN of jaxmdn's own layers that computes "
             "in float32; use format='jax' for other trunks, activations and dtypes."
         )
-    ensemble = isinstance(result, EnsembleResult)
+    ensemble, columns = isinstance(result, EnsembleResult), columns_of(result, columns)
     state = result.networks if ensemble else nnx.state(model)
     arrays = {
         ".".join(map(str, path)): np.asarray(variable.get_raw_value())
         for path, variable in nnx.to_flat_state(nnx.filter_state(state, nnx.Param))
     }
     described: dict[str, Any] = {
-        "num_inputs": num_inputs(result),
+        "num_inputs": num_inputs(result, columns),
+        "columns": None if columns is None else columns.to_config(),
         "network": network,
         "head": {**to_config(model.head), **_blocks(model.head)},
         "standardizers": {
@@ -75,7 +81,6 @@ def describe(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         },
     }
     if ensemble:
-        described["columns"] = result.columns.to_config()
         values = jax.device_get(vars(result.temperature))
         described["temperature"] = {
             name: np.asarray(value, np.float64).tolist() for name, value in values.items()

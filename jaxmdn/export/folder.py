@@ -16,7 +16,7 @@ from jaxmdn import checks
 from jaxmdn._version import __version__
 from jaxmdn.export import archive, onnx_graph, program
 from jaxmdn.export.program import OUTPUTS
-from jaxmdn.train import EnsembleResult, FitResult, folders
+from jaxmdn.train import Columns, EnsembleResult, FitResult, folders
 
 FORMATS: dict[str, Any] = {
     "jax": program.write,
@@ -31,23 +31,29 @@ def save(
     *,
     outputs: Sequence[str] = ("parameters", "mean", "quantiles"),
     quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
+    columns: Columns | None = None,
     format: str = "jax",
     overwrite: bool = False,
 ) -> Path:
     """Write a trained density as a folder that needs no jaxmdn to be read.
 
     Inputs go in as a float32 table ``[N, F]``, as in ``fit``; densities come out in the target's
-    unit: the standardisers are inside, and an ensemble's calibration and filling of gaps.
+    unit: the standardisers are inside, and an ensemble's calibration and filling of gaps. Of a
+    category ``"jax"`` and ``"onnx"`` take its place among ``columns.categories`` of
+    ``description.json``, -1 for any other (:meth:`jaxmdn.train.Columns.codes`), the reader of
+    ``"numpy"`` the category itself.
 
     Args:
       path: the folder.
-      result: what ``fit`` or ``fit_ensemble`` returned, of inputs that are one table of numbers.
+      result: what ``fit`` or ``fit_ensemble`` returned, of inputs that are one table.
       outputs: of ``"jax"`` and ``"onnx"``: ``"parameters"`` (``weights [N, K]``, and those of the
         components, such as ``components.loc [N, K, D]``), ``"mean"`` and ``"std"`` ``[N, D]``,
         ``"quantiles"`` ``[Q, N, D]`` and ``"cdf"`` ``[N, D]`` (not ``"onnx"``), ``"log_prob"``
         ``[N]``; with ``"log_prob"`` or ``"cdf"`` the program takes targets ``[N, D]``, too. The
         reader of ``"numpy"`` always gives all.
       quantiles: their levels ``[Q]``.
+      columns: what a single network's rows were prepared with, so that the table goes in as it was
+        before; an ensemble has its own.
       format: ``"jax"``, ``"numpy"`` or ``"onnx"``.
       overwrite: replace a folder that an earlier call wrote.
 
@@ -99,7 +105,7 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        found = FORMATS[format](scratch, result, tuple(outputs), tuple(levels.tolist()))
+        found = FORMATS[format](scratch, result, tuple(outputs), tuple(levels.tolist()), columns)
         head = {"format": format, "version": 1, "jaxmdn": __version__}
         text = json.dumps({**head, **found}, indent=1, allow_nan=False)
         (scratch / "description.json").write_text(text)

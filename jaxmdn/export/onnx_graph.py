@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmdn.export import archive
 from jaxmdn.heads import NormalHead
-from jaxmdn.train import EnsembleResult
+from jaxmdn.train import Columns, EnsembleResult
 
 OPSET = 17
 KNOWN = ("parameters", "mean", "std", "log_prob")
@@ -96,7 +96,11 @@ class Graph:
 
 
 def write(
-    folder: Path, result: Any, outputs: tuple[str, ...], levels: tuple[float, ...]
+    folder: Path,
+    result: Any,
+    outputs: tuple[str, ...],
+    levels: tuple[float, ...],
+    columns: Columns | None,
 ) -> dict[str, Any]:
     """Write ``model.onnx``; return what the description says of it."""
     try:
@@ -118,7 +122,7 @@ def write(
             f"export.save: format 'onnx' has the outputs {KNOWN}, got {beyond[0]!r}; quantiles "
             f"follow from the parameters, or use format='jax'."
         )
-    described, arrays = archive.describe(result)
+    described, arrays = archive.describe(result, columns)
     graph, own = Graph(onnx), described["head"]
     raw = _network(graph, described, arrays)
     K, D = head.num_components, head.event_dim
@@ -155,12 +159,13 @@ def write(
     )
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, folder / "model.onnx")
-    return {"opset": OPSET, "inputs": list(inputs), "outputs": found}
+    found_columns = described["columns"]
+    return {"opset": OPSET, "inputs": list(inputs), "outputs": found, "columns": found_columns}
 
 
 def _network(graph: Graph, described: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     """From ``x`` to raw outputs."""
-    network, x = described["network"], "x"
+    network, x = described["network"], _spread(graph, described["columns"])
     if described["standardizers"]["x"] is not None:
         shift, scale = described["standardizers"]["x"]
         x = graph.add("Div", graph.add("Sub", x, shift), scale)
@@ -180,6 +185,24 @@ def _network(graph: Graph, described: dict[str, Any], arrays: dict[str, np.ndarr
         x = graph.activation(network["activation"], graph.add("Gemm", x, kernel, bias))
     kernel, bias = arrays["output.linear.kernel"], arrays["output.linear.bias"]
     return graph.add("Gemm", x, kernel, bias)
+
+
+def _spread(graph: Graph, columns: dict[str, Any] | None) -> str:
+    """``x`` with gaps filled and marked and categories as indicators (``Columns.spread``)."""
+    if columns is None or not (any(columns["gaps"]) or any(columns["categories"])):
+        return "x"
+    parts: list[str] = []
+    table = zip(columns["medians"], columns["gaps"], columns["categories"], strict=True)
+    for number, (median, gap, known) in enumerate(table):
+        own = graph.cut("x", number, number + 1)
+        missing = graph.add("IsNaN", own)
+        if known:
+            codes = np.arange(len(known), dtype=np.float32)[None]
+            parts.append(graph.add("Cast", graph.add("Equal", own, codes), to=1))  # to float32
+        else:
+            parts.append(graph.add("Where", missing, median, own) if gap else own)
+        parts += [graph.add("Cast", missing, to=1)] if gap else []
+    return graph.add("Concat", *parts, axis=1)
 
 
 def waves_shape(kernel: np.ndarray) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxmdn
 from jaxmdn.mixture import Mixture
-from jaxmdn.train import EnsembleResult, FitResult, Standardizer
+from jaxmdn.train import Columns, EnsembleResult, FitResult, Standardizer
 from jaxmdn.train.predictor import Predictor
 from jaxmdn.train.standardize import to_unit
 from jaxmdn.typing import Array
@@ -22,16 +22,24 @@ OF_TARGETS = ("log_prob", "cdf")
 PLATFORMS = ("cpu", "cuda")
 
 
-def num_inputs(result: Any) -> int:
-    """How many numbers a row of the table holds; refuses what is no table of numbers."""
+def columns_of(result: Any, columns: Columns | None) -> Columns | None:
+    """What becomes of the table's columns; refuses what does not fit the network."""
     if isinstance(result, EnsembleResult):
-        named = [i for i, kinds in enumerate(result.columns.categories) if kinds]
-        if named:
+        return result.columns
+    if columns is not None:
+        own, taken = len(columns.sources), num_inputs(result, None)
+        if own != taken:
             raise ValueError(
-                f"export.save: column {named[0]} of the inputs holds categories, but an exported "
-                f"program takes numbers; encode them before training (one-hot, for instance)."
+                f"export.save: columns makes {own} numbers of a row, the network takes {taken}; "
+                f"pass the Columns that its rows were prepared with."
             )
-        return len(result.columns.medians)
+    return columns
+
+
+def num_inputs(result: Any, columns: Columns | None) -> int:
+    """How many numbers a row of the table holds; refuses what is no table of numbers."""
+    if columns is not None:
+        return len(columns.medians)
     if isinstance(result.x_standardizer, Standardizer):
         return len(result.x_standardizer.shift)
     arguments = dict(getattr(result.model, "arguments", None) or {})
@@ -43,16 +51,9 @@ def num_inputs(result: Any) -> int:
     return int(arguments["in_features"])
 
 
-def input_map(result: Any, x: Array) -> Array:
-    """Inputs ``[N, F]`` as the networks take them: gaps filled and marked, standardised."""
-    if isinstance(result, EnsembleResult):
-        parts = []
-        columns = zip(result.columns.medians, result.columns.gaps, strict=True)
-        for number, (median, gap) in enumerate(columns):
-            missing = jnp.isnan(x[:, number])
-            parts.append(jnp.where(missing, median, x[:, number]) if gap else x[:, number])
-            parts += [missing.astype(x.dtype)] if gap else []
-        x = jnp.stack(parts, axis=1)
+def input_map(result: Any, columns: Columns | None, x: Array) -> Array:
+    """Inputs ``[N, F]`` as the networks take them: gaps, categories, standardised."""
+    x = x if columns is None else columns.spread(x)
     if result.x_standardizer is None:
         return x
     shift, scale = result.x_standardizer.shift, result.x_standardizer.scale
@@ -60,10 +61,14 @@ def input_map(result: Any, x: Array) -> Array:
 
 
 def make_program(
-    result: FitResult | EnsembleResult, outputs: tuple[str, ...], levels: tuple[float, ...]
+    result: FitResult | EnsembleResult,
+    outputs: tuple[str, ...],
+    levels: tuple[float, ...],
+    columns: Columns | None = None,
 ) -> Callable[..., dict[str, Array]]:
     """``f(x)``, or ``f(x, y)`` where an output is one of targets: a flat dictionary of arrays."""
     predictor, y_map = Predictor.of(result), result.y_standardizer
+    columns = columns_of(result, columns)
 
     def answer(density: Any, output: str, y: Any) -> dict[str, Array]:
         if output == "parameters":
@@ -77,7 +82,7 @@ def make_program(
         return {output: getattr(jaxmdn, output)(density, *rows)}
 
     def program(x: Array, *y: Array) -> dict[str, Array]:
-        density = predictor(input_map(result, x))
+        density = predictor(input_map(result, columns, x))
         if y_map is not None:
             density = to_unit(density, y_map)
         found = [answer(density, output, *(y or (None,))) for output in outputs]
@@ -99,10 +104,15 @@ def parameters(density: Any) -> dict[str, Array]:
 
 
 def write(
-    folder: Path, result: Any, outputs: tuple[str, ...], levels: tuple[float, ...]
+    folder: Path,
+    result: Any,
+    outputs: tuple[str, ...],
+    levels: tuple[float, ...],
+    columns: Columns | None,
 ) -> dict[str, Any]:
     """Write ``program.jax``; return what the description says of it."""
-    function, width = make_program(result, outputs, levels), num_inputs(result)
+    columns = columns_of(result, columns)
+    function, width = make_program(result, outputs, levels, columns), num_inputs(result, columns)
     (rows,) = jax.export.symbolic_shape("rows")
     arguments = {"x": jax.ShapeDtypeStruct((rows, width), jnp.float32)}
     if set(outputs) & set(OF_TARGETS):
@@ -127,4 +137,5 @@ def write(
         "inputs": said(arguments),
         "outputs": said(shapes),
         "quantiles": list(levels),
+        "columns": None if columns is None else columns.to_config(),
     }

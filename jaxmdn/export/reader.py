@@ -4,8 +4,9 @@
     model = load("folder")
     model.mean(x), model.quantile(x, 0.95), model.log_prob(x, y)
 
-Inputs ``x [N, F]`` (NaN where a gap was allowed), targets ``y [N, D]``; everything is float64 and
-in the units of the data. ``model.mixture(x)`` holds ``weights [N, K]``, ``loc`` and ``scale``
+Inputs ``x [N, F]`` (NaN where a gap was allowed) or a table of the training's columns (of pandas,
+or a dictionary of them), with categories as they were; targets ``y [N, D]``; everything is float64
+and in the units of the data. ``model.mixture(x)`` holds ``weights [N, K]``, ``loc`` and ``scale``
 ``[N, K, D]`` and what else the families have.
 """
 
@@ -45,18 +46,27 @@ class Density:
 
     def inputs(self, x):
         """Gaps filled and marked, standardised: ``[N, E]``."""
-        x, width = np.asarray(x, np.float64), self.description["num_inputs"]
-        if x.ndim != 2 or x.shape[1] != width:
-            raise ValueError(f"x must have shape [N, {width}], got {list(x.shape)}.")
-        columns = self.description.get("columns")
+        columns, width = self.description["columns"], self.description["num_inputs"]
         if columns is not None:
-            parts = []
-            for value, median, gap in zip(x.T, columns["medians"], columns["gaps"], strict=True):
-                missing = np.isnan(value)
-                parts += [np.where(missing, median, value), missing] if gap else [value]
-            x = np.stack(parts, axis=1)
+            x = [spread(*part) for part in self._parts(x, columns, width)]
+            x = np.concatenate(x, axis=1)
+        else:
+            x = np.asarray(x, np.float64)
+            if x.ndim != 2 or x.shape[1] != width:
+                raise ValueError(f"x must have shape [N, {width}], got {list(x.shape)}.")
         shift, scale = self.description["standardizers"]["x"] or (0.0, 1.0)
         return (x - np.array(shift)) / np.array(scale)
+
+    def _parts(self, x, columns, width):
+        """Each column with its median, whether it had gaps, and its categories."""
+        if columns["names"] is not None and (hasattr(x, "columns") or isinstance(x, dict)):
+            own = [x[name] for name in columns["names"]]
+        else:
+            own = np.asarray(x, object)
+            if own.ndim != 2 or own.shape[1] != width:
+                raise ValueError(f"x must have shape [N, {width}], got {list(own.shape)}.")
+            own = own.T
+        return zip(own, columns["medians"], columns["gaps"], columns["categories"], strict=True)
 
     def raw(self, x):
         """Raw outputs of every network: ``[N, P]``, of an ensemble ``[A, G, N, P]``."""
@@ -196,6 +206,29 @@ class Density:
             own = group["outputs"]
             out[..., own] = function(group["family"], *(a[..., own] for a in arrays))
         return out
+
+
+def spread(column, median, gap, categories):
+    """A column of the table as numbers, ``[N, E]``."""
+    if categories:
+        labels = np.array([label(value) for value in column], object)
+        parts = [labels == category for category in categories]
+        missing = labels == ""
+    else:
+        value = np.array([np.nan if own is None else own for own in column], np.float64)
+        missing = np.isnan(value)
+        parts = [np.where(missing, median, value) if gap else value]
+    return np.stack([*parts, *([missing] if gap else [])], axis=1).astype(np.float64)
+
+
+def label(value):
+    """A category as text, the same for 3, 3.0 and "3"; "" for one that is missing."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
+        return ""
+    number = isinstance(value, (int, float, np.number, np.bool_))
+    return str(int(value)) if number and float(value).is_integer() else str(value)
 
 
 def link(config, raw):

@@ -7,6 +7,7 @@ picture tells two things apart by colour alone.
 
 from jaxmdn.plots.calibration import pit_histogram, reliability_curve
 from jaxmdn.plots.densities import conditional_density, contours, density, fan_chart
+from jaxmdn.plots.discrete import probabilities
 from jaxmdn.plots.predictions import predicted_against_actual
 from jaxmdn.plots.style import BLACK, BLUE, GREEN, ORANGE, PALETTE
 from jaxmdn.plots.training import component_usage, training_curve
@@ -24,6 +25,7 @@ __all__ = [
     "fan_chart",
     "pit_histogram",
     "predicted_against_actual",
+    "probabilities",
     "reliability_curve",
     "training_curve",
 ]

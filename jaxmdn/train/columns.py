@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn.train.data import as_arrays
@@ -105,22 +107,47 @@ class Columns:
                 shape = list(np.shape(x))
                 raise ValueError(f"{function}: x must have shape [N, {width}], got {shape}.")
             return x
+        return self.spread(self.codes(x, function=function)).astype(np.float64)
+
+    def codes(self, x: Any, *, function: str = "Columns.codes") -> np.ndarray:
+        """The table as numbers, ``[N, F]`` in float64: what exported programs take.
+
+        Of a category its place in ``categories``, -1 for one that was never met; NaN what is
+        missing. Columns are taken in the order of ``x``; ``__call__`` finds them by name.
+        """
         parts = _split(function, x)
-        if len(parts) != width:
-            raise ValueError(f"{function}: x must have {width} columns, got {len(parts)}.")
-        out: list[np.ndarray] = []
-        for number, (part, gap) in enumerate(zip(parts, self.gaps, strict=True)):
-            if self.categories[number]:
-                labels = np.array([_label(value) for value in np.asarray(part)])
-                missing = labels == ""
-                out += [labels == category for category in self.categories[number]]
+        if len(parts) != len(self.medians):
+            raise ValueError(
+                f"{function}: x must have {len(self.medians)} columns, got {len(parts)}."
+            )
+        out = np.empty((len(parts[0]) if parts else 0, len(parts)))
+        for number, (part, known) in enumerate(zip(parts, self.categories, strict=True)):
+            if known:
+                place = {label: float(code) for code, label in enumerate(known)} | {"": np.nan}
+                out[:, number] = [place.get(_label(value), -1.0) for value in np.asarray(part)]
             else:
-                values = _numbers(function, part, number, self.names)
-                missing = np.isnan(values) & gap
-                out.append(np.where(missing, self.medians[number], values))
+                out[:, number] = _numbers(function, part, number, self.names)
+        return out
+
+    def spread(self, codes: Any) -> Any:
+        """Gaps filled and marked, categories as indicators: ``[N, F] -> [N, E]``, of JAX too."""
+        xp, out = (jnp if isinstance(codes, jax.Array) else np), []
+        table = zip(self.medians, self.gaps, self.categories, strict=True)
+        for number, (median, gap, known) in enumerate(table):
+            own = codes[:, number]
+            missing = xp.isnan(own)
+            if known:
+                out += [own == code for code in range(len(known))]
+            else:
+                out.append(xp.where(missing, median, own) if gap else own)
             if gap:
                 out.append(missing)
-        return np.stack(out, axis=1).astype(np.float64)
+        return xp.stack([part.astype(codes.dtype) for part in out], axis=1)
+
+    def unseen(self, part: Any, number: int) -> list[str]:
+        """The values of a table's column that its categories do not know; of numbers none."""
+        known = self.categories[number]
+        return sorted({_label(value) for value in np.asarray(part)} - {*known, ""}) if known else []
 
     @property
     def changes(self) -> bool:

@@ -25,6 +25,7 @@ from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head, in_units
 from jaxmdn.mixture import Labeled, log_prob
 from jaxmdn.mixture.sampling import Estimate
+from jaxmdn.train import padding
 from jaxmdn.train.columns import Columns
 from jaxmdn.train.data import Rows, as_arrays, make_rows
 from jaxmdn.train.folds import assign_folds
@@ -95,17 +96,24 @@ class EnsembleResult:
         return int(arms * each)
 
     def predict(self, x: Any) -> Any:
-        """The predictive density of each row of ``x [N, F]``, in the target's own unit."""
-        arms = densities(self.graphdef, self.networks, self._inputs("predict", x))
-        return _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
+        """The predictive density of each row of ``x [N, F]``, in the target's own unit.
+
+        Up to 16,384 rows are filled up to a power of two, so that tables of all lengths share 11
+        compiled programs.
+        """
+        count, inputs = self._filled("predict", x)
+        arms = densities(self.graphdef, self.networks, inputs)
+        density = _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
+        return padding.cut(density, count)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
         """Log-density of each row, ``[N]``, nats, in the target's own unit."""
         if len(x) != len(y):
             raise ValueError(f"log_prob: x has {len(x)} rows, y {len(y)}; pass as many of both.")
-        return self._log_prob(self._inputs("log_prob", x), as_arrays("log_prob", y, "y"))
+        count, inputs, y = self._filled("log_prob", x, as_arrays("log_prob", y, "y"))
+        return padding.cut(self._log_prob(inputs, y), count)
 
-    def _log_prob(self, inputs: Array, y: Any) -> Float[Array, "N"]:
+    def _log_prob(self, inputs: Any, y: Any) -> Float[Array, "N"]:
         arms = densities(self.graphdef, self.networks, inputs)
         density = apply_temperature(self.temperature, arms, floor=self.floor)
         y_map = self.y_standardizer
@@ -123,10 +131,9 @@ class EnsembleResult:
         References:
           Depeweg et al. (2018), Decomposition of uncertainty in Bayesian deep learning, eq. 10.
         """
-        x = self._inputs("uncertainty", x)
-        means, variances = map(
-            np.asarray, moments(self.graphdef, self.networks, x, self.temperature, self.floor)
-        )
+        count, x = self._filled("uncertainty", x)
+        found = moments(self.graphdef, self.networks, x, self.temperature, self.floor)
+        means, variances = (np.asarray(part)[:, :, :count] for part in found)
         share = np.asarray(self.temperature.weights)[:, None, None, None] / means.shape[1]
         mean = np.sum(share * means, axis=(0, 1))
         aleatoric = np.sum(share * variances, axis=(0, 1))
@@ -160,6 +167,11 @@ class EnsembleResult:
     def _inputs(self, function: str, x: Any) -> Array:
         """Standardised, ``[N, E]``."""
         return self.x_standardizer(self.columns(x, function=function))
+
+    def _filled(self, function: str, x: Any, *others: Any) -> tuple[Any, ...]:
+        """N, and standardised inputs and what else there is, filled up to a power of two rows."""
+        count, filled = padding.fill((self.columns(x, function=function), *others))
+        return count, self.x_standardizer(filled[0]), *filled[1:]
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -1,6 +1,7 @@
 """Exported files against the densities that they were made of."""
 
 import concurrent.futures
+import copy
 import json
 import os
 import pathlib
@@ -12,8 +13,10 @@ import time
 import httpx
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import safetensors.numpy
 from flax import nnx
@@ -53,10 +56,15 @@ def built(head, **options):
 
 @pytest.fixture(scope="module")
 def ensemble():
+    """Of a table with gaps and categories, asked about a category that it never met, too."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         x, y = table(1)
-        x = np.where(np.arange(x.size).reshape(x.shape) % 11 == 3, np.nan, x)
-        return train.fit_ensemble(x, y, recipe=RECIPE, progress=False), x, y
+        frame = pd.DataFrame(x[:, :2], columns=["a", "b"])
+        frame["kind"] = np.array(["u", "v", None, "w"], object)[np.arange(60) % 4]
+        frame.loc[::11, "a"] = np.nan
+        result = train.fit_ensemble(frame, y, recipe=RECIPE, progress=False)
+        frame.loc[5, "kind"] = "x"
+        return result, frame, y
 
 
 @jax.jit
@@ -102,8 +110,8 @@ np.savez(sys.argv[4], **found)
 
 
 def test_jax_program_of_an_ensemble_runs_without_jaxmdn(ensemble, tmp_path, user_errors):
-    result, x, y = ensemble
-    x = x.astype(np.float32)
+    result, frame, y = ensemble
+    x = result.columns.codes(frame).astype(np.float32)
     folder = export.save(
         tmp_path / "out", result, outputs=export.OUTPUTS, quantiles=LEVELS, format="jax"
     )
@@ -113,19 +121,59 @@ def test_jax_program_of_an_ensemble_runs_without_jaxmdn(ensemble, tmp_path, user
     command = [sys.executable, "-c", RUN, str(folder), *map(str, names)]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found, wanted = load(names[2]), expected(result, x, y)
+    found, wanted = load(names[2]), expected(result, frame, y)
     for name in ("mean", "std", "quantiles", "log_prob", "cdf", "weights"):
         assert_close(found[name], wanted[name], 1e-5)
     described = json.loads((folder / "description.json").read_text())
     assert described["inputs"] == {"x": ["float32", "rows", "3"], "y": ["float32", "rows", "1"]}
     assert described["outputs"]["quantiles"] == ["float32", "3", "rows", "1"]
+    assert described["columns"]["categories"][2] == ["u", "v", "w"]
+
+
+def test_ensembles_travel_with_their_categories(ensemble, tmp_path):
+    result, frame, _ = ensemble
+    joblib.dump(result, tmp_path / "ensemble.joblib")
+    wanted = result.predict(frame)
+    for other in (joblib.load(tmp_path / "ensemble.joblib"), copy.deepcopy(result)):
+        assert other.columns.to_config() == result.columns.to_config()
+        for leaf, own in zip(*map(jax.tree.leaves, (other.predict(frame), wanted)), strict=True):
+            np.testing.assert_array_equal(leaf, own)
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_a_single_network_with_its_columns(format, tmp_path, user_errors):
+    """A gap, and a category that was never met: the table goes in as before the preparation."""
+    x, _ = table(1)
+    frame = pd.DataFrame({"a": x[:, 0], "kind": np.array(["u", None], object)[np.arange(60) % 2]})
+    frame.loc[::5, "a"] = np.nan
+    columns = train.Columns.fit(frame.assign(kind="u"))
+    result, *_ = built(NormalHead(2))
+    frame.loc[0, "kind"] = "w"
+    folder = export.save(
+        tmp_path / "out", result, outputs=("mean",), columns=columns, format=format
+    )
+    wanted = np.asarray(jaxmdn.mean(result.predict(columns(frame))))
+    codes = columns.codes(frame).astype(np.float32)
+    if format == "numpy":
+        model = export.archive.reader.load(folder)
+        assert_close(model.mean({name: list(frame[name]) for name in frame}), wanted, 1e-5)
+        assert_close(model.mean(frame.to_numpy()), wanted, 1e-5)
+    elif format == "onnx":
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        assert_close(session.run(None, {"x": codes})[0], wanted, 1e-5)
+    else:
+        program = jax.export.deserialize(bytearray((folder / "program.jax").read_bytes()))
+        assert_close(np.asarray(program.call(codes)["mean"]), wanted, 1e-5)
+    if format == "numpy":
+        with pytest.raises(ValueError, match="columns makes 2 numbers of a row, the network takes"):
+            export.save(tmp_path / "no", result, columns=train.Columns.fit(x[:, :2]))
 
 
 READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, reader
-x, y = (np.load(name).astype(float) for name in sys.argv[2:4])
+x, y = (np.load(name, allow_pickle=True) for name in sys.argv[2:4])
 model = reader.load(sys.argv[1])
 quantiles = [model.quantile(x, p) for p in (0.05, 0.5, 0.95)]
 assert not {"jax", "jaxmdn", "scipy", "flax"} & set(sys.modules)

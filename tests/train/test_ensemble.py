@@ -228,6 +228,21 @@ def test_loaded_as_it_was_saved(fitted, tmp_path):
         np.testing.assert_array_equal(loaded.history[name], values)
 
 
+def test_tables_of_any_length_share_programs(fitted):
+    """And give the rows' own densities, whatever fills the table up."""
+    result, x, y = fitted
+    whole = result.log_prob(x, y)
+    parts = result.uncertainty(x)
+    before = run_module.densities._cache_size(), run_module.moments._cache_size()
+    for size in (1, 2, 5, 11, 16):
+        density = result.predict(x[:size])
+        assert density.batch_shape == (size,)
+        np.testing.assert_allclose(result.log_prob(x[:size], y[:size]), whole[:size], atol=1e-4)
+        np.testing.assert_allclose(result.uncertainty(x[:size])[0], parts[0][:size], rtol=1e-4)
+    after = run_module.densities._cache_size(), run_module.moments._cache_size()
+    assert after == (before[0] + 1, before[1] + 1)  # of 16 rows
+
+
 def test_copies_predict_the_same(fitted):
     result, x, y = fitted
     for other in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
