@@ -27,7 +27,12 @@ from jaxmdn.calibration.recalibration import (
     recalibrated_quantile,
 )
 from jaxmdn.calibration.stacking import stacking_weights
-from jaxmdn.calibration.temperature import Temperature, apply_temperature, fit_temperature
+from jaxmdn.calibration.temperature import (
+    Temperature,
+    apply_temperature,
+    fit_scale_factor,
+    fit_temperature,
+)
 from jaxmdn.calibration.uniform import PitTest, pit, pit_test, rosenblatt
 
 __all__ = [
@@ -41,6 +46,7 @@ __all__ = [
     "conformal_hdr",
     "conformal_interval",
     "coverage",
+    "fit_scale_factor",
     "fit_temperature",
     "pit",
     "pit_test",

@@ -181,6 +181,68 @@ def fit_temperature(
     return build(_climb(log_prob, share, 1 / (rows * deviations**2)))
 
 
+# Logarithms of the factors that are tried; a parabola refines the best.
+STEP, MOST_FACTORS = 0.1, 31
+
+
+@meshes.jit
+def fit_scale_factor(
+    density: Mixture, y: Num[Array, "... D"], *, weights: Float[Array, "..."] | None = None
+) -> Float[Array, ""]:
+    """The factor of all scales, at least one, under which rows held out are most likely.
+
+    ``T = argmax_{T >= 1} sum_i v_i log p(y_i; T) - (log T)^2 / 2``, where ``p(y; T)`` is
+    ``jaxmdn.inference.widen(density, T)``: every component is stretched about its location. A
+    network that was trained for long errs in its scales, by much the same factor everywhere; its
+    locations are good. The factor is never below one, so that floors of scales hold. The last term
+    is a prior as weak as a row.
+
+    Args:
+      density: a mixture of components with a location and a scale, batch shape ``[...]``.
+      y: targets ``[..., D]`` that it was not fitted to.
+      weights: nonnegative row weights ``[...]``; a row of weight two counts as two.
+
+    Returns:
+      T, a scalar. Limits: at most ``e^3``, to within about one percent.
+
+    Raises:
+      TypeError: for components without a location and a scale.
+
+    >>> import jax, jax.numpy as jnp, jaxmdn
+    >>> y = 3.0 * jax.random.normal(jax.random.key(0), (4000, 1))
+    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((4000, 1, 1)), scale=jnp.ones(1))
+    >>> narrow = jaxmdn.Mixture(logits=jnp.zeros((4000, 1)), components=normal)
+    >>> print(f"{jaxmdn.calibration.fit_scale_factor(narrow, y):.1f}")
+    3.0
+
+    References:
+      Guo et al. (2017), On calibration of modern neural networks, section 4.2 (for classes).
+    """
+    check_target("fit_scale_factor", density, y)
+    logs = STEP * jnp.arange(MOST_FACTORS, dtype=numerics.compute_dtype(y))
+    share = jnp.ones(y.shape[:-1], logs.dtype) if weights is None else weights
+    share = jnp.broadcast_to(share.astype(logs.dtype), y.shape[:-1])
+
+    def score(log: Array) -> Array:
+        each = widen(density, jnp.exp(log)).log_prob(y)
+        total = jnp.sum(share * jnp.where(share > 0, each, 0).astype(share.dtype))
+        return (total - 0.5 * log**2) / jnp.sum(share)
+
+    return jnp.exp(STEP * peak(jax.lax.map(score, logs)))
+
+
+def peak(scores: Float[Array, "S ..."]) -> Float[Array, "..."]:
+    """The place of the highest score along the first axis, refined by a parabola."""
+    place = jnp.clip(jnp.argmax(scores, axis=0), 1, len(scores) - 2)
+    before, here, after = (
+        jnp.take_along_axis(scores, place[None] + shift, axis=0)[0] for shift in (-1, 0, 1)
+    )
+    bend = before - 2 * here + after
+    vertex = jnp.where(bend < 0, 0.5 * (before - after) / jnp.where(bend < 0, bend, 1), 0)
+    vertex = jnp.where(jnp.isfinite(vertex), jnp.clip(vertex, -1, 1), 0)
+    return place.astype(vertex.dtype) + vertex
+
+
 def _climb(
     log_prob: Callable[[Array], Array], share: Float[Array, "N"], prior: Float[Array, "P"]
 ) -> Float[Array, "P"]:
@@ -227,4 +289,4 @@ def _climb(
     return meshes.while_loop(more, step, first)[0]
 
 
-__all__ = ["Temperature", "apply_temperature", "fit_temperature"]
+__all__ = ["Temperature", "apply_temperature", "fit_scale_factor", "fit_temperature"]

@@ -9,9 +9,9 @@ arrays one after the other, row by row, little-endian. Parameters are stored bit
 have two axes more in front, ``[A, G]``: kind, network.
 
 ``description.json`` holds what else there is: ``columns`` (names, medians, which had gaps,
-categories),
-``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head`` and, of an
-ensemble, ``temperature`` and ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
+categories), ``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head``
+and ``temperature``, a factor of all scales; of an ensemble ``temperature`` has several parts, and
+there is a ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
 kind, outputs, unit and shape of each block, row by row; a positive number is ``min_scale`` plus the
 link of the raw one, and all are multiples of the unit. ``reader.py`` has every formula, in float64.
 
@@ -86,6 +86,8 @@ def describe(result: Any, columns: Columns | None) -> tuple[dict[str, Any], dict
             name: np.asarray(value, np.float64).tolist() for name, value in values.items()
         }
         described["floor"] = np.asarray(result.floor, np.float64).tolist()
+    else:
+        described["temperature"] = result.temperature
     return described, arrays
 
 

@@ -138,7 +138,8 @@ def write(
         start += size
         if block["kind"] == "positive":
             value = graph.add("Add", graph.link(own["link"], value), own["min_scale"])
-            value = graph.add("Mul", value, np.ones((head.num_components, 1)) * unit)
+            factor = described["temperature"] * np.ones((head.num_components, 1))
+            value = graph.add("Mul", value, factor * unit)
         else:
             value = graph.add("Add", graph.add("Mul", value, unit), shift)
         parts[block["name"]] = value

@@ -99,6 +99,8 @@ class Density:
         found = self._components(raw)
         if raw.ndim == 4:
             found = self._calibrated(found)
+        else:
+            found["scale"] = found["scale"] * self.description.get("temperature", 1.0)
         shift, scale = self.description["standardizers"]["y"] or (0.0, 1.0)
         found["loc"] = found["loc"] * np.array(scale) + np.array(shift)
         found["scale"] = found["scale"] * np.array(scale)

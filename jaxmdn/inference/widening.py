@@ -54,10 +54,13 @@ def widen(
         raise TypeError(
             f"widen: expected a mixture of components with a location and a scale, got {kind}."
         )
+    none = isinstance(noise, int | float) and noise == 0  # spares a factorisation of covariances
     (logits,) = numerics.upcast(mixture.logits)
     factor, noise = jnp.asarray(factor, logits.dtype), jnp.asarray(noise, logits.dtype)
-    noise = jnp.broadcast_to(noise, (*noise.shape[:-1], mixture.event_dim))
-    components = _blurred(stretched(mixture.components, factor[..., None]), noise[..., None, :])
+    components = stretched(mixture.components, factor[..., None])
+    if not none:
+        noise = jnp.broadcast_to(noise, (*noise.shape[:-1], mixture.event_dim))
+        components = _blurred(components, noise[..., None, :])
     return dataclasses.replace(mixture, components=components)
 
 

@@ -30,8 +30,9 @@ from jaxmdn.train import Columns, EnsembleResult, FitResult, folders
 from jaxmdn.train.resume import jsonable
 from jaxmdn.train.standardize import Standardizer, from_config
 
-# Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype. All are read.
-FORMAT = 2
+# Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype, 3 since a single
+# network has a temperature. All are read.
+FORMAT = 3
 # Networks that can be built again from their description.
 NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
 REMEDY = "Load a copy of the folder, or train again."
@@ -93,7 +94,7 @@ def save(
         config["narrowing"] = result.narrowing
     else:
         arrays = {"model": _arrays(nnx.state(result.model))}
-        config["best_epoch"] = result.best_epoch
+        config["best_epoch"], config["temperature"] = result.best_epoch, result.temperature
     maps = {"x": result.x_standardizer, "y": result.y_standardizer}
     config["standardizers"] = {name: part and part.to_config() for name, part in maps.items()}
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
@@ -167,7 +168,8 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
     }
     if not ensemble:
         nnx.update(model, found)
-        return FitResult(model=model, **common, best_epoch=config["best_epoch"], report=None)
+        own = {"best_epoch": config["best_epoch"], "temperature": config.get("temperature", 1.0)}
+        return FitResult(model=model, **common, **own, report=None)
     random = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (*lead, *leaf.shape)), nnx.state(model, nnx.RngState)
     )

@@ -20,6 +20,7 @@ from flax import nnx
 
 from jaxmdn import checks
 from jaxmdn.components.base import Density
+from jaxmdn.inference.widening import widen
 from jaxmdn.mixture.class_conditional import Labeled
 from jaxmdn.train import padding
 from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
@@ -34,6 +35,7 @@ from jaxmdn.train.prepare import (
     target_map,
 )
 from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likelihood
+from jaxmdn.train.recipe import FEW_ROWS
 from jaxmdn.train.report import ComponentReport
 from jaxmdn.train.resume import Store, fingerprint
 from jaxmdn.train.spread import automatic, gather, place
@@ -54,13 +56,16 @@ class FitResult:
       x_standardizer, y_standardizer: the maps applied to inputs and targets; None where none was.
       history: per epoch, from epoch 0 (the initial parameters): ``train_nll`` and ``valid_nll`` in
         nats in the target's unit (NaN where there is none; with a ``loss`` of your own
-        ``train_loss``, ``valid_loss``, in standardised units, and ``valid_nll``), ``grad_norm``
+        ``train_loss``, ``valid_loss``, in standardised units, and ``valid_nll``), ``temperature``
+        (where it is fitted, and ``valid_nll`` is that with it), ``grad_norm``
         (mean over the steps, before clipping), ``learning_rate`` (NaN unless the optimizer is
         wrapped by ``optax.inject_hyperparams``), ``seconds`` since the start, ``rows_per_second``
         and, for mixtures, ``mean_weight [epochs, K]``: the mixing coefficients, averaged over (at
         most 1,024 of) the training rows.
       best_epoch: the epoch whose parameters were kept.
       report: use of the components over the training rows; None for heads without components.
+      temperature: the factor of all scales, at least one, that the validation rows like best;
+        ``predict`` and ``log_prob`` apply it, ``model`` alone does not.
     """
 
     model: Any
@@ -69,6 +74,7 @@ class FitResult:
     history: dict[str, np.ndarray]
     best_epoch: int
     report: ComponentReport | None
+    temperature: float = 1.0
 
     def predict(self, x: Any) -> Any:
         """The predictive density of each row of ``x [N, ...]``, in the target's own unit.
@@ -78,7 +84,8 @@ class FitResult:
         """
         graphdef, state = nnx.split(self.model)
         count, x = padding.fill(as_arrays("predict", x, "x"))
-        density = _predict(graphdef, state, self.y_standardizer, _map_inputs(self, x))
+        inputs = _map_inputs(self, x)
+        density = _predict(graphdef, state, self.factor, self.y_standardizer, inputs)
         return padding.cut(density, count)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "..."]:
@@ -91,7 +98,13 @@ class FitResult:
             targets = y.y if isinstance(y, Labeled) else y
             log_det = self.y_standardizer.log_det_at(self.model.head.support, targets)
         y = map_targets(self.y_standardizer, y)
-        return padding.cut(_log_prob(graphdef, state, _map_inputs(self, x), y, log_det), count)
+        inputs = _map_inputs(self, x)
+        return padding.cut(_log_prob(graphdef, state, self.factor, inputs, y, log_det), count)
+
+    @property
+    def factor(self) -> float | None:
+        """The temperature; None where the network's density is that of the result."""
+        return None if self.temperature == 1.0 else self.temperature
 
     def __repr__(self) -> str:
         valid = float(self.history["valid_nll"][self.best_epoch])
@@ -102,15 +115,24 @@ class FitResult:
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(graphdef: Any, state: Any, y_map: Any, x: Any) -> Density:
-    density = nnx.merge(graphdef, state)(x)
+def _predict(graphdef: Any, state: Any, factor: Any, y_map: Any, x: Any) -> Density:
+    density = calibrated(nnx.merge(graphdef, state)(x), factor)
     return density if y_map is None else to_unit(density, y_map)
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_prob(graphdef: Any, state: Any, x: Any, y: Any, log_det: Any) -> Array:
-    value = -nnx.merge(graphdef, state).nll(x, y, reduction="none")
+def _log_prob(graphdef: Any, state: Any, factor: Any, x: Any, y: Any, log_det: Any) -> Array:
+    model = nnx.merge(graphdef, state)
+    if factor is None:
+        value = -model.nll(x, y, reduction="none")
+    else:
+        value = calibrated(model(x), factor).log_prob(y)
     return value - jnp.asarray(log_det).astype(value.dtype)
+
+
+def calibrated(density: Any, factor: Any) -> Any:
+    """A density with all its scales times ``factor``; None stands for one."""
+    return density if factor is None else widen(density, factor)
 
 
 def _map_inputs(result: FitResult, x: Any) -> Any:
@@ -136,14 +158,15 @@ def fit(
     validation: float | tuple[Any, ...] | None = 0.1,
     optimizer: Optimizer | None = None,
     num_epochs: int = 500,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     patience: int | None = 50,
     standardize_x: bool = True,
     standardize_y: bool = True,
     initialize: bool = True,
     loss: Callable[..., Any] = negative_log_likelihood,
     ema: float = 0.99,
-    refit: bool = False,
+    refit: bool | None = None,
+    calibrate: bool = True,
     callbacks: Callback | Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
@@ -168,7 +191,8 @@ def fit(
       optimizer: an Optax transformation; default AdamW at 3e-3 with a weight decay of 0.1 (of
         matrices), after clipping the gradient's global norm to 1.
       num_epochs: at most so many passes over the rows.
-      batch_size: rows per step; the last batch of an epoch may be smaller.
+      batch_size: rows per step; the last batch of an epoch may be smaller. None: 64 where there are
+        fewer than 2,500 rows, else 128.
       patience: after so many epochs without a better validation NLL the best parameters are
         refined: with a quarter, a sixteenth and a sixty-fourth of each step, each as long as a
         fifth of these epochs gains something; then training stops. None never stops.
@@ -187,7 +211,13 @@ def fit(
       ema: share of a running average of the parameters that a step keeps, in [0, 1); the average is
         validated and kept in their place. 0: none.
       refit: once the best epoch is known, start again and train on all rows, those held back too,
-        for the epochs that led to the best. History and report stay those of the first run.
+        for the epochs that led to the best. History, report and temperature stay those of the first
+        run, whose epochs are as long: some of its rows, others in each, come twice. None: where
+        there are fewer than 2,500 rows, and those held back were drawn from them.
+      calibrate: multiply all scales by one factor, at least one, that the validation rows like
+        best (:func:`jaxmdn.calibration.fit_scale_factor`), and judge every epoch by the NLL so
+        calibrated: networks trained for long are over-confident. It takes validation by the NLL and
+        components with a location and a scale; of others nothing changes.
       callbacks: ``callback(epoch, record)``, or several, called after every epoch; one that returns
         "stop" ends the training. ``record`` holds what the history gets.
       checkpoint: a folder in which the run is saved while it goes on, in the background: killed at
@@ -228,12 +258,18 @@ def fit(
     """
     check_model("fit", model, optimizer)
     checks.require_count("fit", "num_epochs", num_epochs)
-    checks.require_count("fit", "batch_size", batch_size)
+    if batch_size is not None:
+        checks.require_count("fit", "batch_size", batch_size)
     if patience is not None:
         checks.require_count("fit", "patience", patience)
     checks.require_number("fit", "ema", ema, lower=0.0, upper=1.0)
     callbacks = check_callbacks("fit", callbacks)
     rows = make_rows("fit", x, y, weights)
+    few = rows.size < FEW_ROWS
+    batch_size = (64 if few else 128) if batch_size is None else batch_size
+    if refit is None:
+        refit = few and not isinstance(validation, tuple)
+    refit = refit and validation is not None
     check_targets(model.head, rows.y)
     key_split, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
     held_out: Rows | None = None
@@ -250,6 +286,8 @@ def fit(
             "standardize_x": standardize_x, "standardize_y": standardize_y,
             "model": model.config() if getattr(model, "describable", False) else None,
             "rows": fingerprint(rows), "validation": fingerprint(held_out),
+            # Runs from before these were settings know none of them.
+            "calibrate": calibrate or None, "refit": refit or None,
         }  # fmt: skip
         store = Store.open("fit", checkpoint, save_every, resume, settings)
 
@@ -262,12 +300,13 @@ def fit(
     optimizer = optimizer or DEFAULT_OPTIMIZER
 
     mesh = automatic("fit", mesh)
+    every = concatenate(rows, held_out) if refit and held_out is not None else rows
     program, params, model_state = Program.create(
-        model, optimizer, loss, min(batch_size, rows.size), float(ema), mesh
+        model, optimizer, loss, min(batch_size, every.size), float(ema), mesh, calibrate
     )
     log_dets = [mean_log_det(y_map, model.head, part) for part in (rows, held_out)]
-    rows, held_out, params, model_state, key_train = place(
-        mesh, (rows, held_out, params, model_state, key_train)
+    rows, every, held_out, params, model_state, key_train = place(
+        mesh, (rows, every, held_out, params, model_state, key_train)
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
     carry, own_loss = program.start(state, held_out), loss is not negative_log_likelihood
@@ -289,6 +328,7 @@ def fit(
             history={name: np.asarray(values) for name, values in progressed.history.items()},
             best_epoch=int(carry.best_epoch),
             report=program.report(carry, rows),
+            temperature=progressed.temperature(int(carry.best_epoch)),
         )
 
     def initial(carry: Carry) -> EpochResult:
@@ -302,7 +342,10 @@ def fit(
 
     loop = Loop(
         function="fit",
-        advance=lambda carry, *at: (*program.epoch(carry, rows, held_out, *at), rows.size),
+        advance=lambda carry, epoch, step_size: (
+            *program.epoch(carry, every, held_out, epoch, step_size, rows.size),
+            every.size,
+        ),
         finish=finish,
         unit=unit,
         num_epochs=num_epochs,
@@ -317,11 +360,11 @@ def fit(
     again = TrainState.create(params, optimizer, key_train, model_state=model_state)
     result = finish(carry)
     if refit and held_out is not None and result.best_epoch and not progressed.interrupted:
-        every, path = concatenate(rows, held_out), progressed.path[: progressed.best]
+        path = progressed.path[: progressed.best]
         final = dataclasses.replace(
             loop,
             advance=lambda carry, epoch, step_size: (
-                *program.epoch(carry, every, None, epoch, step_size * path[epoch - 1]),
+                *program.epoch(carry, every, held_out, epoch, step_size * path[epoch - 1]),
                 every.size,
             ),
             unit=dataclasses.replace(unit, validated=False),
@@ -331,9 +374,9 @@ def fit(
             initial=None,
             keeper=None if store is None else store.keeper("refit"),
         )
-        carry = final.run(program.start(again, None), progressed_again := Progress())
+        carry = final.run(program.start(again, held_out), progressed_again := Progress())
         if not progressed_again.interrupted:
-            nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
+            nnx.update(model, *gather(mesh, (carry.average, carry.state.model_state)))
     if result.report is not None:
         result.report.warn(model.head)
     return result

@@ -69,6 +69,11 @@ class Progress:
         """Since the start, of all processes together."""
         return self.history["seconds"][-1] if self.history else 0.0
 
+    def temperature(self, epoch: int) -> float:
+        """The factor of all scales after an epoch; one where none is fitted."""
+        found = self.history.get("temperature")
+        return float(found[epoch]) if found else 1.0
+
     def append(self, record: dict[str, Any]) -> None:
         """Add an epoch's record to the history."""
         for name, value in record.items():
@@ -111,6 +116,8 @@ class Unit:
             "seconds": seconds,
             "rows_per_second": rows_per_second,
         }
+        if numbers.temperature is not None:
+            record["temperature"] = float(numbers.temperature)
         if numbers.usage is not None:
             record["mean_weight"] = np.asarray(numbers.usage, np.float64)
         return record

@@ -12,7 +12,7 @@ from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
 from jaxmdn.train.ensemble import EnsembleResult
-from jaxmdn.train.fit import FitResult
+from jaxmdn.train.fit import FitResult, calibrated
 from jaxmdn.train.run import densities
 from jaxmdn.typing import Array
 
@@ -26,12 +26,14 @@ class Predictor:
       graphdef: the architecture (static), in evaluation mode.
       networks: parameters; of an ensemble all of them, ``[A, G, ...]``.
       temperature, floor: the ensemble's calibration; None for a single network.
+      factor: of a single network's scales; None for one.
     """
 
     graphdef: Any = dataclasses.field(metadata={"static": True})
     networks: Any
     temperature: Temperature | None
     floor: Array | None
+    factor: float | None = None
 
     @classmethod
     def of(cls, result: FitResult | EnsembleResult) -> Predictor:
@@ -44,10 +46,12 @@ class Predictor:
                 floor=result.floor,
             )
         graphdef, state = nnx.split(result.model)
-        return cls(graphdef=graphdef, networks=state, temperature=None, floor=None)
+        return cls(
+            graphdef=graphdef, networks=state, temperature=None, floor=None, factor=result.factor
+        )
 
     def __call__(self, x: Array) -> Density:
         if self.temperature is None:
-            return nnx.merge(self.graphdef, self.networks)(x)
+            return calibrated(nnx.merge(self.graphdef, self.networks)(x), self.factor)
         arms = densities(self.graphdef, self.networks, x)
         return apply_temperature(self.temperature, arms, floor=jnp.asarray(self.floor))

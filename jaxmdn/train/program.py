@@ -22,14 +22,13 @@ from flax import nnx
 from jaxmdn import meshes
 from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
-from jaxmdn.train import spread
+from jaxmdn.inference.widening import has_scales
+from jaxmdn.train import evaluation, spread
 from jaxmdn.train.data import Rows, batch_indices
-from jaxmdn.train.report import ComponentReport, combine, component_statistics, mean_weights
+from jaxmdn.train.evaluation import negative_log_likelihood as negative_log_likelihood
+from jaxmdn.train.report import ComponentReport, combine
 from jaxmdn.train.state import Optimizer, TrainState, copied, train_step
 from jaxmdn.typing import Array
-
-EVALUATION_BATCH = 4096
-USAGE_ROWS = 1024  # of the training rows, spread evenly, show an epoch's use of the components
 
 
 @register
@@ -61,8 +60,10 @@ class EpochResult(NamedTuple):
     Attributes:
       losses: the loss of every step; empty where they are not kept.
       train: weighted mean loss over the epoch's batches, in standardised units.
-      valid: validation NLL; infinite without validation.
+      valid: validation NLL, calibrated where the run is; infinite without validation.
       score: the loss that is trained, on the validation rows: by it the best epoch is chosen.
+      temperature: the factor of all scales that the validation rows like best; None where none is
+        fitted.
       sound: whether everything stayed finite.
       usage: mean mixing coefficients ``[K]`` at the end; None for heads without components.
       grad_norm: mean over the steps of the gradient's global norm, before clipping.
@@ -73,15 +74,11 @@ class EpochResult(NamedTuple):
     train: Any
     valid: Any
     score: Any
+    temperature: Any
     sound: Any
     usage: Any
     grad_norm: Any
     learning_rate: Any
-
-
-def negative_log_likelihood(model: Any, x: Any, y: Any, weights: Array, key: Array) -> Array:
-    """The loss of :func:`jaxmdn.train.fit` unless told otherwise."""
-    return model.nll(x, y, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +97,7 @@ class Program:
     batch_size: int
     ema: float
     mesh: Any = None
+    calibrate: bool = False
 
     @classmethod
     def create(
@@ -110,14 +108,22 @@ class Program:
         batch_size: int,
         ema: float = 0.0,
         mesh: Any = None,
+        calibrate: bool = False,
     ) -> tuple[Program, Any, Any]:
-        """Split a model into the static program, its parameters and its other state."""
+        """Split a model into the static program, its parameters and its other state.
+
+        There is something to ``calibrate`` where components have scales and validation is by the
+        NLL.
+        """
+        calibrate = (
+            calibrate and evaluation.judged_by_nll(loss) and has_scales(model.head.density_shape)
+        )
         model.eval()
         eval_graph = nnx.graphdef(model)
         model.train()
         train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
-        program = cls(train_graph, eval_graph, model.head, optimizer, loss, batch_size, ema, mesh)
-        return program, params, model_state
+        options = (optimizer, loss, batch_size, ema, mesh, calibrate)
+        return cls(train_graph, eval_graph, model.head, *options), params, model_state
 
     def cuts(self, order: Array, batch_size: int) -> tuple[Array, Array]:
         """Batches of rows as ``batch_indices`` has them, each a multiple of the devices long."""
@@ -156,33 +162,42 @@ class Program:
 
     def initial(self, carry: Carry, rows: Rows, held_out: Rows | None) -> EpochResult:
         """The numbers of epoch 0, which trains nothing."""
-        valid = score = np.nan
+        valid, score, factor = np.nan, np.nan, None
         if held_out is not None:
-            valid, score = jax.device_get(self.validate(carry.state, held_out))
+            valid, score, factor = jax.device_get(self.validate(carry.state, held_out))
         usage, rate = self.usage(carry.state, rows), learning_rate(carry.state.opt_state)
-        return EpochResult((), np.nan, valid, score, True, usage, np.nan, rate)
+        return EpochResult((), np.nan, valid, score, factor, True, usage, np.nan, rate)
 
     def epoch(
-        self, carry: Carry, rows: Rows, held_out: Rows | None, epoch: int, step_size: float = 1.0
+        self,
+        carry: Carry,
+        rows: Rows,
+        held_out: Rows | None,
+        epoch: int,
+        step_size: float = 1.0,
+        count: int | None = None,
     ) -> tuple[Carry, EpochResult]:
         """Return the next carry and what the epoch had to tell. Donates the carry.
 
         All updates are multiplied by ``step_size``. An epoch in which something is not finite
-        leaves the carry as it was.
+        leaves the carry as it was. Of the rows the first ``count`` are trained on; in the place of
+        the others some of these come once more, drawn afresh in every epoch, so that one program
+        serves any count.
         """
-        return _epoch(self, carry, rows, held_out, epoch, step_size)
+        count = rows.size if count is None else count
+        return _epoch(self, carry, rows, held_out, epoch, step_size, count)
 
-    def validate(self, state: TrainState, held_out: Rows) -> tuple[Array, Array]:
-        """The NLL and the loss that is trained, over rows, in evaluation mode."""
-        return _validate(self, state.params, state.model_state, state.key, held_out)
+    def validate(self, state: TrainState, held_out: Rows) -> tuple[Array, Array, Array | None]:
+        """The NLL, the loss that is trained and the temperature, over rows, in evaluation mode."""
+        return evaluation.validate(self, state.params, state.model_state, state.key, held_out)
 
     def usage(self, state: TrainState, rows: Rows) -> Array | None:
         """Mean mixing coefficients ``[K]``; None for heads without components."""
-        return _usage(self, state.params, state.model_state, rows)
+        return evaluation.usage(self, state.params, state.model_state, rows)
 
     def report(self, carry: Carry, rows: Rows) -> ComponentReport | None:
         """Component use over rows, at the best parameters."""
-        statistics = _report(self, carry.best_params, carry.best_model_state, rows)
+        statistics = evaluation.report(self, carry.best_params, carry.best_model_state, rows)
         return None if statistics is None else combine(statistics)
 
 
@@ -194,9 +209,13 @@ def _epoch(
     held_out: Rows | None,
     epoch: Any,
     step_size: Any,
+    count: Any,
 ) -> tuple[Carry, EpochResult]:
     order_key, step_key = jax.random.split(jax.random.fold_in(carry.state.key, epoch))
-    order = jax.random.permutation(order_key, rows.size)
+    places = jnp.arange(rows.size, dtype=jnp.int32)
+    again = jax.random.randint(step_key, places.shape, 0, count, dtype=jnp.int32)
+    places = jnp.where(places < count, places, again)
+    order = jax.random.permutation(order_key, places)
 
     one = stepper(program, step_size)
 
@@ -215,7 +234,7 @@ def _epoch(
         trained,
         train,
         jnp.mean(metrics.grad_norm),
-        rows,
+        rows.take(places[evaluation.spread_out(rows.size, evaluation.USAGE_ROWS)]),
         held_out,
         epoch,
         step_size,
@@ -260,16 +279,18 @@ def judge(
       carry: before these steps.
       trained: after them.
       train, grad_norm: weighted mean loss and mean gradient norm over the steps.
-      rows: some or all, for the use of the components.
+      rows: for the use of the components.
       held_out, epoch, step_size: as in :meth:`Program.epoch`.
     """
     state, average = trained
     sound = jnp.isfinite(train) & _all_finite(state.params)
     if held_out is None:
         valid = score = jnp.full_like(train, jnp.inf)  # NaN would stop `jax_debug_nans`
+        factor = None
         better = sound
     else:
-        valid, score = _validate(program, average, state.model_state, state.key, held_out)
+        found = evaluation.validate(program, average, state.model_state, state.key, held_out)
+        valid, score, factor = found
         sound &= jnp.isfinite(score)
         better = sound & ~(score >= carry.best_score)  # any finite one beats an initial NaN
 
@@ -284,9 +305,9 @@ def judge(
         best_score=jnp.where(better, score.astype(jnp.float32), carry.best_score),
         best_epoch=jnp.where(better, epoch, carry.best_epoch).astype(jnp.int32),
     )
-    usage = _usage(program, carry.average, carry.state.model_state, rows)
+    usage = evaluation.usage(program, carry.average, carry.state.model_state, rows)
     rate = step_size * learning_rate(carry.state.opt_state)
-    numbers = EpochResult((), train, valid, score, sound, usage, grad_norm, rate)
+    numbers = EpochResult((), train, valid, score, factor, sound, usage, grad_norm, rate)
     return program.whole((carry, numbers))
 
 
@@ -311,63 +332,6 @@ def _averaged(ema: float, state: TrainState, average: Any) -> Any:
     step = state.step.astype(jnp.float32)
     share = jnp.minimum(ema, step / (step + 9))
     return jax.tree.map(lambda a, p: p + share.astype(p.dtype) * (a - p), average, state.params)
-
-
-def _over_batches(
-    program: Program, params: Any, model_state: Any, rows: Rows, function: Callable[..., Any]
-) -> Any:
-    """Map ``function(model, batch)`` over evaluation batches; the results are stacked."""
-
-    def one(cut: tuple[Array, Array]) -> Any:
-        model = nnx.merge(program.eval_graph, params, model_state, copy=True)
-        return function(model, program.cut(rows, cut))
-
-    cuts = program.cuts(jnp.arange(rows.size), min(EVALUATION_BATCH, rows.size))
-    return program.whole(jax.lax.map(one, cuts))
-
-
-@partial(jax.jit, static_argnums=0)
-def _evaluate(program: Program, params: Any, model_state: Any, rows: Rows) -> Array:
-    """Weighted mean NLL over rows, in standardised units."""
-
-    def total(model: Any, batch: Rows) -> Array:
-        return model.nll(batch.x, batch.y, weights=batch.weights, reduction="sum")
-
-    sums = _over_batches(program, params, model_state, rows, total)
-    return jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
-
-
-@partial(jax.jit, static_argnums=0)
-def _validate(
-    program: Program, params: Any, model_state: Any, key: Array, rows: Rows
-) -> tuple[Array, Array]:
-    nll = _evaluate(program, params, model_state, rows)
-    if program.loss is negative_log_likelihood or getattr(program.loss, "surrogate", False):
-        return nll, nll
-    loss = getattr(program.loss, "clean", program.loss)  # without the noise of training
-
-    def weighted(model: Any, batch: Rows) -> Array:
-        return loss(model, *batch, key) * jnp.sum(batch.weights)
-
-    sums = _over_batches(program, params, model_state, rows, weighted)
-    return nll, jnp.sum(sums) / jnp.sum(rows.weights).astype(sums.dtype)
-
-
-@partial(jax.jit, static_argnums=0)
-def _usage(program: Program, params: Any, model_state: Any, rows: Rows) -> Array | None:
-    model = nnx.merge(program.eval_graph, params, model_state, copy=True)
-    index = np.linspace(0, rows.size - 1, min(USAGE_ROWS, rows.size)).astype(np.int32)
-    some = rows.take(index)
-    return program.whole(mean_weights(model(some.x), some.weights))
-
-
-@partial(jax.jit, static_argnums=0)
-def _report(program: Program, params: Any, model_state: Any, rows: Rows) -> Any:
-    def statistics(model: Any, batch: Rows) -> Any:
-        counts = (batch.weights > 0).astype(batch.weights.dtype)
-        return component_statistics(program.head, model(batch.x), counts)
-
-    return _over_batches(program, params, model_state, rows, statistics)
 
 
 def _all_finite(tree: Any) -> Array:

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmdn.calibration.temperature import Temperature, apply_temperature, fit_temperature
+from jaxmdn.calibration.temperature import (
+    Temperature,
+    apply_temperature,
+    fit_temperature,
+    peak,
+)
 from jaxmdn.heads import Head, initializers
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.mixture.merging import pool
@@ -92,7 +97,7 @@ def _calibrate(models: Any, rows: Rows, floor: Array) -> tuple[Temperature, Any,
     return temperature, density, nll, raw
 
 
-# Log-factors that are tried; the best is refined by a parabola.
+# Log-factors that are tried.
 LOG_FACTORS = np.linspace(-1.0, 3.0, 41)
 
 
@@ -115,13 +120,7 @@ def narrowing(models: Any, rows: Rows, noise: Array) -> Array:
         return jnp.mean(rows.weights * both, axis=-1)
 
     scores = jax.lax.map(score, jnp.exp(jnp.asarray(LOG_FACTORS, jnp.float32)))
-    place = jnp.clip(jnp.argmax(scores, axis=0), 1, len(LOG_FACTORS) - 2)
-    before, here, after = (
-        jnp.take_along_axis(scores, place[None] + shift, axis=0)[0] for shift in (-1, 0, 1)
-    )
-    bend = before - 2 * here + after
-    vertex = jnp.where(bend < 0, 0.5 * (before - after) / jnp.where(bend < 0, bend, 1), 0)
-    best = place + jnp.where(jnp.isfinite(vertex), jnp.clip(vertex, -1, 1), 0)
+    best = peak(scores)
     return jnp.exp((LOG_FACTORS[1] - LOG_FACTORS[0]) * (best[1] - best[0]))
 
 

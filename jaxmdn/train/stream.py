@@ -116,6 +116,7 @@ def fit_stream(
     initialize: bool = True,
     loss: Callable[..., Any] = negative_log_likelihood,
     ema: float = 0.99,
+    calibrate: bool = True,
     callbacks: Callback | Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
@@ -138,7 +139,8 @@ def fit_stream(
       validation: ``(x, y)`` or ``(x, y, weights)``, held in memory; None: keep the last parameters.
       standardizer: maps of inputs and targets, either of them None for none, such as
         ``Standardizer.from_batches(...)`` in a pass of its own; None: from the first 8,192 rows.
-      optimizer, patience, loss, ema, callbacks, checkpoint, save_every, progress: as in ``fit``.
+      optimizer, patience, loss, ema, calibrate, callbacks, checkpoint, save_every, progress: as in
+        ``fit``.
       initialize: start from the marginal density of the targets in the first 8,192 rows.
       resume: as in ``fit``, for a stream that gives the same batches again: an iterator with
         ``get_state`` and ``set_state`` (Grain's) is put at its place, of others the batches that
@@ -190,6 +192,7 @@ def fit_stream(
         settings = {
             "seed": seed, "every": every, "ema": ema, "initialize": initialize,
             "first_rows": fingerprint(head), "validation": fingerprint(held_out),
+            "calibrate": calibrate or None,
         }  # fmt: skip
         store = Store.open(name, checkpoint, save_every, resume, settings)
     sample = put(head)
@@ -199,7 +202,7 @@ def fit_stream(
     optimizer = optimizer or DEFAULT_OPTIMIZER
     mesh = automatic(name, mesh)
     program, params, model_state = Program.create(
-        model, optimizer, loss, cutter.batch_size, float(ema), mesh
+        model, optimizer, loss, cutter.batch_size, float(ema), mesh, calibrate
     )
     sample, held_out, params, model_state, key_train = place(
         mesh, (sample, held_out, params, model_state, key_train)
@@ -238,6 +241,7 @@ def fit_stream(
             history={name: np.asarray(values) for name, values in state.history.items()},
             best_epoch=int(carry.best_epoch),
             report=program.report(carry, sample),
+            temperature=state.temperature(int(carry.best_epoch)),
         )
 
     loop = Loop(

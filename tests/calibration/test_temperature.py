@@ -7,7 +7,12 @@ import pytest
 from scipy import optimize, special, stats
 
 import jaxmdn
-from jaxmdn.calibration import apply_temperature, fit_temperature, stacking_weights
+from jaxmdn.calibration import (
+    apply_temperature,
+    fit_scale_factor,
+    fit_temperature,
+    stacking_weights,
+)
 from jaxmdn.calibration.temperature import Temperature
 
 N = 500
@@ -60,6 +65,28 @@ def test_fitted_where_scipy_finds_nothing_better(problem):
     np.testing.assert_allclose(found, best.x, atol=1e-5)
     raw = np.log(0.5 * stats.norm.pdf(y, *arrays[:2]).sum(axis=0)).mean()
     assert log_density(found, *arrays).mean() > raw + 0.5, "the problem is one of calibration"
+
+
+@pytest.mark.parametrize(("width", "lowest"), [(1.0, 1.5), (0.05, 15.0), (50.0, 1.0)])
+def test_one_factor_is_where_scipy_finds_the_maximum(problem, width, lowest):
+    """Over-confident, beyond the largest factor, and too wide already: never below one."""
+    models, loc, scale, y = problem
+    weights = np.arange(N) % 3.0
+    mixture = jaxmdn.Mixture(
+        logits=models.logits[0],
+        components=jaxmdn.components.Normal(
+            loc=models.components.loc[0], scale=width * models.components.scale[0]
+        ),
+    )
+
+    def objective(log_factor):
+        each = stats.norm.logpdf(y, loc[0], np.exp(log_factor) * width * scale[0])
+        return 0.5 * log_factor**2 - weights @ each
+
+    best = optimize.minimize_scalar(objective, bounds=(0, 3), method="bounded").x
+    found = fit_scale_factor(mixture, jnp.asarray(y)[:, None], weights=jnp.asarray(weights))
+    assert found >= lowest
+    np.testing.assert_allclose(np.log(found), best, atol=0.01)
 
 
 def test_float32_finds_the_same(problem):

@@ -23,6 +23,7 @@ from flax import nnx
 
 import jaxmdn
 from jaxmdn import FactorizedHead, Family, NormalHead, export, train
+from jaxmdn.inference.widening import has_scales
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 RECIPE = train.Recipe(folds=2, cycles=(2,), hidden_features=(8,))
@@ -49,7 +50,8 @@ def built(head, **options):
     nnx.update(model, state)
     y_map = train.Standardizer.fit(y, closure=head.closure)
     x_map = train.Standardizer.fit(x)
-    empty = {"history": {}, "best_epoch": 0, "report": None}
+    temperature = 1.3 if has_scales(head.density_shape) else 1.0
+    empty = {"history": {}, "best_epoch": 0, "report": None, "temperature": temperature}
     result = train.FitResult(model=model, x_standardizer=x_map, y_standardizer=y_map, **empty)
     return result, x, y
 

@@ -9,7 +9,7 @@ import optax
 import pandas as pd
 import pytest
 from flax import nnx
-from scipy import stats
+from scipy import optimize, stats
 
 import jaxmdn
 from jaxmdn import train
@@ -208,8 +208,9 @@ def test_same_seed_same_result_another_seed_another():
 def test_early_stopping_restores_the_best_parameters():
     x, y = linear_data()
     result = quick_fit(
-        small_model(), x, y, num_epochs=400, patience=5, validation=(x[:30], y[:30] + 1.0)
-    )
+        small_model(), x, y, num_epochs=400, patience=5, validation=(x[:30], y[:30] + 1.0),
+        calibrate=False,
+    )  # fmt: skip
     valid = result.history["valid_nll"]
     assert len(valid) < 401
     # Once nothing was gained for five epochs, refinements of three epochs or more each.
@@ -335,7 +336,66 @@ def test_refit_trains_on_all_rows_for_the_epochs_found():
     options = {**split, "validation": None, "num_epochs": result.best_epoch}
     rows = np.concatenate([x[20:], x[:20]]), np.concatenate([y[20:], y[:20]])
     alone = quick_fit(small_model(), *rows, **options)
-    np.testing.assert_array_equal(result.log_prob(x, y), alone.log_prob(x, y))
+    own, other = (jax.tree.leaves(nnx.state(one.model)) for one in (result, alone))
+    for leaf, expected in zip(own, other, strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_epoch_of_some_rows_draws_from_them_alone():
+    """Rows beyond ``count`` are never seen, those before it at least once, some of them twice."""
+    x, _ = linear_data(100)
+    seen = []
+
+    def loss(model, x, y, weights, key):
+        if len(y) == 100:  # else they are those held back
+            jax.debug.callback(lambda values: seen.extend(np.asarray(values).ravel()), y)
+        return jnp.sum(weights * model.nll(x, y, reduction="none"))
+
+    marked = np.arange(100.0)[:, None]
+    options = {"standardize_y": False, "initialize": False, "refit": True, "num_epochs": 1}
+    quick_fit(small_model(), x, marked, loss=loss, batch_size=100, **options)
+    jax.effects_barrier()
+    search, again = seen[:100], seen[100:]
+    counts = np.unique(search, return_counts=True)[1]
+    assert len(counts) == 90
+    assert len(set(again)) == 100, "and then all rows"
+
+
+def test_scales_are_calibrated_on_the_validation_rows(tmp_path):
+    """The factor by SciPy on NumPy's formula; history, predict, log_prob and files agree."""
+    x, y = linear_data()
+    noisy = y[:40] + np.random.default_rng(1).normal(size=(40, 1)).astype(np.float32)
+    options = {"validation": (x[:40], noisy), "num_epochs": 60}
+    result = quick_fit(small_model(), x[40:], y[40:], **options)
+    raw = train.FitResult(**{**vars(result), "temperature": 1.0}).predict(x[:40])
+    weights, loc, scale = (
+        np.asarray(part, float)
+        for part in (raw.weights(), raw.components.loc[..., 0], raw.components.scale[..., 0])
+    )
+
+    def log_density(log_factor):
+        each = stats.norm.pdf(noisy, loc, np.exp(log_factor) * scale)
+        return np.log(np.sum(weights * each, axis=1))
+
+    def objective(log_factor):
+        return 0.5 * log_factor**2 / 40 - log_density(log_factor).mean()
+
+    best = optimize.minimize_scalar(objective, bounds=(0, 3), method="bounded").x
+    assert best > 0.3, "the validation rows are noisier"
+    found = np.log(result.temperature)
+    np.testing.assert_allclose(found, best, atol=0.01)
+    expected = log_density(found)
+    np.testing.assert_allclose(result.log_prob(x[:40], noisy), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        result.history["valid_nll"][result.best_epoch], -expected.mean(), rtol=1e-5
+    )
+    wide = result.predict(x[:40]).components.scale[..., 0]
+    np.testing.assert_allclose(wide, result.temperature * scale, rtol=1e-5)
+    loaded = train.checkpoint.load(train.checkpoint.save(tmp_path / "saved", result))
+    assert loaded.temperature == result.temperature
+    plain = quick_fit(small_model(), x[40:], y[40:], calibrate=False, **options)
+    assert plain.temperature == 1.0
+    assert "temperature" not in plain.history
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,10 @@ def test_what_a_callback_raises_leaves_the_best_parameters():
 def test_ctrl_c_returns_the_best_result_so_far(refit):
     """The same as a run of that many epochs; refitting is left out. Twice raises."""
     x, y = linear_data()
+    rows, options = (
+        (small_model(), x[30:], y[30:]),
+        {"validation": (x[:30], y[:30]), "refit": refit},
+    )
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt(epoch, record):
@@ -84,9 +88,12 @@ def test_ctrl_c_returns_the_best_result_so_far(refit):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.warns(UserWarning, match="interrupted after epoch 2"):
-        result = quick_fit(small_model(), x, y, num_epochs=50, callbacks=interrupt, refit=refit)
-    expected = quick_fit(small_model(), x, y, num_epochs=2)
-    np.testing.assert_array_equal(result.log_prob(x, y), expected.log_prob(x, y))
+        result = quick_fit(*rows, num_epochs=50, callbacks=interrupt, **options)
+    expected = quick_fit(small_model(), *rows[1:], num_epochs=2, **options).history["valid_nll"]
+    np.testing.assert_array_equal(result.history["valid_nll"], expected)
+    np.testing.assert_allclose(
+        -np.mean(result.log_prob(x[:30], y[:30])), np.nanmin(expected), rtol=1e-5
+    )
     assert signal.getsignal(signal.SIGINT) is before
 
     with Interrupts() as interrupts:
