@@ -268,9 +268,9 @@ def fit_ensemble(
     everything = make_rows("fit_ensemble", columns(x, function="fit_ensemble"), y, weights)
     if not hasattr(everything.y, "shape") or everything.y.ndim != 2:
         got = list(everything.y.shape) if hasattr(everything.y, "shape") else type(y).__name__
+        column = "y.to_frame()" if hasattr(y, "to_frame") else "y[:, None]"
         raise ValueError(
-            f"fit_ensemble: y must be an array [N, columns], got {got}; a single column is "
-            f"y[:, None]."
+            f"fit_ensemble: y must be an array [N, columns], got {got}; a single column is {column}."
         )
     counted = np.flatnonzero(np.asarray(everything.weights) > 0)
     rows = everything.take(counted)

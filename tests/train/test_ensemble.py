@@ -488,6 +488,7 @@ def test_fold_errors():
     ("arguments", "kind", "message"),
     [
         ({"y": np.zeros(9)}, ValueError, r"y must be an array \[N, columns\], got \[9\]"),
+        ({"y": pd.Series(np.zeros(9))}, ValueError, r"got \[9\]; a single column is y.to_frame\("),
         ({"y": np.ones((9, 1))}, ValueError, "column 0 of y is constant"),
         ({"effort": "huge"}, ValueError, "effort"),
         ({"recipe": {}}, TypeError, "recipe must be a jaxmdn.train.Recipe"),
