@@ -32,7 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "explanation/accuracy_table.md"]  # the table is included
 
 nb_execution_mode = "off"
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]

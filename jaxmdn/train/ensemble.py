@@ -270,7 +270,8 @@ def fit_ensemble(
         got = list(everything.y.shape) if hasattr(everything.y, "shape") else type(y).__name__
         column = "y.to_frame()" if hasattr(y, "to_frame") else "y[:, None]"
         raise ValueError(
-            f"fit_ensemble: y must be an array [N, columns], got {got}; a single column is {column}."
+            f"fit_ensemble: y must be an array [N, columns], got {got}; "
+            f"a single column is {column}."
         )
     counted = np.flatnonzero(np.asarray(everything.weights) > 0)
     rows = everything.take(counted)

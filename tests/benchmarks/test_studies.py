@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.studies import cells, generalisation, objectives
+from benchmarks.studies import cells, components, generalisation, objectives
 
 
 def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
@@ -77,3 +77,10 @@ def test_epochs_to_the_goal_of_the_likelihood():
     assert np.isnan(epochs["energy"])
     table = objectives.table(found)
     assert "| energy | 1.500 (-; 0/1) |" in table
+
+
+def test_the_table_of_components():
+    """A row a problem and family, a column for each K; what is not there is left empty."""
+    cell = {"problem": "boston", "family": "student_t", "num_components": 3, "in_use": 2.0}
+    table = components.report([cell | {"seed": s, "test_nll": 2.0 + s} for s in range(2)])
+    assert table.splitlines()[2:] == ["| boston, student_t |  |  | 2.50 ± 0.50 (2.0) |  |  |  |"]
