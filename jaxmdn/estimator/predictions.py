@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from jaxmdn import checks
 from jaxmdn.estimator.answers import in_batches
+from jaxmdn.estimator.inputs import coded
 from jaxmdn.train.ensemble import EnsembleResult
 from jaxmdn.train.predictor import Predictor
 
@@ -32,6 +33,8 @@ class Predictions:
 
     recipe: Any
     result_: Any  # FitResult or EnsembleResult; None where every target is constant
+    columns_: Any  # Columns: gaps and categories among the inputs
+    categories_: Any  # the columns of pandas' type "category" among them; None without any
     constant_: np.ndarray  # [D]: the value of each output that is constant, else NaN
     scalar_: bool  # whether y was [N]
 
@@ -169,15 +172,17 @@ class Predictions:
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, dtype=np.float64, **self._gaps)
+        own = coded(X, self.categories_)
+        return validate_data(self, own, reset=False, dtype=np.float64, **self._gaps)
+
+    def _spread(self, x: np.ndarray) -> np.ndarray:
+        """Checked inputs with gaps filled and categories as indicators."""
+        return self.columns_.spread(x) if self.columns_.changes else x
 
     def _inputs(self, X: Any) -> np.ndarray:
-        """Checked inputs, standardised."""
+        """Checked inputs, as the networks take them."""
         x, result = self._checked(X), self.result_
-        if result is None:
-            return x
-        x = result.columns(x) if isinstance(result, EnsembleResult) else x
-        return np.asarray(result.x_standardizer(x))
+        return x if result is None else np.asarray(result.x_standardizer(self._spread(x)))
 
     def _targets(self, X: Any, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
@@ -214,7 +219,10 @@ class Predictions:
         return found
 
     def _density(self, X: Any) -> Any:
-        return self.result_.predict(self._checked(X))
+        x, result = self._checked(X), self.result_
+        if isinstance(result, EnsembleResult):  # which spreads categories itself
+            return result.predict(x if self.categories_ is None else X)
+        return result.predict(self._spread(x))
 
     @property
     def _varying(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from jaxmdn import train
+from jaxmdn.estimator.inputs import all_columns, coded, learn_categories
 from jaxmdn.estimator.predictions import Predictions
 from jaxmdn.heads import FactorizedHead, Family, Head, NormalHead
 from jaxmdn.nn import MDN
@@ -63,6 +64,7 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
 
     Attributes:
       result_: what ``fit`` or ``fit_ensemble`` returned; None where every target is constant.
+      columns_: a :class:`jaxmdn.train.Columns`, what becomes of gaps and categories.
       constant_: the value of each output that was constant in ``fit``, else NaN, ``[D]``.
       n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
@@ -128,7 +130,9 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
         """Train on inputs ``X [N, F]`` and targets ``y [N]`` or ``[N, D]``.
 
         Args:
-          X: numbers, at least two rows; for an ensemble some may be missing (NaN).
+          X: numbers, at least two rows; for an ensemble some may be missing (NaN). Columns of
+            pandas' type "category" are indicators of each value; one that is missing or was never
+            met is none of them.
           y: finite numbers that the family's support holds.
           sample_weight: nonnegative weights ``[N]``; a weight of zero leaves the row out.
         """
@@ -150,9 +154,11 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, go_on: bool, **options: Any) -> Any:
         go_on = go_on and getattr(self, "result_", None) is not None
+        if not go_on:
+            self.categories_ = learn_categories(X, sample_weight)
         x, y = validate_data(
             self,
-            X,
+            coded(X, self.categories_),
             y,
             reset=not go_on,
             dtype=np.float64,
@@ -172,11 +178,13 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
         else:
             self.scalar_ = y.ndim == 1
             self.constant_ = _constant(columns, weights)
+            names = getattr(self, "feature_names_in_", None)
+            self.columns_ = all_columns(x, names, self.categories_, weights)
         if not len(self._varying):
             self.result_ = None
             return self
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows = (x, columns[:, self._varying], weights)
+        rows = (self._spread(x), columns[:, self._varying], weights)
         with warnings.catch_warnings():
             if not self.verbose:
                 warnings.simplefilter("ignore", train.ComponentWarning)
@@ -212,9 +220,10 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
         head = None if self.family == "student_t" else self._head(y.shape[1])
         if head is not None:
             check_targets(head, y, "MDNRegressor.fit")
-        return train.fit_ensemble(
+        result = train.fit_ensemble(
             x, y, head=head, recipe=recipe, weights=weights, seed=seed, progress=bool(self.verbose)
         )
+        return dataclasses.replace(result, columns=self.columns_)
 
     def _recipe(self) -> tuple[Any, str]:
         """A recipe, or the name of an effort, as ``fit_ensemble`` takes them."""

@@ -10,7 +10,7 @@ import pytest
 from mapie.regression import ConformalizedQuantileRegressor, SplitConformalRegressor
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -241,12 +241,53 @@ def test_pipelines_transformed_targets_and_tables():
     x, y = table()
     small = MDNRegressor(**SMALL)
     model = make_pipeline(StandardScaler(), small).fit(x, y)
-    assert model[-1].predict_interval(model[:-1].transform(x)).shape == (2, 64)
+    inside, own = model[-1], model[:-1].transform(x)
+    assert inside.predict_interval(own).shape == (2, 64)
+    assert neg_crps(model, x, y) == neg_crps(inside, own, y)
+    assert neg_log_score(make_pipeline(inside), own, y) == neg_log_score(inside, own, y)
     model = TransformedTargetRegressor(small, func=np.cbrt, inverse_func=lambda z: z**3)
     assert model.fit(x, y).predict(x).shape == y.shape
+    with pytest.raises(TypeError, match="MDNRegressor standardises by itself"):
+        neg_crps(model, x, y)
     frame = pd.DataFrame({"size": x[:, 0], "town": np.where(x[:, 1] > 0, "Ulm", "Jena")})
     model = make_pipeline(TableVectorizer(), small).fit(frame, y)
     assert model.score(frame, y) > 0.5
+
+
+def test_categories_are_known_by_their_type(user_errors):
+    """Two indicators, as pandas' own; what was never met, or is missing, is neither."""
+    x, y = table()
+    towns = np.where(x[:, 0] > 0, "Ulm", "Jena").astype(object)
+    frame = pd.DataFrame({"town": pd.Categorical(towns)})
+    model = MDNRegressor(**SMALL).fit(frame, y)
+    spread = pd.get_dummies(frame["town"]).to_numpy(float)  # Jena, Ulm
+    plain = MDNRegressor(**SMALL).fit(spread, y)
+    np.testing.assert_array_equal(model.predict(frame), plain.predict(spread))
+    assert model.n_features_in_ == 1
+    assert model.columns_.categories == (("Jena", "Ulm"),)
+    odd = pd.DataFrame({"town": pd.Categorical(["Bonn", None, "Ulm"])})
+    expected = plain.predict(np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
+    np.testing.assert_array_equal(model.predict(odd), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(odd), expected)
+    with pytest.raises(ValueError, match="X lacks the column 'town', a category in fit"):
+        model.predict(spread)
+
+
+@pytest.mark.nightly
+def test_categories_and_gaps_of_an_ensemble():
+    x, y = table()
+    frame = pd.DataFrame({"size": x[:, 0], "town": pd.Categorical(np.where(x[:, 1] > 0, "U", "J"))})
+    frame.loc[::9, "size"] = np.nan
+    frame.loc[5, "town"] = None
+    model = MDNRegressor(**ENSEMBLE).fit(frame, y)
+    density = model.predict_distribution(frame)
+    np.testing.assert_allclose(model.predict(frame), jaxmdn.mean(density)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        model.result_.log_prob(frame, y[:, None]), model.log_prob(frame, y), rtol=1e-4
+    )
+    assert model.result_.importance(frame, y[:, None], num_repeats=2).value.shape == (2,)
+    scores = cross_val_score(model, frame, y, cv=2, scoring=neg_crps, error_score="raise")
+    assert np.isfinite(scores).all()
 
 
 @pytest.mark.nightly
