@@ -43,6 +43,8 @@ class AsymmetricLaplace(Univariate):
     scale: Parameter = positive(in_unit=True)
     asymmetry: Parameter = positive(fixable=True)
 
+    power_tails: ClassVar = False
+
     domain: ClassVar[Support] = REAL
 
     def _exponent(self, y: Array) -> tuple[Array, Array, Array]:

@@ -43,6 +43,8 @@ class Density(abc.ABC):
     most_modes: ClassVar[int] = 2
     #: Whether the family has the mean distances that make its CRPS exact (``scoring/crps.py``).
     absolute_moments: ClassVar[bool] = False
+    #: Whether a tail on the whole line may fall like a power: its quadrature takes more nodes.
+    power_tails: ClassVar[bool] = True
 
     @property
     def event_dim(self) -> int:

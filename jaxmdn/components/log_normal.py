@@ -12,6 +12,7 @@ from jax.scipy.special import ndtri
 from jaxmdn import numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.interval import PositiveDensity
+from jaxmdn.components.normal import Normal
 from jaxmdn.special.normal import log_ndtr, ndtr
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
@@ -41,6 +42,9 @@ class LogNormal(PositiveDensity):
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         z = self._standardize(y)
         return -0.5 * (z * z + numerics.LOG_2PI) - jnp.log(self._parameters()[1]) - jnp.log(y)
+
+    def in_coordinate(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return Normal(loc=self.loc, scale=self.scale).marginal_log_prob(t)
 
     def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         z = self._standardize(y)

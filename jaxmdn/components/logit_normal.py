@@ -13,6 +13,7 @@ from jax.scipy.special import ndtri
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.interval import BoundedDensity, check_bounds
+from jaxmdn.components.normal import Normal
 from jaxmdn.special.normal import log_ndtr, ndtr
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
@@ -59,6 +60,9 @@ class LogitNormal(BoundedDensity):
         z = self._standardize(y)
         jacobian = jnp.log(x) + jnp.log(rest) + math.log(self.width)
         return -0.5 * (z * z + numerics.LOG_2PI) - jnp.log(self._parameters()[1]) - jacobian
+
+    def in_coordinate(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return Normal(loc=self.loc, scale=self.scale).marginal_log_prob(t)
 
     def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         z = self._standardize(y)

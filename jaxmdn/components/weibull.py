@@ -49,6 +49,11 @@ class Weibull(PositiveDensity):
     def inner_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return _log_density(*self._parameters(y))
 
+    def in_coordinate(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        concentration, scale = self._parameters()
+        exponent = concentration * (t - jnp.log(scale))
+        return jnp.log(concentration) + exponent - jnp.exp(exponent)
+
     def limits(self) -> tuple[Array | float, Array | float]:
         concentration, scale = self._parameters()
         beside = jnp.where(concentration < 1, jnp.inf, -jnp.inf)

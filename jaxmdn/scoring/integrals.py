@@ -5,9 +5,10 @@ smooth (``scoring.panels``). The density alone is evaluated at the nodes of a pa
 node is ``F(y)`` and the integral of the interpolated density from ``y`` to there. A panel
 ``[a, b]`` left of ``y`` adds, by parts,
 
-    int_a^b F^2 dy = (b - a) F(b)^2 - 2 int_a^b (y - a) F f dy,
+    int_a^b F^2 dy = (b - a) F(a)^2 + 2 int_a^b (b - y) F f dy,
 
-which is exact where the density vanishes, however long the panel. Of whole numbers a panel of as
+which is exact where the density vanishes, however long the panel, and whose terms do not cancel
+however heavy the tail. Of whole numbers a panel of as
 many as there are nodes is summed one by one; a longer one by the formula of Euler and Maclaurin.
 
 References:
@@ -16,9 +17,10 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +29,11 @@ import numpy as np
 from jaxmdn import meshes, numerics
 from jaxmdn.inference.sums import components_first
 from jaxmdn.mixture import Mixture
-from jaxmdn.scoring.panels import component_edges
+from jaxmdn.scoring.panels import component_edges, insert, open_ended
 from jaxmdn.special import unimodal
 from jaxmdn.typing import Array, Float
 
-# Nodes of a panel; on the whole line, where a panel may hold a tail over many decades.
+# Nodes of a panel; and where it may hold a tail over many decades.
 NODES, OPEN_NODES = 6, 8
 
 
@@ -58,22 +60,7 @@ def squared_distance(mixture: Mixture, y: Float[Array, "... D"]) -> Float[Array,
 
 
 def _squared_distance(mixture: Mixture, y: Array) -> Array:
-    """One dimension after another: loops over a last axis of a few numbers are slow."""
-    function = _over_steps if mixture.components.domain.step else _over_panels
-    if y.shape[-1] == 1:
-        return function(mixture, y)
-
-    @jax.checkpoint
-    def body(d: Array) -> Array:
-        def pick(leaf: Array, rank: int) -> Array:
-            shared = rank == 0 or leaf.shape[-1] == 1
-            return leaf if shared else jax.lax.dynamic_index_in_dim(leaf, d, -1)
-
-        own = dataclasses.replace(mixture, components=mixture.components.map_parameters(pick))
-        return function(own, jax.lax.dynamic_index_in_dim(y, d, -1))[..., 0]
-
-    each = meshes.scan(lambda _, d: (None, body(d)), None, jnp.arange(y.shape[-1]))[1]
-    return jnp.moveaxis(each, 0, -1)
+    return (_over_steps if mixture.components.domain.step else _over_panels)(mixture, y)
 
 
 @squared_distance.defjvp
@@ -99,9 +86,12 @@ def _merge(parts: Float[Array, "L ... K D"], more: list[Array]) -> Float[Array, 
 
 
 def _density(
-    mixture: Mixture, points: Float[Array, "P n ... D"], parts: Array, log_slope: Array
+    mixture: Mixture, points: Float[Array, "P n ... D"], parts: Array, log_density: Callable
 ) -> Float[Array, "P n ... D"]:
-    """``sum_k w_k p_k`` times a slope, each component between its own outermost edges alone.
+    """``sum_k w_k p_k``, each component between its own outermost edges alone.
+
+    ``log_density(component, first, last)`` is one's at all points, those beyond its edges moved to
+    them.
 
     Outside of them a density may overflow, or its derivative may. One component after another, so
     that nothing of ``[P, n, ..., K, D]`` is stored and the loops are vectorised.
@@ -120,7 +110,7 @@ def _density(
     @jax.checkpoint
     def add(total: Array, part: tuple) -> tuple[Array, None]:
         component, weight, first, last = part
-        value = component.continued(jnp.clip(points, first, last)) + log_slope
+        value = log_density(component, first, last)
         # Numbers below the smallest normal one are slow.
         some = (points >= first) & (points <= last) & (value > least) & (value < jnp.inf)
         value = jnp.where(some, jnp.exp(jnp.where(some, value, 0)), 0)
@@ -148,14 +138,21 @@ def _over_panels(mixture: Mixture, y: Array) -> Array:
     for atom, mark in zip(inner, marks, strict=True):
         t = jnp.where(y == atom, mark, t)
     nearest = jnp.where(inside | jnp.isnan(y), y, forward(t))
-    edges = jnp.sort(jnp.concatenate([back(cuts), jnp.stack([*marks, t])]), axis=0)
+    edges = functools.reduce(insert, [*marks, t], back(cuts))
     first, last = edges[:-1], edges[1:]
-    count = OPEN_NODES if own.kind == "real" else NODES
+    count = OPEN_NODES if open_ended(mixture) else NODES
     x, weights, upto, *_ = (jnp.asarray(part, y.dtype) for part in _rule(count))
     length = last - first
     nodes = first[:, None] + length[:, None] * x.reshape(-1, *(1,) * y.ndim)
     points = forward(nodes)
-    density = _density(mixture, points, parts, slope(nodes))
+    log_slope = slope(nodes)
+
+    def log_density(component: Any, low: Array, high: Array) -> Array:
+        if own.kind in ("real", "circle"):
+            return component.continued(jnp.clip(points, low, high)) + log_slope
+        return component.in_coordinate(jnp.clip(nodes, back(low), back(high)))
+
+    density = _density(mixture, points, parts, log_density)
     mass = length * jnp.einsum("i,pi...->p...", weights, density)
     within = length[:, None] * jnp.einsum("ji,pi...->pj...", upto, density)
     right = first >= t
@@ -167,12 +164,12 @@ def _over_panels(mixture: Mixture, y: Array) -> Array:
     # F left of y, 1 - F right of it, each from its own value at y.
     below = mixture.cdf(nearest)
     above = 1 - below if own.kind == "circle" else mixture.survival(nearest)
-    far = _probability(jnp.where(right, above - start, below + start + mass))
+    outer = _probability(jnp.where(right, above - start - mass, below + start))
     side, inside = right[:, None], start[:, None] + within
     rest = _probability(jnp.where(side, above - inside, below + inside))
-    distance = jnp.where(side, end[:, None] - points, points - begin[:, None])
+    distance = jnp.where(side, points - begin[:, None], end[:, None] - points)
     inner_part = jnp.einsum("i,pi...->p...", weights, distance * rest * density)
-    score = jnp.sum((end - begin) * far**2 - 2 * length * inner_part, axis=0)
+    score = jnp.sum((end - begin) * outer**2 + 2 * length * inner_part, axis=0)
     score += jnp.abs(y - nearest)
     return score + _beyond(mixture, y, nearest, forward(ends[0]), forward(ends[1]))
 
@@ -253,7 +250,8 @@ def _counts(mixture: Mixture, index: Array) -> tuple[Array, Array, Array]:
     # Up to the whole number beyond the last edge.
     parts = jnp.maximum(jnp.floor((component_edges(mixture) - own.lower) / own.step), 0)
     zero = jnp.zeros_like(index)
-    highest = _merge(parts, [zero])[-1] + 2
+    highest = jnp.max(jnp.where(jnp.isnan(parts), 0, parts), axis=(0, -2)) + 2
+    highest = jnp.broadcast_to(highest, zero.shape)
     index = jnp.clip(index, 0, highest)
     # Zero by itself: what is continued above it need not pass through it. Then one by one.
     small = [zero, *(zero + (1 + NODES * i) for i in range(3))]
@@ -268,7 +266,12 @@ def _counts(mixture: Mixture, index: Array) -> tuple[Array, Array, Array]:
     few = length <= NODES
     nodes = first[:, None] + jnp.where(few, whole, length * x - 0.5)
     reach = own.lower + own.step * parts.at[-1].add(1)
-    mass = _density(mixture, own.lower + own.step * nodes, reach, jnp.zeros_like(nodes))
+    points = own.lower + own.step * nodes
+
+    def log_density(component: Any, low: Array, high: Array) -> Array:
+        return component.continued(jnp.clip(points, low, high))
+
+    mass = _density(mixture, points, reach, log_density)
     # One by one.
     counted = jnp.where(whole < length, mass, 0)
     # Or the polynomial f through the nodes: sum f = int f - f'' / 24 + ...

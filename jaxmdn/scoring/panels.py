@@ -23,14 +23,22 @@ from jaxmdn.typing import Array, Float
 # the quantile at 1e-12 of a density that falls like y^-2 is 3e11 scales away, sinh(27).
 NODES, FARTHEST = 12, {4: 16.0, 8: 28.0}
 # By the dtype's bytes: how far out panels reach, in a normal's scores (levels of 3e-7 and 1e-12).
-REACH = {4: 5.0, 8: 7.0}
-# Panels of one component, if there are many, and of all of them together at least.
-FEWEST, TOTAL = 4, 36
+# Where tails fall like powers no further than a panel's nodes resolve: seven nats each.
+REACH, REACH_OPEN = {4: 5.0, 8: 7.0}, 5.0
+# Panels of one component, if there are many (and where tails fall like powers), and of all of them
+# together at least.
+FEWEST, FEWEST_OPEN, TOTAL = 4, 6, 36
 
 
-def num_panels(count: int) -> int:
-    """Panels of each of ``count`` components, an even number."""
-    return max(FEWEST, 2 * math.ceil(TOTAL / count / 2))
+def open_ended(mixture: Mixture) -> bool:
+    """Whether a panel may hold a tail over many decades."""
+    return mixture.components.domain.kind == "real" and mixture.components.power_tails
+
+
+def num_panels(mixture: Mixture) -> int:
+    """Panels of each component, an even number."""
+    fewest = FEWEST_OPEN if open_ended(mixture) else FEWEST
+    return max(fewest, 2 * math.ceil(TOTAL / mixture.num_components / 2))
 
 
 def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
@@ -47,7 +55,7 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
     dtype = centre.dtype
     own = family.domain
     circle = own.kind == "circle"
-    forward, _, slope = unimodal.coordinate(own.lower - own.step, own.upper)
+    forward, *_ = unimodal.coordinate(own.lower - own.step, own.upper)
     steps = np.linspace(-1, 1, 2 * NODES + 1)
     places = FARTHEST[dtype.itemsize] * (0.14 * steps + 0.86 * steps**9)
     largest = 0.9 * math.log(float(jnp.finfo(dtype).max))  # of logarithms
@@ -59,19 +67,20 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
         middle = centre if circle else jnp.zeros_like(centre)
         inside = jnp.abs(t - middle) <= limit
         t = jnp.clip(t, middle - limit, middle + limit)
-        value = family.continued(t) if circle else family.continued(forward(t)) + slope(t)
+        value = family.continued(t) if circle else family.in_coordinate(t)
         mass = jnp.exp(value) * width * (gap * jnp.cosh(place))
         # What rounds to a bound may be infinite there.
         return t, jnp.where(inside & (mass > 0) & (mass < jnp.inf), mass, 0)
 
     table = jnp.asarray(np.stack([places, np.gradient(places)], axis=1), dtype)
     t, mass = meshes.scan(lambda _, step: (None, weigh(step)), None, table)[1]
-    half = num_panels(mixture.num_components) // 2
-    scores = np.linspace(-REACH[dtype.itemsize], 0, half, endpoint=False)
+    half = num_panels(mixture) // 2
+    reach = REACH_OPEN if open_ended(mixture) else REACH[dtype.itemsize]
+    scores = np.linspace(-reach, 0, half, endpoint=False)
     levels = [0.5 * math.erfc(-score / math.sqrt(2)) for score in scores]
-    left = _reach(mass, t, levels)
-    right = _reach(mass[::-1], t[::-1], levels)[::-1]
-    edges = jnp.sort(jnp.concatenate([left, centre[None], right]), axis=0)
+    mass, t = (jnp.stack([part, part[::-1]], axis=1) for part in (mass, t))  # from either end
+    ends = _reach(mass, t, levels)
+    edges = insert(jnp.concatenate([ends[:, 0], ends[::-1, 1]]), centre)
     if circle:
         y, inside = edges - 2 * math.pi * jnp.round(edges / (2 * math.pi)), True
     else:
@@ -80,23 +89,28 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
     return jnp.where(inside & (mixture.weights()[..., None] > 0), y, jnp.nan)
 
 
+def insert(edges: Float[Array, "L ..."], value: Float[Array, "..."]) -> Float[Array, "M ..."]:
+    """Ascending numbers with one more among them: what a sort would give, but cheap."""
+    outer = jnp.full_like(edges[:1], jnp.inf)
+    above = jnp.minimum(jnp.concatenate([edges, outer]), value)
+    return jnp.maximum(jnp.concatenate([-outer, edges]), above)
+
+
 def _reach(mass: Float[Array, "T ..."], t: Array, levels: list[float]) -> Float[Array, "L ..."]:
     """Where the sums of a table reach these shares of the whole: linear in their logarithms."""
-    column = jnp.asarray(levels, t.dtype).reshape(-1, *(1,) * (t.ndim - 1)) * jnp.sum(mass, axis=0)
-    column = jnp.log(column)
-
-    def add(state: tuple, node: tuple[Array, Array]) -> tuple[tuple, None]:
-        edges, summed, last, before = state
-        mass, t = node
-        after = summed + 0.5 * (before + mass)
-        low, high = jnp.log(summed), jnp.log(after)
-        share = jnp.where(summed > 0, (column - low) / (high - low), 0)
-        share = jnp.where(column >= high, 1, jnp.where(column > low, share, 0))
-        return (edges + share * (t - last), after, t, mass), None
-
-    zero = jnp.zeros_like(t[0])
-    start = (jnp.broadcast_to(t[0], (len(levels), *t.shape[1:])), zero, t[0], zero)
-    return meshes.scan(add, start, (mass, t))[0][0]
+    upto = np.tril(np.ones((len(mass) - 1, len(mass) - 1)))  # a cumulated sum takes 4 times as long
+    sums = jnp.einsum("ij,j...->i...", jnp.asarray(0.5 * upto, t.dtype), mass[:-1] + mass[1:])
+    sums = jnp.log(sums)
+    low = jnp.concatenate([jnp.full_like(sums[:1], -jnp.inf), sums[:-1]])
+    rising = (low > -jnp.inf) & (sums > low)
+    gap = jnp.diff(t, axis=0)
+    pace = jnp.where(rising, gap / jnp.where(rising, sums - low, 1), 0)
+    edges = []
+    for level in levels:
+        column = math.log(level) + sums[-1]
+        part = jnp.where(rising & (column > low), column - low, 0) * pace
+        edges.append(t[0] + jnp.sum(jnp.where(column < sums, part, gap), axis=0))
+    return jnp.stack(edges)
 
 
-__all__ = ["component_edges", "num_panels"]
+__all__ = ["component_edges", "insert", "open_ended"]

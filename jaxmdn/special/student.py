@@ -60,13 +60,14 @@ def radial(z: Array, df: Array) -> tuple[Array, Array]:
     x = jnp.minimum(near * near / df, largest)
     positive = x > 0
     safe = jnp.where(positive, x, 1)
-    ratio = jnp.where(positive, jnp.log1p(safe) / safe, 1)
+    log_near = jnp.log1p(x)
+    ratio = jnp.where(positive, log_near / safe, 1)
     size = jnp.minimum(jnp.where(far, jnp.abs(z), 1), largest)
     log_far = 2 * jnp.log(size) - jnp.log(df)
     tau = jnp.where(far, 0.5 * df * log_far, 0.5 * near * near * ratio)
     # At infinity tau alone is infinite: it is what the logarithm is subtracted from.
     tau = jnp.where(jnp.isinf(z), jnp.inf, tau)
-    return tau, jnp.where(far, log_far, jnp.log1p(x))
+    return tau, jnp.where(far, log_far, log_near)
 
 
 @radial.defjvp

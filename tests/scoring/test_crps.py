@@ -345,6 +345,20 @@ def test_infinite_scores_and_dead_components():
     assert np.isnan(jaxmdn.crps(dead, y * np.nan)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_many_components_with_tails_like_powers(dtype):
+    """Panels shared among ten components still resolve tails over many decades."""
+    rng = np.random.default_rng(12)
+    logits, parameters = draw("student", rng, 10, (6,))
+    parameters["df"] = np.exp(rng.uniform(np.log(1.1), np.log(4.0), (6, 10)))
+    y = np.array([0.1, -3.0, 8.0, 40.0, -300.0, 1e4])
+    found = jaxmdn.crps(build("student", logits, parameters, dtype), jnp.asarray(y[:, None], dtype))
+    for n in range(6):
+        row = {key: x[n] for key, x in parameters.items()}
+        law = special.softmax(logits[n]), frozen("student", row), row["loc"], row["scale"]
+        np.testing.assert_allclose(found[n, 0], crps_integral(*law, y[n]), rtol=1e-5)
+
+
 def test_leading_axes_broadcast():
     rng = np.random.default_rng(6)
     logits, parameters = draw("laplace", rng, 3, (4,))
