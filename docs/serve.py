@@ -24,15 +24,17 @@ FOLDER = Path(os.environ["EXPORTED"])
 DESCRIPTION = json.loads((FOLDER / "description.json").read_text())
 AXES = {name: shape.index("rows") for name, (_, *shape) in DESCRIPTION["outputs"].items()}
 WIDTH = int(DESCRIPTION["inputs"]["x"][2])
+COLUMNS = DESCRIPTION["columns"] or {"gaps": [False] * WIDTH, "categories": [[]] * WIDTH}
+MAY_LACK = np.logical_or(COLUMNS["gaps"], list(map(bool, COLUMNS["categories"])))
 PROGRAM = jax.export.deserialize(bytearray((FOLDER / "program.jax").read_bytes()))
 predict_rows = jax.jit(PROGRAM.call)
 app = FastAPI(title="a density")
 
 
 class Question(BaseModel):
-    """Rows of inputs, in the units of the training table."""
+    """Rows of inputs, in the units of the training table; null where one is missing."""
 
-    rows: list[list[float]] = Field(min_length=1, max_length=MOST_ROWS)
+    rows: list[list[float | None]] = Field(min_length=1, max_length=MOST_ROWS)
 
 
 @app.get("/")
@@ -49,9 +51,9 @@ def predict(question: Question) -> dict:
         found = len(question.rows[wrong[0]])
         raise HTTPException(422, f"row {wrong[0]} has {found} numbers, the model takes {WIDTH}")
     x = np.asarray(question.rows, np.float32)
-    if not np.isfinite(x).all():
-        row = int(np.argwhere(~np.isfinite(x))[0][0])
-        raise HTTPException(422, f"row {row} holds a number that is not finite")
+    bad = np.argwhere(~np.isfinite(x) & ~(np.isnan(x) & MAY_LACK))
+    if len(bad):
+        raise HTTPException(422, f"row {bad[0][0]} holds a number that is not finite, or none")
     count, size = len(x), 1 << math.ceil(math.log2(len(x)))
     answers = jax.device_get(predict_rows(np.resize(x, (size, WIDTH))))
     return {n: np.moveaxis(a, AXES[n], 0)[:count].tolist() for n, a in answers.items()}

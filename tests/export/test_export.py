@@ -312,8 +312,13 @@ def test_what_a_format_cannot_hold_is_said(ensemble, tmp_path):
 def server(tmp_path, user_errors):
     """``docs/serve.py`` as it is started, behind a port."""
     result, x, _ = built(NormalHead(2, 2))
-    outputs = ("parameters", "mean", "quantiles")
-    folder = export.save(tmp_path / "out", result, outputs=outputs, quantiles=LEVELS)
+    columns = train.Columns(  # [a, kind] -> a, whether it is missing, whether the kind is u
+        names=("a", "kind"), medians=(5.0, np.nan), gaps=(True, False), categories=((), ("u",))
+    )
+    codes = np.stack([x[:, 0], np.arange(60) % 3 - 1.0], axis=1).astype(np.float32)
+    codes[::7, 0] = np.nan
+    options = {"outputs": ("parameters", "mean", "quantiles"), "quantiles": LEVELS}
+    folder = export.save(tmp_path / "out", result, columns=columns, **options)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -330,31 +335,32 @@ def server(tmp_path, user_errors):
                 except httpx.TransportError:
                     assert process.poll() is None, process.stderr.read()
                     time.sleep(0.1)
-            yield client, result, x
+            yield client, result, columns.spread(codes), codes
         process.terminate()
 
 
 def test_served_over_http(server):
-    client, result, x = server
+    client, result, x, codes = server
     wanted = expected(result, x, np.zeros((60, 2), np.float32))
+    table = [[None if np.isnan(value) else float(value) for value in row] for row in codes]
 
     def ask(rows):
         return client.post("/predict", json={"rows": rows})
 
-    found = ask(x.tolist()).json()
+    found = ask(table).json()
     assert_close(np.array(found["mean"]), wanted["mean"], 1e-5)
     assert_close(np.array(found["weights"]), wanted["weights"], 1e-5)
     assert_close(np.moveaxis(found["quantiles"], 1, 0), wanted["quantiles"], 1e-5)
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        answers_ = list(pool.map(lambda i: ask(x[i % 60 : i % 60 + 1].tolist()), range(100)))
+        answers_ = list(pool.map(lambda i: ask(table[i % 60 : i % 60 + 1]), range(100)))
     for i, answer in enumerate(answers_):
         assert answer.status_code == 200
         assert_close(np.array(answer.json()["mean"][0]), wanted["mean"][i % 60], 1e-5)
-    for rows in ([[1.0, 2.0]], [], [["a", 1.0, 2.0]], [[None, 1.0, 2.0]], [[0.0] * 3] * 8193):
+    for rows in ([[1.0]], [], [["a", 1.0]], [[1.0, 1e39]], [[0.0] * 2] * 8193):
         assert ask(rows).status_code == 422
-    assert "row 1 has 2 numbers" in ask([[1.0, 2.0, 3.0], [1.0, 2.0]]).text
-    text = '{"rows": [[1.0, NaN, 2.0]]}'
+    assert "row 1 has 3 numbers" in ask([[1.0, 2.0], [1.0, 2.0, 3.0]]).text
+    text = '{"rows": [[Infinity, 1.0]]}'
     answer = client.post("/predict", content=text, headers={"content-type": "application/json"})
     assert answer.status_code == 422
-    assert "row 0 holds a number that is not finite" in answer.text
-    assert len(ask([[0.0] * 3] * 8192).json()["mean"]) == 8192
+    assert "row 0 holds a number that is not finite, or none" in answer.text
+    assert len(ask([[0.0] * 2] * 8192).json()["mean"]) == 8192
