@@ -17,6 +17,8 @@ from jaxmdn.mixture import Mixture, component_log_prob, log_prob
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.plots.style import BLACK, BLUE, ORANGE, PALETTE, STYLES, axes
 
+MANY = 20  # more components than these are a tangle
+
 
 def conditional_density(
     predict: Callable[[Any], Any],
@@ -98,7 +100,7 @@ def density(
     y: Any = None,
     *,
     level: float | None = 0.9,
-    components: bool = True,
+    components: bool | None = None,
     value: float | None = None,
     ax: Axes | None = None,
     ylabel: str = "y",
@@ -109,7 +111,7 @@ def density(
       mixture: a density with ``D = 1`` and no batch axes (``mixture[0]`` picks a row).
       y: grid ``[Y]``; by default from the 0.1 % to the 99.9 % quantile and a little beyond.
       level: probability of the highest-density region; None leaves it out.
-      components: whether to draw the components.
+      components: whether to draw the components; None: of a mixture of at most 20.
       value: what the target turned out to be, drawn as a line.
       ylabel: the target's name and unit.
     """
@@ -138,6 +140,8 @@ def density(
             ax.plot([low, high], [0, 0], color=BLUE, lw=4, solid_capstyle="butt", clip_on=False)
         label = f"{level:.0%} highest-density region"
         ax.fill_between(y, 0, total, where=inside, color=BLUE, alpha=0.25, lw=0, label=label)
+    if components is None:
+        components = getattr(mixture, "num_components", 0) <= MANY
     if components and isinstance(mixture, Mixture):
         parts = np.exp(np.asarray(component_log_prob(mixture, points))) * np.asarray(
             mixture.weights()

@@ -115,6 +115,11 @@ def test_density_draws_the_curve_its_components_and_its_region():
     assert (covered == (sum(parts) >= threshold)).mean() > 0.998
     assert ax.get_xlabel() == "price (EUR)"
 
+    # Of many components only the density is drawn.
+    normal = jaxmdn.components.Normal(loc=jnp.zeros((21, 1)), scale=jnp.ones((21, 1)))
+    ax = plots.density(jaxmdn.Mixture(logits=jnp.zeros(21), components=normal), y, level=None)
+    assert [line.get_label() for line in ax.lines] == ["density"]
+
 
 def test_contours_draw_regions_of_the_right_probability():
     draws = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 50)
