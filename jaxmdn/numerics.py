@@ -57,6 +57,8 @@ def logsumexp(a: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
     >>> jax.grad(logsumexp)(jnp.array([-jnp.inf, -jnp.inf])).tolist()
     [0.0, 0.0]
     """
+    if a.shape[axis] == 1:
+        return jnp.squeeze(jnp.where(a == -jnp.inf, -jnp.inf, a), axis)
     peak = finite_peak(a, axis)
     total = jnp.sum(jnp.exp(a - peak), axis=axis)
     empty = total == 0
@@ -76,9 +78,11 @@ def log_normalize(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
     Rows whose logits are all ``-inf`` stay ``-inf`` with a zero gradient. The largest logit is
     subtracted before the rest, so that a constant added to all of them costs no accuracy.
     """
+    if logits.shape[-1] == 1:
+        return jnp.where(logits == -jnp.inf, logits, logits - logits)
     shifted = logits - finite_peak(logits)
-    total = logsumexp(shifted)[..., None]
-    return shifted - jnp.where(total == -jnp.inf, jnp.zeros_like(total), total)
+    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(total == 0, jnp.ones_like(total), total))
 
 
 def silent_product(weights: Float[Array, "..."], values: Float[Array, "..."]) -> Array:

@@ -45,6 +45,8 @@ class Density(abc.ABC):
     absolute_moments: ClassVar[bool] = False
     #: Whether a tail on the whole line may fall like a power: its quadrature takes more nodes.
     power_tails: ClassVar[bool] = True
+    #: Whether it has a ``pullback(y)``, by which mixtures are differentiated in one pass.
+    has_pullback: ClassVar[bool] = False
 
     @property
     def event_dim(self) -> int:

@@ -12,6 +12,7 @@ from jaxmdn import numerics
 from jaxmdn.components.counts import CountDensity, reached
 from jaxmdn.components.declare import family, real
 from jaxmdn.components.support import COUNTS, Support
+from jaxmdn.special.softplus import log_sigmoid
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
@@ -40,7 +41,7 @@ class Bernoulli(CountDensity):
 
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         (logit,) = self._parameters()
-        return jax.nn.log_sigmoid(jnp.where(y == 0, -logit, logit))
+        return log_sigmoid(jnp.where(y == 0, -logit, logit))
 
     def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         no, yes = self._chances()
@@ -50,8 +51,8 @@ class Bernoulli(CountDensity):
     def log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         (logit,) = self._parameters()
         zero = y < 1
-        below = jnp.where(zero, jax.nn.log_sigmoid(-logit), 0)
-        return below, jnp.where(zero, jax.nn.log_sigmoid(logit), -jnp.inf)
+        below = jnp.where(zero, log_sigmoid(-logit), 0)
+        return below, jnp.where(zero, log_sigmoid(logit), -jnp.inf)
 
     def _chances(self) -> tuple[Array, Array]:
         """``P(Y = 0)`` and ``P(Y = 1)``, neither one as a difference from one."""

@@ -16,6 +16,7 @@ from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special.roots import bisect
+from jaxmdn.special.softplus import log_sigmoid
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
@@ -97,8 +98,8 @@ class DiscretizedLogistic(Univariate):
         above, below = self._edge(index), -self._edge(index - 1)
         # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))
         width = numerics.divide(jnp.asarray(self.lattice[1], scale.dtype), scale)
-        value = jnp.where(last, 0, jax.nn.log_sigmoid(above))
-        value = value + jnp.where(first, 0, jax.nn.log_sigmoid(below))
+        value = jnp.where(last, 0, log_sigmoid(above))
+        value = value + jnp.where(first, 0, log_sigmoid(below))
         value = value + jnp.where(first | last, 0, jnp.log(-jnp.expm1(-width)))
         return jnp.where(valid, value, jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf))
 
@@ -120,10 +121,10 @@ class DiscretizedLogistic(Univariate):
         return self._staircase(y, 1.0, 0.0, lambda z: _sigmoid(-z))
 
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, -jnp.inf, 0.0, jax.nn.log_sigmoid)
+        return self._staircase(y, -jnp.inf, 0.0, log_sigmoid)
 
     def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, 0.0, -jnp.inf, lambda z: jax.nn.log_sigmoid(-z))
+        return self._staircase(y, 0.0, -jnp.inf, lambda z: log_sigmoid(-z))
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]

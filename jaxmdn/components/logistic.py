@@ -12,6 +12,7 @@ import numpy as np
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
+from jaxmdn.special.softplus import log_sigmoid, softplus
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # By the dtype's bytes: nodes of the trapezoidal rule for mean differences, and its ends.
@@ -34,7 +35,8 @@ class Logistic(LocationScale):
     absolute_moments: ClassVar = True
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)
+        distance = jnp.where(z < 0, -z, z)  # no abs: that has no second derivative at zero
+        return -distance - 2 * softplus(-distance)
 
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         # By hand: compilers may turn the sigmoid into a tanh, which has no lower tail.
@@ -42,7 +44,7 @@ class Logistic(LocationScale):
         return jnp.where(z < 0, power, 1) / (1 + power)
 
     def standard_log_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jax.nn.log_sigmoid(z)
+        return log_sigmoid(z)
 
     def standard_quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
         middle = jnp.abs(p - 0.5) < 0.25

@@ -18,6 +18,8 @@ from jaxmdn import numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
 from jaxmdn.components.normal_density import NormalDensity
+from jaxmdn.components.normal_pullback import Pullback
+from jaxmdn.components.normal_pullback import normal as normal_pullback
 from jaxmdn.special.normal import erf, log_ndtr, ndtr
 from jaxmdn.typing import Array, Float, Key, Parameter
 
@@ -38,9 +40,17 @@ class Normal(LocationScale, NormalDensity):
     scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
+    has_pullback: ClassVar = True
+
+    def pullback(self, y: Float[Array, "..."]) -> Pullback:
+        """Log-densities of the components ``[..., K]`` at ``y [..., D]`` with their derivatives."""
+        return normal_pullback(self.loc, self.scale, y)
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = numerics.upcast(self.loc, self.scale, y)
+        if loc.shape[-1] == 1:  # XLA's loops are slow where the last axis has length one
+            z = numerics.standardize(y[..., 0], loc[..., 0], scale[..., 0])
+            return self.standard_log_prob(z) - jnp.log(scale[..., 0])
         z = numerics.standardize(y, loc, scale)
         copies = loc.shape[-1] // scale.shape[-1]  # D where the scale is isotropic, else 1
         log_det = copies * jnp.sum(jnp.log(scale), axis=-1)

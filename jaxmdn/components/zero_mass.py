@@ -17,6 +17,7 @@ import numpy as np
 from jaxmdn import numerics
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.univariate import Univariate
+from jaxmdn.special.softplus import log_sigmoid
 from jaxmdn.typing import Array, Float, Parameter
 
 ZeroMassT = TypeVar("ZeroMassT", bound="ZeroMass")
@@ -90,7 +91,7 @@ class ZeroMass(Univariate):
     def log_shares(self) -> tuple[Array, Array]:
         """Log-probabilities of an extra zero and of none, in the compute dtype."""
         logit = numerics.upcast_tree(self.base, self.logit)[1]
-        return jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
+        return log_sigmoid(logit), log_sigmoid(-logit)
 
     def shares(self) -> tuple[Array, Array]:
         """Probabilities of an extra zero and of none."""

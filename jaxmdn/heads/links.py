@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import checks, numerics
+from jaxmdn.special.softplus import softplus, softplus_and_slope
 from jaxmdn.typing import Array, Float
 
 
@@ -98,15 +99,6 @@ class Exp(Link):
         return (0.0, math.inf)
 
 
-def _softplus_and_slope(raw: Float[Array, "..."]) -> tuple[Array, Array]:
-    """``log(1 + e^raw)`` and the logistic function, from one exponential."""
-    # One condition for all arms, so that the derivatives at zero, too, are those of a smooth arm.
-    positive = raw >= 0
-    decay = jnp.exp(jnp.where(positive, -raw, raw))
-    slope = jnp.where(positive, jnp.ones_like(raw), decay) / (1 + decay)
-    return jnp.where(positive, raw, jnp.zeros_like(raw)) + jnp.log1p(decay), slope
-
-
 @dataclasses.dataclass(frozen=True)
 class Softplus(Link):
     """``value = floor + knee log(1 + e^raw / knee)``: linear in the end, so it cannot overflow.
@@ -132,11 +124,11 @@ class Softplus(Link):
 
     def __call__(self, raw: Float[Array, "..."]) -> Float[Array, "..."]:
         if self.knee == 1.0:
-            return jax.nn.softplus(raw) + self.floor
-        return self.knee * jax.nn.softplus(raw - math.log(self.knee)) + self.floor
+            return softplus(raw) + self.floor
+        return self.knee * softplus(raw - math.log(self.knee)) + self.floor
 
     def value_and_slope(self, raw: Float[Array, "..."]) -> tuple[Array, Array]:
-        value, slope = _softplus_and_slope(raw - math.log(self.knee))
+        value, slope = softplus_and_slope(raw - math.log(self.knee))
         return self.knee * value + self.floor, self.knee * slope
 
     def inverse(self, value: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -190,7 +190,7 @@ def linear_nll(
         return nll(head, raw, y, implementation=implementation, **options)
     hidden = jnp.broadcast_to(hidden, (*batch, hidden.shape[-1])).reshape(-1, hidden.shape[-1])
     rows = _rows(name, y, batch, weights, mask, reduction, raw_shape.dtype)
-    blocks = chunked.choose_blocks(head, hidden.shape[0], chunk_size)
+    blocks = chunked.choose_blocks(head, hidden.shape[0], chunk_size, stored=False)
     config = linear.Config(head, blocks.gradient, precision, chosen)
     layer = layer._replace(hidden=hidden)
     if reduction == "none":

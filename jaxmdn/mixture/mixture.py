@@ -26,6 +26,7 @@ from jaxmdn.components.base import Density, PerDimension
 from jaxmdn.components.categorical import draw_index
 from jaxmdn.components.declare import register
 from jaxmdn.components.support import Support
+from jaxmdn.mixture import one_pass
 from jaxmdn.typing import Array, Float, Int, Key, Num, Parameter
 
 
@@ -111,6 +112,9 @@ class Mixture(PerDimension, Density):
         return log_weights + components
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
+        if self.components.has_pullback:
+            self._check_count()
+            return one_pass.log_prob(*numerics.upcast_tree(self.logits, self.components, y))
         return numerics.logsumexp(self.joint_log_prob(y))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:

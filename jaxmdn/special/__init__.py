@@ -3,6 +3,7 @@
 | module | what it holds |
 |---|---|
 | ``elementary`` | series, quadrature, logarithms and exponentials that do not cancel |
+| ``softplus`` | ``log(1 + e^x)`` and the logistic function's logarithm |
 | ``sides`` | both tails and their derivatives from the one that is computed |
 | ``gamma``, ``beta``, ``student``, ``counts``, ``circular`` | incomplete functions, and quantiles |
 | ``normal`` | the logarithm of the normal tail, and moments of half a normal |

@@ -24,11 +24,11 @@ from jaxmdn.losses.kernels.rows import real_leaves
 from jaxmdn.losses.reductions import silence, silence_targets
 from jaxmdn.typing import Array, Bool, Float
 
-# Measured on CPU: a block of about a megabyte, but not fewer rows than fill the vector units.
-BLOCK_ENTRIES = 2**17
-MIN_ROWS, MAX_ROWS = 256, 2048
-# The value alone is a single pass; blocks gain nothing below this width.
-WIDE = 256
+# On CPU as many raw outputs as this are one block, which XLA spreads over its threads: what is
+# computed from them fits into what the C library's allocator keeps (32 MB), so that no page is
+# fetched anew. Of more, a block is a megabyte or two, so that it stays in cache.
+WHOLE_ENTRIES = 2**22
+BLOCK_ENTRIES = 2**18
 # Elsewhere a block must be worth its launches: a gigabyte of float32.
 LARGE_ENTRIES = 2**28
 
@@ -47,10 +47,16 @@ class Blocks(NamedTuple):
 
 
 def choose_blocks(
-    head: Head, num_rows: int, chunk_size: int | None, implementation: str = "xla_chunked"
+    head: Head,
+    num_rows: int,
+    chunk_size: int | None,
+    implementation: str = "xla_chunked",
+    *,
+    stored: bool = True,
 ) -> Blocks:
     """Return the rows per block: ``chunk_size``, or what suits head and device if that is None.
 
+    ``stored`` says whether all raw outputs are in memory anyway: if not, they should not be.
     A symbolic number of rows (``jax.export``) is one block: how many others are left is not known.
     """
     if not isinstance(num_rows, int):
@@ -63,10 +69,12 @@ def choose_blocks(
             fitting = num_rows
         size = max(min(fitting, num_rows), 1)
         return Blocks(size, size, implementation)
-    fitting = 2 ** round(BLOCK_ENTRIES / head.num_outputs).bit_length()
-    size = min(max(fitting, MIN_ROWS), MAX_ROWS)
-    wide = head.num_outputs >= WIDE or getattr(head, "covariance", None) == "full"
-    return Blocks(size if wide else max(num_rows, 1), size, implementation)
+    whole = max(num_rows, 1)
+    if stored and num_rows * head.num_outputs <= WHOLE_ENTRIES:
+        return Blocks(whole, whole, implementation)
+    entries = BLOCK_ENTRIES if stored else BLOCK_ENTRIES // 2
+    size = 2 ** max(entries // head.num_outputs, 1).bit_length()
+    return Blocks(whole if head.event_dim == 1 else size, size, implementation)
 
 
 class Batch(NamedTuple):
@@ -232,10 +240,13 @@ def _gradient(
         part = rows_of(blocks.implementation).gradient(
             head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
         )
-        column = 0
-        for gradient in part.raw:
-            raw_gradient = put(raw_gradient, gradient, start, column)
-            column += gradient.shape[1]
+        if single:  # one pass, which XLA spreads over its threads
+            raw_gradient = jnp.concatenate(part.raw, axis=1)
+        else:
+            column = 0
+            for gradient in part.raw:
+                raw_gradient = put(raw_gradient, gradient, start, column)
+                column += gradient.shape[1]
         y_gradient = [
             put(buffer, gradient, start)
             for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
@@ -249,5 +260,6 @@ def _gradient(
     nll = jnp.zeros((num_rows,), dtype) if with_rows else None
     y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
     sums = jnp.zeros(num_blocks(num_rows, blocks.gradient), dtype)
+    single = num_blocks(num_rows, blocks.gradient) == 1
     carry = (nll, sums, jnp.zeros(raw.shape, stored), y_gradient)
     return fold(step, carry, num_rows, blocks.gradient)

@@ -74,8 +74,9 @@ def _gains(backend: str, head: NormalHead) -> bool:
     """Whether the derivatives written by hand are faster than those of XLA's own fusions."""
     if head.covariance in ("full", "low_rank"):
         return backend in ("cpu", "gpu")
-    # Tied scales have few exponentials and logarithms to save.
-    return backend == "cpu" and not head.tied
+    # Tied scales and a single component have few exponentials and logarithms to save.
+    single = head.num_components == head.event_dim == 1
+    return backend == "cpu" and not (head.tied or single)
 
 
 def rows_of(implementation: str) -> Any:

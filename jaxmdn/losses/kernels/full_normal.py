@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.losses.kernels.normal import sum_to
+from jaxmdn.components.normal_pullback import sum_to
 from jaxmdn.typing import Array, Float
 
 
@@ -49,7 +49,7 @@ def full_normal(
             loc_gradient = loc_gradient - jnp.pad(column, ((0, 0), (0, 0), (0, dim - d)))
         outer = [v[..., d : d + 1] * x[..., :d] for d in range(1, dim)]
         packed_gradient = jnp.concatenate(outer, axis=-1) if outer else jnp.zeros_like(packed)
-        scale_gradient = sum_to(r - rz * z, scale.shape) * inverse
-        return loc_gradient, scale_gradient, sum_to(packed_gradient, packed.shape)
+        scale_gradient = sum_to(r - rz * z, scale.shape[-2:]) * inverse
+        return loc_gradient, scale_gradient, sum_to(packed_gradient, packed.shape[-2:])
 
     return log_prob, pullback

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from jaxmdn import numerics
 from jaxmdn.components.low_rank_normal import orthonormalize
-from jaxmdn.losses.kernels.normal import sum_to
+from jaxmdn.components.normal_pullback import sum_to
 from jaxmdn.typing import Array, Float
 
 
@@ -60,6 +60,10 @@ def low_rank_normal(
             precision_factor = precision_factor + (top * inverse)[..., None] * bottom[..., None, :]
         scale_gradient = (r * remaining - r_rho * rho) * inverse
         factor_gradient = r[..., None] * precision_factor - rv[..., None] * t[..., None, :]
-        return -rv, sum_to(scale_gradient, scale.shape), sum_to(factor_gradient, factor.shape)
+        return (
+            -rv,
+            sum_to(scale_gradient, scale.shape[-2:]),
+            sum_to(factor_gradient, factor.shape[-3:]),
+        )
 
     return log_prob, pullback

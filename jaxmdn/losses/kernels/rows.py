@@ -6,19 +6,18 @@ block by row block: no faster than autodiff over everything at once, but in boun
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes, numerics
+from jaxmdn.components.normal_pullback import Pullback, normal
 from jaxmdn.heads import Head, NormalHead
 from jaxmdn.losses.kernels.full_normal import full_normal
 from jaxmdn.losses.kernels.low_rank_normal import low_rank_normal
-from jaxmdn.losses.kernels.mixing import mix
-from jaxmdn.losses.kernels.normal import normal
 from jaxmdn.losses.reductions import silence
+from jaxmdn.mixture.mixing import Mixed, mix
 from jaxmdn.typing import Array, Bool, Float
 
 
@@ -52,10 +51,9 @@ def value(
 ) -> Float[Array, "n"]:
     """Return the NLL of each row, nats; of one that is not ``kept``, that of zeros."""
     (raw,) = numerics.upcast(silence(raw, kept))
-    if not has_closed_form(head) or head.event_dim == 1:
-        return -head.log_prob(raw, y)  # for one dimension the plain form is the faster one
-    log_prob = _components(head, raw, y)[1]
-    return mix(_logits(head, raw), log_prob, jnp.ones(1, raw.dtype), head.min_weight).nll
+    if not has_closed_form(head) or head.covariance in ("isotropic", "diagonal"):
+        return -head.log_prob(raw, y)  # there the plain form is the faster one
+    return _mix(head, raw, _components(head, raw, y)[1], jnp.ones(1, raw.dtype)).nll
 
 
 def gradient(
@@ -76,40 +74,38 @@ def gradient(
     if not has_closed_form(head):
         found = _autodiff(head, raw, y, coefficient, with_y=with_y)
         return found._replace(raw=(found.raw[0].astype(dtype),))
-    slope, log_prob, pullback = _components(head, raw, y)
-    mixed = mix(_logits(head, raw), log_prob, coefficient.astype(raw.dtype), head.min_weight)
-    loc, scale, *shape = pullback(mixed.responsibilities)
+    slope, components = _components(head, raw, y)
+    mixed = _mix(head, raw, components, coefficient.astype(raw.dtype))
+    loc, scale, *shape = components.pull(mixed.responsibilities)
     parts = (mixed.logits_gradient, loc, scale * slope, *shape)
     blocks = tuple(part.reshape(raw.shape[0], -1).astype(dtype) for part in parts)
     return Gradient(mixed.nll, blocks, (-jnp.sum(loc, axis=1),) if with_y else ())
 
 
-def _logits(head: NormalHead, raw: Float[Array, "n P"]) -> Float[Array, "n K"]:
-    return raw[:, : head.num_components]
+def _mix(head: NormalHead, raw: Float[Array, "n P"], components: Pullback, c: Array) -> Mixed:
+    logits = raw[:, : head.num_components]
+    return mix(logits, components.log_prob, c, head.min_weight)
 
 
 def _components(
     head: NormalHead, raw: Float[Array, "n P"], y: Float[Array, "n D"]
-) -> tuple[Array, Array, Callable[[Array], tuple[Array, ...]]]:
-    """Return the link's slope, the components' log-densities and their pullback."""
+) -> tuple[Array, Pullback]:
+    """Return the link's slope and the components with their pullback."""
     _, loc, raw_scale, *shape = head.split(raw)
     scale, slope = head.link.value_and_slope(raw_scale)
     scale = scale + head.min_scale
     y = y.astype(raw.dtype)
-    log_prob: Array
-    pullback: Callable[[Array], tuple[Array, ...]]
     if head.covariance == "full":
         log_prob, whole = full_normal(loc, scale, head.spread_edges(shape[0]), y)
 
-        def pullback(r: Array) -> tuple[Array, ...]:
+        def pull(r: Array) -> tuple[Array, ...]:
             *rest, packed = whole(r)
             return *rest, packed if head.graph is None else packed[..., head.edges]
 
-    elif head.covariance == "low_rank":
-        log_prob, pullback = low_rank_normal(loc, scale, shape[0], y)
-    else:
-        log_prob, pullback = normal(loc, scale, y)
-    return slope, log_prob, pullback
+        return slope, Pullback(log_prob, pull)
+    if head.covariance == "low_rank":
+        return slope, Pullback(*low_rank_normal(loc, scale, shape[0], y))
+    return slope, normal(loc, scale, y)
 
 
 def _autodiff(

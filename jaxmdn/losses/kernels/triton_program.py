@@ -1,7 +1,7 @@
 """What one program of the GPU kernels does with its block of rows (Pallas, Triton backend).
 
-The equations are those of :mod:`jaxmdn.losses.kernels.mixing` (responsibilities, logits) and
-:mod:`jaxmdn.losses.kernels.normal` (log-density, pullback); here is how they are laid out. A
+The equations are those of :mod:`jaxmdn.mixture.mixing` (responsibilities, logits) and
+:mod:`jaxmdn.components.normal_pullback` (log-density, pullback); here is how they are laid out. A
 program holds all that belongs to a few rows at once: logits ``[R, K]``, locations and raw scales
 ``[R, K, D]``, as they adjoin each other in memory; with one dimension that axis is left out. So
 memory is read once, in the order it lies in, and the gradient written once.
@@ -146,7 +146,7 @@ def visit(head: NormalHead, sides: Sides, number: Any, inputs: Inputs, out: Outp
 def mix(
     head: NormalHead, logits: Array, log_prob: Array, live: Array, coefficient: Array
 ) -> tuple[Array, Array, Array]:
-    """Return what :func:`jaxmdn.losses.kernels.mixing.mix` does, for planes with padding."""
+    """Return what :func:`jaxmdn.mixture.mixing.mix` does, for planes with padding."""
     lowest = 0.5 * float(jnp.finfo(jnp.float32).min)
     log_prob = jnp.where(live, log_prob, -jnp.inf)
     logits = jnp.where(live, logits, -jnp.inf)

@@ -177,11 +177,12 @@ def test_one_trace_per_shape(linear, monkeypatch):
 def test_default_blocks():
     narrow, wide = NormalHead(3, 2), NormalHead(16, 16)
     full = NormalHead(8, 2, covariance="full")
-    for head, size in ((narrow, 2048), (wide, 256), (full, 2048)):
-        blocks = chunked.choose_blocks(head, 5000, None)
-        assert blocks.implementation == FUSED
-        assert blocks.gradient == size
-        # The value alone is one pass, unless the rows are wide.
-        assert blocks.value == (5000 if head is narrow else size)
+    for head, size in ((narrow, 32768), (wide, 512), (full, 8192)):
+        # Few raw outputs are one block, unless they are not to be in memory all at once.
+        assert chunked.choose_blocks(head, 5000, None) == (5000, 5000, FUSED)
+        assert chunked.choose_blocks(head, 10**6, None) == (size, size, FUSED)
+        assert chunked.choose_blocks(head, 5000, None, stored=False).gradient == size // 2
         assert chunked.choose_blocks(head, 5000, 7) == (7, 7, FUSED)
+    # The value alone in one dimension is one pass over rows of any number.
+    assert chunked.choose_blocks(NormalHead(5, 1), 10**6, None) == (10**6, 32768, FUSED)
     assert chunked.choose_blocks(narrow, 0, None).value == 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
@@ -28,30 +29,32 @@ class Mixed(NamedTuple):
     """What a row's components add up to.
 
     Attributes:
-      nll: ``[n]``, nats; ``inf`` where every component has underflowed.
-      responsibilities: ``[n, K]``, multiplied by the row's coefficient; 0 where ``nll`` is ``inf``.
-      logits_gradient: ``[n, K]``, likewise.
+      nll: ``[...]``, nats; ``inf`` where every component has underflowed.
+      responsibilities: ``[..., K]``, times the row's coefficient; 0 where ``nll`` is ``inf``.
+      logits_gradient: ``[..., K]``, likewise.
     """
 
-    nll: Float[Array, "n"]
-    responsibilities: Float[Array, "n K"]
-    logits_gradient: Float[Array, "n K"]
+    nll: Float[Array, "..."]
+    responsibilities: Float[Array, "... K"]
+    logits_gradient: Float[Array, "... K"]
 
 
 def mix(
-    logits: Float[Array, "n K"],
-    component_log_prob: Float[Array, "n K"],
-    coefficient: Float[Array, "#n"],
+    logits: Float[Array, "... K"],
+    component_log_prob: Float[Array, "... K"],
+    coefficient: Float[Array, "..."],
     min_weight: float,
 ) -> Mixed:
     """Return the rows' NLL and the gradient of ``coefficient * nll`` (see the module's equations).
 
     Args:
-      logits: ``[n, K]``, unnormalised.
-      component_log_prob: ``[n, K]``, nats.
-      coefficient: ``[n]`` or ``[1]``; every derivative is multiplied by it.
+      logits: ``[..., K]``, unnormalised.
+      component_log_prob: ``[..., K]``, nats.
+      coefficient: ``[...]`` or ``[1]``; every derivative is multiplied by it.
       min_weight: the floor ``m`` of every weight (static).
     """
+    if logits.shape[-1] == 1:
+        return _of_one(logits, component_log_prob, coefficient)
     # XLA on CPU fuses these loops well as long as the largest logit is used in the subtraction
     # alone (11 ms against 24 at N, K, D = 65536, 32, 1): hence finite stand-ins for -inf, whose
     # share underflows to zero, and a maximum of their own for rows that have no weight at all.
@@ -59,7 +62,8 @@ def mix(
     empty = jnp.max(logits, axis=-1, keepdims=True) == -jnp.inf
     finite = jnp.maximum(logits, lowest)
     # The largest goes first: a constant added to all logits costs no accuracy.
-    shifted = finite - jnp.max(finite, axis=-1, keepdims=True)
+    largest = jnp.max(finite, axis=-1, keepdims=True)
+    shifted = finite - jax.lax.stop_gradient(largest)
     weight = jnp.exp(shifted)
     total_weight = jnp.sum(weight, axis=-1, keepdims=True)
     if min_weight == 0.0:
@@ -76,7 +80,7 @@ def mix(
     if min_weight == 0.0:
         dead = dead | empty
     total = jnp.where(dead, 1, total)
-    coefficient = jnp.where(dead, 0, coefficient[:, None])
+    coefficient = jnp.where(dead, 0, coefficient[..., None])
     responsibilities = density * (coefficient / total)
     log_total = peak + jnp.log(total)
     if min_weight == 0.0:
@@ -86,4 +90,12 @@ def mix(
         q = responsibilities * (share * p / pi)
         logits_gradient = p * jnp.sum(q, axis=-1, keepdims=True) - q
         logits_gradient = jnp.where(empty, 0, logits_gradient)
-    return Mixed(jnp.where(dead, jnp.inf, -log_total)[:, 0], responsibilities, logits_gradient)
+    return Mixed(jnp.where(dead, jnp.inf, -log_total)[..., 0], responsibilities, logits_gradient)
+
+
+def _of_one(logits: Array, log_prob: Array, coefficient: Array) -> Mixed:
+    """A single component has the weight one, whatever its logit, unless that is ``-inf`` or NaN."""
+    log_prob = log_prob + numerics.log_normalize(logits)
+    dead = log_prob == -jnp.inf
+    responsibilities = jnp.where(dead, 0, coefficient[..., None])
+    return Mixed(-log_prob[..., 0], responsibilities, jnp.zeros_like(logits))
