@@ -136,6 +136,32 @@ def _by_arm(arms: int, snapshots: tuple[Any, ...]) -> Any:
     return jax.tree.map(join, *snapshots)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _start(
+    recipe: Recipe, plan: Plan, width: int, each: int, key: Array, key_train: Array, bias: Array
+) -> Member:
+    """Fresh networks, ``each`` of every arm, ``[M, ...]``.
+
+    Args:
+      recipe, plan, width, each: static; ``width`` is the number of standardised inputs.
+      key, key_train: of the parameters, and of what training draws.
+      bias: the first one of the output layer, ``[P]``.
+    """
+
+    def fresh(arm: int, key: Array) -> tuple[Any, Any]:
+        model = recipe.network(arm, width, plan.head, nnx.Rngs(key))
+        start = model.output.linear.bias
+        start[...] = bias.astype(start[...].dtype)
+        return tuple(nnx.split(model, nnx.Param, ...)[1:])
+
+    arms = len(recipe.frequency_scales)
+    keys = jax.random.split(key, (arms, each))
+    states = [jax.vmap(partial(fresh, arm))(keys[arm]) for arm in range(arms)]
+    params, model_state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    opt_state = jax.vmap(plan.direction.init)(params)
+    return Member(params, model_state, opt_state, jax.random.split(key_train, arms * each))
+
+
 def over_devices(count: int, tree: Any) -> Any:
     """Spread the leading axis, of length ``count``, over as many devices as divide it."""
     parts = max(n for n in range(1, jax.device_count() + 1) if count % n == 0)
@@ -198,24 +224,9 @@ class Run:
         )
         bias = initializers.from_targets(key_bias, head, rows.y, weights=rows.weights)
 
-        def fresh(arm: int, key: Array) -> tuple[Any, Any]:
-            model = recipe.network(arm, width, head, nnx.Rngs(key))
-            start = model.output.linear.bias
-            start[...] = bias.astype(start[...].dtype)
-            return tuple(nnx.split(model, nnx.Param, ...)[1:])
-
         each = recipe.members * num_folds
-
-        @jax.jit
-        def start() -> Member:
-            keys = jax.random.split(key_start, (self.arms, each))
-            states = [jax.vmap(partial(fresh, arm))(keys[arm]) for arm in range(self.arms)]
-            params, model_state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-            opt_state = jax.vmap(self.plan.direction.init)(params)
-            own = jax.random.split(key_train, self.arms * each)
-            return Member(params, model_state, opt_state, own)
-
-        self.members, self.index = over_devices(self.arms * each, (start(), self.index))
+        members = _start(recipe, self.plan, width, each, key_start, key_train, bias)
+        self.members, self.index = over_devices(self.arms * each, (members, self.index))
 
     def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
         """Train for a cycle; return in how many epochs some loss was not finite.

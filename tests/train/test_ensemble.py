@@ -212,11 +212,14 @@ def test_networks_spread_over_four_devices_are_those_of_one(fitted):
 
 
 def test_the_same_seed_gives_the_same_networks(fitted):
+    """By the programs that are there already."""
     result, x, y = fitted
+    compiled = run_module._start._cache_size()
     again = train.fit_ensemble(x, y, recipe=RECIPE, progress=False)
     assert np.array_equal(again.log_prob(x, y), result.log_prob(x, y))
     other = train.fit_ensemble(x, y, recipe=RECIPE, seed=1, progress=False)
     assert not np.array_equal(other.log_prob(x, y), result.log_prob(x, y))
+    assert run_module._start._cache_size() == compiled
 
 
 def test_loaded_as_it_was_saved(fitted, tmp_path):
