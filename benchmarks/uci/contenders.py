@@ -80,6 +80,7 @@ def plain(split: Split, seed: int) -> Prediction:
         rngs=nnx.Rngs(seed),
     )
     options = {"optimizer": optax.adam(1e-3), "num_epochs": 200, "patience": None}
+    options |= {"batch_size": 128, "refit": False, "calibrate": False}
     return _fitted(_fit(model, split, seed, **options), split, {})
 
 
@@ -91,12 +92,20 @@ def fit(split: Split, seed: int) -> Prediction:
 
 
 def _fit(model: Any, split: Split, seed: int, **options: Any) -> Any:
-    return train.fit(model, split.x, split.y, seed=seed, progress=False, **options)
+    return train.fit(
+        model, split.x, split.y, target=_target(split), seed=seed, progress=False, **options
+    )
+
+
+def _target(split: Split) -> str:
+    """Whether a density is trained, or the probabilities of a coarse grid's cells."""
+    return "density" if split.cell is None else "grid"
 
 
 def ensemble(split: Split, seed: int, effort: str = "default") -> Prediction:
     """``fit_ensemble`` as it is."""
-    result = train.fit_ensemble(split.x, split.y, effort=effort, seed=seed, progress=False)
+    options: dict[str, Any] = {"effort": effort, "target": _target(split)}
+    result = train.fit_ensemble(split.x, split.y, seed=seed, progress=False, **options)
     notes = {
         "epochs": [int(epochs) for epochs in result.history["epochs"]],
         "out_of_fold_nll": [float(nll) for nll in result.history["out_of_fold_nll"]],

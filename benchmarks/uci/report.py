@@ -94,5 +94,7 @@ def text(folder: Path, figures: Path | None) -> str:
     best, parts = published(figures), []
     for name, records in load(folder).items():
         known = {metric: value for (own, metric), value in best.items() if name.startswith(own)}
-        parts.append(f"### {name}\n\n{table(records, known)}\n")
+        cells = {r["scores"].get("cell") for rows in records.values() for r in rows} - {None}
+        how = f"NLL of cells of width {max(cells):g}\n\n" if cells else ""
+        parts.append(f"### {name}\n\n{how}{table(records, known)}\n")
     return "\n".join(parts)

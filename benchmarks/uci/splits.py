@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmdn.train.targets import COARSE, grid_steps
+
 LARGE = 20_000  # of more rows there are five splits, of fewer twenty
 
 
@@ -29,6 +31,13 @@ class Split(NamedTuple):
     x_test: np.ndarray
     y_test: np.ndarray
     repeated: np.ndarray
+
+    @property
+    def cell(self) -> float | None:
+        """The step of a coarse grid of targets, whose cells are scored; None: by the density."""
+        y = np.concatenate([self.y, self.y_test])
+        step = grid_steps(y)[0]
+        return float(step) if step > COARSE * y.std() else None
 
 
 def find_sets(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
+from jaxmdn.inference.cells import log_likelihood
 from jaxmdn.inference.widening import has_scales, placed, widen
 from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.mixture.merging import merge, pool
@@ -106,6 +107,7 @@ def fit_temperature(
     *,
     weights: Float[Array, "N"] | None = None,
     floor: Float[ArrayLike, "..."] = 0.0,
+    width: Float[ArrayLike, "..."] | None = None,
 ) -> Temperature:
     """Temperatures and weights of several models by the NLL of rows that none was trained on.
 
@@ -120,6 +122,8 @@ def fit_temperature(
       weights: nonnegative row weights ``[N]``; a row of weight two counts as two rows,
         one of weight zero not at all.
       floor: the least ``noise`` of :func:`apply_temperature`, ``[D]`` or a number.
+      width: of the cells of targets on a grid, ``[D]`` or a number: their probability takes the
+        place of the density.
 
     Returns:
       A :class:`Temperature`. Without scales to widen (gamma, counts, ...) only its weights matter.
@@ -174,8 +178,8 @@ def fit_temperature(
         )
 
     def log_prob(theta: Array) -> Array:
-        found = _apply(build(theta), models, jnp.asarray(floor, dtype)).log_prob(y)
-        return jnp.where(kept, found, 0)
+        density = _apply(build(theta), models, jnp.asarray(floor, dtype))
+        return jnp.where(kept, log_likelihood(density, y, width), 0)
 
     deviations = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, dtype)
     return build(_climb(log_prob, share, 1 / (rows * deviations**2)))
@@ -187,7 +191,11 @@ STEP, MOST_FACTORS = 0.1, 31
 
 @meshes.jit
 def fit_scale_factor(
-    density: Mixture, y: Num[Array, "... D"], *, weights: Float[Array, "..."] | None = None
+    density: Mixture,
+    y: Num[Array, "... D"],
+    *,
+    weights: Float[Array, "..."] | None = None,
+    width: Float[ArrayLike, "..."] | None = None,
 ) -> Float[Array, ""]:
     """The factor of all scales, at least one, under which rows held out are most likely.
 
@@ -201,6 +209,7 @@ def fit_scale_factor(
       density: a mixture of components with a location and a scale, batch shape ``[...]``.
       y: targets ``[..., D]`` that it was not fitted to.
       weights: nonnegative row weights ``[...]``; a row of weight two counts as two.
+      width: as in :func:`fit_temperature`.
 
     Returns:
       T, a scalar. Limits: at most ``e^3``, to within about one percent.
@@ -224,7 +233,7 @@ def fit_scale_factor(
     share = jnp.broadcast_to(share.astype(logs.dtype), y.shape[:-1])
 
     def score(log: Array) -> Array:
-        each = widen(density, jnp.exp(log)).log_prob(y)
+        each = log_likelihood(widen(density, jnp.exp(log)), y, width)
         total = jnp.sum(share * jnp.where(share > 0, each, 0).astype(share.dtype))
         return (total - 0.5 * log**2) / jnp.sum(share)
 

@@ -10,10 +10,12 @@
 | ``diagnostics`` | how many components are in use |
 | ``transforms`` | some of the dimensions, the others once some are known, linear maps |
 | ``algebra`` | products of densities; temperatures |
+| ``cells`` | the probability of what was rounded to a grid |
 | ``widening`` | larger scales, noise on the target |
 """
 
 from jaxmdn.inference.algebra import Product, product, temper
+from jaxmdn.inference.cells import cell_log_prob
 from jaxmdn.inference.diagnostics import effective_num_components, is_dead
 from jaxmdn.inference.distribution import cdf, log_cdf, log_survival, survival
 from jaxmdn.inference.information import entropy_bounds, kl_divergence, kl_upper_bound
@@ -27,6 +29,7 @@ __all__ = [
     "Product",
     "affine",
     "cdf",
+    "cell_log_prob",
     "condition",
     "effective_num_components",
     "entropy_bounds",

@@ -13,15 +13,13 @@ In ``fit``: ``loss=jaxmdn.train.objective(jaxmdn.losses.beta_nll, beta=0.5)``.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
-from jaxmdn.components import Independent
-from jaxmdn.components.univariate import Univariate
 from jaxmdn.heads import Head
+from jaxmdn.inference.cells import cell_log_prob, pick, univariate_parts
 from jaxmdn.losses.reductions import (
     check_rows,
     kept_rows,
@@ -82,9 +80,9 @@ def beta_nll(
     checks.require_number("beta_nll", "beta", beta, lower=0.0, upper=1.0 + 1e-9)
     raw, y = rows("beta_nll", head, raw, y, weights, mask)
     mixture = _mixture("beta_nll", head, raw)
-    parts = _parts("beta_nll", mixture.components)
+    parts = univariate_parts("beta_nll", mixture.components)
     each = [
-        jax.lax.stop_gradient(part.scale ** (2 * beta)) * part.marginal_log_prob(_pick(y, dims))
+        jax.lax.stop_gradient(part.scale ** (2 * beta)) * part.marginal_log_prob(pick(y, dims))
         for part, dims in parts
     ]
     log_prob = sum(jnp.sum(part, axis=-1) for part in numerics.upcast(*each))
@@ -167,36 +165,8 @@ def cell_nll(
       Heitjan (1989), Inference from grouped continuous data, section 2.
     """
     raw, y = rows("cell_nll", head, raw, y, weights, mask)
-    mixture = _mixture("cell_nll", head, raw)
-    parts = _parts("cell_nll", mixture.components, scale=False)
-    y = numerics.upcast(y)[0]
-    width = jnp.broadcast_to(jnp.asarray(width, y.dtype), y.shape)
-    each = [
-        jnp.sum(_log_cell(part, _pick(y, dims), _pick(width, dims)), axis=-1)
-        for part, dims in parts
-    ]
-    joint = mixture.log_weights() + sum(numerics.upcast(*each))
-    return reduce(-numerics.logsumexp(joint), weights, mask, reduction)
-
-
-def _log_cell(part: Any, y: Float[Array, "... D"], width: Float[Array, "... D"]) -> Array:
-    """Log-probability of each dimension's cell, by the tail in which it lies."""
-    low, high = y - 0.5 * width, y + 0.5 * width
-    upper = part.log_cdf(y) > part.log_survival(y)
-    near = jnp.where(upper, part.log_survival(low), part.log_cdf(high))
-    far = jnp.where(upper, part.log_survival(high), part.log_cdf(low))
-    gap = far - near  # log of the ratio of the two tails, at most zero
-    # Rounding leaves eps (1 + |near|) of the gap. A narrow cell has the mass of a density that is
-    # exponential across it, width p(y) sinh(a) / a with a = gap / 2; the curvature left out is
-    # width^2 / 24 in units of the scale.
-    small = float(jnp.finfo(y.dtype).eps) ** (1 / 3)
-    narrow = ~(gap < -small * (1 + jnp.abs(near)))
-    exact = jnp.where(narrow, 0, near) + jnp.log(-jnp.expm1(jnp.where(narrow, -1.0, gap)))
-    a = jnp.where(narrow & jnp.isfinite(gap), 0.5 * gap, 0.0)
-    flat = jnp.abs(a) < small
-    b = jnp.where(flat, -1.0, a)
-    sinhc = jnp.where(flat, a * a / 6, jnp.log(jnp.expm1(2 * b) / (2 * b)) - b)
-    return jnp.where(narrow, part.marginal_log_prob(y) + jnp.log(width) + sinhc, exact)
+    log_prob = cell_log_prob(_mixture("cell_nll", head, raw), y, width, function="cell_nll")
+    return reduce(-log_prob, weights, mask, reduction)
 
 
 @partial(meshes.jit, static_argnames=("head", "concentration"))
@@ -234,7 +204,7 @@ def scale_penalty(
     checks.require_number(name, "shape", shape, lower=0.0, strict_lower=True)
     checks.require_number(name, "rate", rate, lower=0.0)
     head.check_raw(name, raw)
-    parts = _parts(name, _mixture(name, head, raw).components)
+    parts = univariate_parts(name, _mixture(name, head, raw).components)
     terms = [
         jnp.sum(2 * (shape + 1) * jnp.log(part.scale) + rate / part.scale**2, axis=(-2, -1))
         for part, _ in parts
@@ -262,25 +232,6 @@ def _mixture(function: str, head: Head, raw: Array) -> Mixture:
     if not isinstance(density, Mixture) or isinstance(density.components, Mixture):
         raise TypeError(f"{function}: expected a head of plain mixtures, got {head!r}.")
     return density
-
-
-def _parts(function: str, components: Any, *, scale: bool = True) -> list[tuple[Any, Any]]:
-    """Families of one dimension at a time, with the dimensions that they describe."""
-    if isinstance(components, Independent):
-        pairs = zip(components.parts, components.dims, strict=True)
-        return [(_parts(function, part, scale=scale)[0][0], list(dims)) for part, dims in pairs]
-    lacks = scale and "scale" not in components.event_ranks
-    if not isinstance(components, Univariate) or lacks or components.discrete:
-        what = "a scale of their own in every dimension" if scale else "a distribution function"
-        raise TypeError(
-            f"{function}: expected continuous components with {what}, got "
-            f"{type(components).__name__}."
-        )
-    return [(components, slice(None))]
-
-
-def _pick(y: Float[Array, "... D"], dims: Any) -> Float[Array, "... 1 d"]:
-    return y[..., None, dims]
 
 
 __all__ = [

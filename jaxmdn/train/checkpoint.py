@@ -95,6 +95,7 @@ def save(
     else:
         arrays = {"model": _arrays(nnx.state(result.model))}
         config["best_epoch"], config["temperature"] = result.best_epoch, result.temperature
+    config["cells"] = None if result.cells is None else result.cells.tolist()
     maps = {"x": result.x_standardizer, "y": result.y_standardizer}
     config["standardizers"] = {name: part and part.to_config() for name, part in maps.items()}
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
@@ -165,6 +166,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         "x_standardizer": from_config(maps.get("x")),
         "y_standardizer": from_config(maps.get("y")),
         "history": {name: np.array(values, float) for name, values in config["history"].items()},
+        "cells": None if config.get("cells") is None else np.array(config["cells"]),
     }
     if not ensemble:
         nnx.update(model, found)

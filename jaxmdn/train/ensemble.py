@@ -23,6 +23,7 @@ from tqdm import tqdm
 from jaxmdn import checks, pickling
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head, in_units
+from jaxmdn.inference.cells import cell_log_prob
 from jaxmdn.mixture import Labeled, log_prob
 from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train import padding
@@ -33,7 +34,7 @@ from jaxmdn.train.prepare import mean_log_det
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.standardize import Standardizer, to_unit
-from jaxmdn.train.targets import check_targets, refuse_constant
+from jaxmdn.train.targets import check_targets, find_cells, grid_steps, refuse_constant
 from jaxmdn.train.watch import Callback, Interrupts, check_callbacks
 from jaxmdn.typing import Array, ArrayLike, Float
 
@@ -70,6 +71,8 @@ class EnsembleResult:
       history: per cycle: ``epochs`` so far, ``out_of_fold_nll`` and ``raw_nll`` (before
         calibration), nats a row in the target's unit, ``seconds`` since the start and
         ``rows_per_second`` of the cycle (rows of the table, for all networks together).
+      cells: of targets on a grid its step, ``[D]``, in the target's unit: ``log_prob`` and the
+        history's NLL are those of cells as wide. None: there is a density.
     """
 
     graphdef: Any
@@ -83,6 +86,7 @@ class EnsembleResult:
     y_standardizer: Standardizer | None
     out_of_fold: Any
     history: dict[str, np.ndarray]
+    cells: np.ndarray | None = None
 
     @property
     def model(self) -> Any:
@@ -117,6 +121,8 @@ class EnsembleResult:
         arms = densities(self.graphdef, self.networks, inputs)
         density = apply_temperature(self.temperature, arms, floor=self.floor)
         y_map = self.y_standardizer
+        if self.cells is not None and y_map is not None:
+            return cell_log_prob(density, y_map(y), self.cells / y_map.scale)
         if y_map is None:
             return log_prob(density, jnp.asarray(y))
         log_det = y_map.log_det_at(density.support, y)
@@ -208,6 +214,7 @@ def fit_ensemble(
     categorical: Iterable[Any] = (),
     groups: Any = None,
     ordered: bool = False,
+    target: str = "density",
     recipe: Recipe | None = None,
     effort: str = "default",
     callbacks: Callback | Sequence[Callback] = (),
@@ -232,6 +239,8 @@ def fit_ensemble(
         text and columns of pandas' type "category" are so anyway.
       groups: a label for each row; rows with the same label are held out together.
       ordered: hold out stretches of neighbouring rows, as for a series in time.
+      target: ``"grid"``: train, calibrate and score by the probabilities of cells, as in
+        :func:`jaxmdn.train.fit`; ``"density"`` warns where the grid is coarse.
       recipe: the numbers of the training; None: those of ``effort``, which counts only then.
       effort: ``"fast"``, ``"default"`` or ``"best"``.
       callbacks: ``callback(cycle, record)``, or several, called after every cycle; one that returns
@@ -278,6 +287,7 @@ def fit_ensemble(
     groups = None if groups is None else np.asarray(groups)[counted]
     head = recipe.head(rows.y.shape[1]) if head is None else head
     check_targets(head, rows.y, "fit_ensemble")
+    cells = find_cells("fit_ensemble", head, rows.y, target)
     x_map = Standardizer.fit(rows.x, rows.weights)
     y_map = None
     if head.real_valued:
@@ -289,10 +299,12 @@ def fit_ensemble(
     table = Rows(x_map(rows.x), y_std, jnp.asarray(share / share.mean(), jnp.float32))
     num_folds = recipe.num_folds(table.size if groups is None else len(np.unique(groups)))
     folds = assign_folds(table.size, num_folds, groups=groups, ordered=ordered, seed=seed)
-    floor = _floor(rows.y, recipe, y_map)
-    log_det = mean_log_det(y_map, head, table)
+    floor = _floor(rows.y, recipe, y_map, grid=cells is None)
+    log_det, width = mean_log_det(y_map, head, table), None
+    if cells is not None and y_map is not None:
+        log_det, width = 0.0, jnp.asarray(cells / y_map.scale, jnp.float32)
 
-    run = Run(recipe, head, table, folds, floor, seed)
+    run = Run(recipe, head, table, folds, floor, seed, width)
     history: dict[str, list[float]] = {}
     start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None
@@ -357,6 +369,7 @@ def fit_ensemble(
         y_standardizer=y_map,
         out_of_fold=best.density if y_map is None else to_unit(best.density, y_map),
         history={name: np.asarray(values) for name, values in history.items()},
+        cells=cells,
     )
 
 
@@ -365,17 +378,11 @@ def _next_gain(last: float, gain: float) -> float:
     return gain * gain / last if 0 < gain < last < math.inf else gain
 
 
-def _floor(y: Any, recipe: Recipe, y_map: Standardizer | None) -> Array:
+def _floor(y: Any, recipe: Recipe, y_map: Standardizer | None, *, grid: bool = True) -> Array:
     """The least noise ``[D]``: a grid's rounding has a standard deviation of 0.29 of its step."""
     if y_map is None:
         return jnp.zeros(y.shape[1])
-    floors = []
-    for column, unit in zip(np.asarray(y, np.float64).T, y_map.scale, strict=True):
-        values = np.unique(column)
-        gaps = np.diff(values)
-        step = gaps.min() if recipe.grid and len(values) > 2 else 0.0
-        multiples = gaps / step if step else gaps
-        if step and np.abs(multiples - np.round(multiples)).max() > 1e-3:
-            step = 0.0
-        floors.append(max(recipe.min_scale, step / math.sqrt(12.0) / unit))
-    return jnp.asarray(np.array(floors), jnp.float32)
+    steps = grid_steps(y) if recipe.grid and grid else np.zeros(y.shape[1])
+    return jnp.asarray(
+        np.maximum(recipe.min_scale, steps / math.sqrt(12) / y_map.scale), jnp.float32
+    )

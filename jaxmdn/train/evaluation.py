@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmdn.calibration.temperature import fit_scale_factor
+from jaxmdn.inference.cells import log_likelihood
 from jaxmdn.inference.widening import widen
 from jaxmdn.losses.reductions import reduce
 from jaxmdn.train.data import Rows
@@ -32,7 +33,14 @@ def negative_log_likelihood(model: Any, x: Any, y: Any, weights: Array, key: Arr
 
 def judged_by_nll(loss: Any) -> bool:
     """Whether the NLL of the validation rows says how good the parameters are."""
-    return loss is negative_log_likelihood or getattr(loss, "surrogate", False)
+    own = loss is negative_log_likelihood or cell_width(loss) is not None
+    return own or getattr(loss, "surrogate", False)
+
+
+def cell_width(loss: Any) -> np.ndarray | None:
+    """The width of the cells that targets are scored by, ``[D]``; None: they have a density."""
+    found = getattr(loss, "width", None)
+    return None if found is None else np.asarray(found, np.float32)
 
 
 def _over_batches(
@@ -55,8 +63,10 @@ def _evaluate(
     """Weighted mean NLL over rows, scales times ``factor``, in standardised units."""
 
     def total(model: Any, batch: Rows) -> Array:
-        if factor is not None:
-            log_prob = widen(model(batch.x), factor).log_prob(batch.y)
+        width = cell_width(program.loss)
+        if factor is not None or width is not None:
+            density = widen(model(batch.x), factor) if factor is not None else model(batch.x)
+            log_prob = log_likelihood(density, batch.y, width)
             return reduce(-log_prob, batch.weights, None, "sum")
         return model.nll(batch.x, batch.y, weights=batch.weights, reduction="sum")
 
@@ -85,7 +95,8 @@ def validate(
 @partial(jax.jit, static_argnums=0)
 def _temperature(program: Any, params: Any, model_state: Any, rows: Rows) -> Array:
     model, some = _some(program, params, model_state, rows, EVALUATION_BATCH)
-    return program.whole(fit_scale_factor(model(some.x), some.y, weights=some.weights))
+    options = {"weights": some.weights, "width": cell_width(program.loss)}
+    return program.whole(fit_scale_factor(model(some.x), some.y, **options))
 
 
 def _some(program: Any, params: Any, model_state: Any, rows: Rows, most: int) -> tuple[Any, Rows]:

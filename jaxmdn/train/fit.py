@@ -9,26 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from jaxmdn import checks
-from jaxmdn.components.base import Density
-from jaxmdn.inference.widening import widen
-from jaxmdn.mixture.class_conditional import Labeled
-from jaxmdn.train import padding
-from jaxmdn.train.data import Rows, as_arrays, concatenate, make_rows, split_rows
+from jaxmdn.train.data import Rows, concatenate, make_rows, split_rows
 from jaxmdn.train.loop import Loop, Progress, Unit
+from jaxmdn.train.objectives import CellLoss
 from jaxmdn.train.prepare import (
-    Map,
     input_map,
-    map_targets,
     mean_log_det,
     standardized,
     start_from,
@@ -36,108 +29,12 @@ from jaxmdn.train.prepare import (
 )
 from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likelihood
 from jaxmdn.train.recipe import FEW_ROWS
-from jaxmdn.train.report import ComponentReport
+from jaxmdn.train.result import FitResult
 from jaxmdn.train.resume import Store, fingerprint
 from jaxmdn.train.spread import automatic, gather, place
-from jaxmdn.train.standardize import Standardizer, to_unit
 from jaxmdn.train.state import Optimizer, TrainState, matrices
-from jaxmdn.train.targets import check_targets
+from jaxmdn.train.targets import check_targets, find_cells
 from jaxmdn.train.watch import Callback, check_callbacks
-from jaxmdn.typing import Array, Float
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class FitResult:
-    """A trained network with all it takes to predict in the target's own unit.
-
-    Attributes:
-      model: the trained NNX module (the one passed in), in evaluation mode. It works on
-        standardised numbers; :meth:`predict` converts.
-      x_standardizer, y_standardizer: the maps applied to inputs and targets; None where none was.
-      history: per epoch, from epoch 0 (the initial parameters): ``train_nll`` and ``valid_nll`` in
-        nats in the target's unit (NaN where there is none; with a ``loss`` of your own
-        ``train_loss``, ``valid_loss``, in standardised units, and ``valid_nll``), ``temperature``
-        (where it is fitted, and ``valid_nll`` is that with it), ``grad_norm``
-        (mean over the steps, before clipping), ``learning_rate`` (NaN unless the optimizer is
-        wrapped by ``optax.inject_hyperparams``), ``seconds`` since the start, ``rows_per_second``
-        and, for mixtures, ``mean_weight [epochs, K]``: the mixing coefficients, averaged over (at
-        most 1,024 of) the training rows.
-      best_epoch: the epoch whose parameters were kept.
-      report: use of the components over the training rows; None for heads without components.
-      temperature: the factor of all scales, at least one, that the validation rows like best;
-        ``predict`` and ``log_prob`` apply it, ``model`` alone does not.
-    """
-
-    model: Any
-    x_standardizer: Map | None
-    y_standardizer: Standardizer | None
-    history: dict[str, np.ndarray]
-    best_epoch: int
-    report: ComponentReport | None
-    temperature: float = 1.0
-
-    def predict(self, x: Any) -> Any:
-        """The predictive density of each row of ``x [N, ...]``, in the target's own unit.
-
-        Up to 16,384 rows are filled up to a power of two, so that tables of all lengths share 11
-        compiled programs.
-        """
-        graphdef, state = nnx.split(self.model)
-        count, x = padding.fill(as_arrays("predict", x, "x"))
-        inputs = _map_inputs(self, x)
-        density = _predict(graphdef, state, self.factor, self.y_standardizer, inputs)
-        return padding.cut(density, count)
-
-    def log_prob(self, x: Any, y: Any) -> Float[Array, "..."]:
-        """Log-density of each target, ``[N]`` (``[N, T]``), nats, in the target's own unit."""
-        graphdef, state = nnx.split(self.model)
-        rows = as_arrays("log_prob", x, "x"), as_arrays("log_prob", y, "y")
-        count, (x, y) = padding.fill(rows)
-        log_det: Any = 0.0
-        if self.y_standardizer is not None:
-            targets = y.y if isinstance(y, Labeled) else y
-            log_det = self.y_standardizer.log_det_at(self.model.head.support, targets)
-        y = map_targets(self.y_standardizer, y)
-        inputs = _map_inputs(self, x)
-        return padding.cut(_log_prob(graphdef, state, self.factor, inputs, y, log_det), count)
-
-    @property
-    def factor(self) -> float | None:
-        """The temperature; None where the network's density is that of the result."""
-        return None if self.temperature == 1.0 else self.temperature
-
-    def __repr__(self) -> str:
-        valid = float(self.history["valid_nll"][self.best_epoch])
-        return (
-            f"FitResult({type(self.model).__name__}, best_epoch={self.best_epoch} of "
-            f"{len(self.history['seconds']) - 1}, valid_nll={valid:.4f} nats)"
-        )
-
-
-@partial(jax.jit, static_argnums=0)
-def _predict(graphdef: Any, state: Any, factor: Any, y_map: Any, x: Any) -> Density:
-    density = calibrated(nnx.merge(graphdef, state)(x), factor)
-    return density if y_map is None else to_unit(density, y_map)
-
-
-@partial(jax.jit, static_argnums=0)
-def _log_prob(graphdef: Any, state: Any, factor: Any, x: Any, y: Any, log_det: Any) -> Array:
-    model = nnx.merge(graphdef, state)
-    if factor is None:
-        value = -model.nll(x, y, reduction="none")
-    else:
-        value = calibrated(model(x), factor).log_prob(y)
-    return value - jnp.asarray(log_det).astype(value.dtype)
-
-
-def calibrated(density: Any, factor: Any) -> Any:
-    """A density with all its scales times ``factor``; None stands for one."""
-    return density if factor is None else widen(density, factor)
-
-
-def _map_inputs(result: FitResult, x: Any) -> Any:
-    return x if result.x_standardizer is None else result.x_standardizer(x)
-
 
 ADAM_CONSTANTS = ("b1", "b2", "eps", "eps_root", "weight_decay", "nesterov", "mu_dtype")
 # One object, so that fitting the same architecture again finds its compiled program.
@@ -163,6 +60,7 @@ def fit(
     standardize_x: bool = True,
     standardize_y: bool = True,
     initialize: bool = True,
+    target: str = "density",
     loss: Callable[..., Any] = negative_log_likelihood,
     ema: float = 0.99,
     refit: bool | None = None,
@@ -204,6 +102,10 @@ def fit(
       initialize: start from the training targets' marginal density. A density that does not let
         its targets be standardised gets their unit (:func:`jaxmdn.heads.in_units`): ``model.head``
         is another one then.
+      target: ``"grid"``: targets were rounded (ratings, whole prices, few digits); train, validate
+        and score by the probabilities of cells as wide as the grid's step, which is found from the
+        rows, in the place of ``loss``. It takes continuous components, independent in their
+        dimensions. ``"density"`` warns where the step is above a tenth of a standard deviation.
       loss: ``loss(model, x, y, weights, key) -> scalar`` to train on; the default is the NLL.
         The best epoch is that of the lowest ``loss`` on the validation rows (of the lowest NLL for
         a surrogate such as beta-NLL); the history shows their NLL, too.
@@ -271,6 +173,7 @@ def fit(
         refit = few and not isinstance(validation, tuple)
     refit = refit and validation is not None
     check_targets(model.head, rows.y)
+    cells = find_cells("fit", model.head, rows.y, target)
     key_split, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
     held_out: Rows | None = None
     if isinstance(validation, tuple):
@@ -288,6 +191,7 @@ def fit(
             "rows": fingerprint(rows), "validation": fingerprint(held_out),
             # Runs from before these were settings know none of them.
             "calibrate": calibrate or None, "refit": refit or None,
+            "cells": None if cells is None else cells.tolist(),
         }  # fmt: skip
         store = Store.open("fit", checkpoint, save_every, resume, settings)
 
@@ -295,6 +199,9 @@ def fit(
     y_map = target_map("fit", model.head, rows) if standardize_y else None
     rows = standardized(rows, x_map, y_map)
     held_out = None if held_out is None else standardized(held_out, x_map, y_map)
+    if cells is not None:
+        unit = np.ones_like(cells) if y_map is None else y_map.scale
+        loss = CellLoss(tuple(float(width) for width in cells / unit))
     if initialize:
         start_from(rows, model, key_bias)
     optimizer = optimizer or DEFAULT_OPTIMIZER
@@ -304,16 +211,17 @@ def fit(
     program, params, model_state = Program.create(
         model, optimizer, loss, min(batch_size, every.size), float(ema), mesh, calibrate
     )
-    log_dets = [mean_log_det(y_map, model.head, part) for part in (rows, held_out)]
+    log_map = y_map if cells is None else None  # a probability has no unit
+    log_dets = [mean_log_det(log_map, model.head, part) for part in (rows, held_out)]
     rows, every, held_out, params, model_state, key_train = place(
         mesh, (rows, every, held_out, params, model_state, key_train)
     )
     state = TrainState.create(params, optimizer, key_train, model_state=model_state)
-    carry, own_loss = program.start(state, held_out), loss is not negative_log_likelihood
+    carry = program.start(state, held_out)
     unit = Unit(
         log_det=log_dets[0],
         valid_log_det=log_dets[1],
-        own_loss=own_loss,
+        own_loss=cells is None and loss is not negative_log_likelihood,
         validated=held_out is not None,
     )
     progressed = Progress()
@@ -329,6 +237,7 @@ def fit(
             best_epoch=int(carry.best_epoch),
             report=program.report(carry, rows),
             temperature=progressed.temperature(int(carry.best_epoch)),
+            cells=cells,
         )
 
     def initial(carry: Carry) -> EpochResult:

@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxmdn import meshes
 from jaxmdn.heads import Head
+from jaxmdn.inference.cells import log_likelihood
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.train.data import Rows
 from jaxmdn.train.state import matrices
@@ -82,6 +83,7 @@ def epoch(
     rows: Rows,
     index: Int[Array, "M n"],
     floor: Float[Array, "D"],
+    width: Float[Array, "D"] | None,
     peak: Float[Array, ""],
     done: Int[Array, ""],
     length: Int[Array, ""],
@@ -94,10 +96,11 @@ def epoch(
       rows: the rows of the whole table, shared; their weights have mean one.
       index: which of them each network is trained on.
       floor: noise under every scale, in standardised units.
+      width: of the cells of targets on a grid, in standardised units; None: by the density.
       peak: the full learning rate.
       done, length: epochs done of this cycle, and the cycle's length.
     """
-    one = partial(_epoch, plan, rows, floor=floor, peak=peak, done=done, length=length)
+    one = partial(_epoch, plan, rows, floor=floor, width=width, peak=peak, done=done, length=length)
     return jax.vmap(one)(members, index)
 
 
@@ -108,6 +111,7 @@ def _epoch(
     index: Int[Array, "n"],
     *,
     floor: Array,
+    width: Array | None,
     peak: Array,
     done: Array,
     length: Array,
@@ -118,7 +122,7 @@ def _epoch(
 
     def loss(params: Any, model_state: Any, batch: Rows) -> tuple[Array, Any]:
         model = nnx.merge(plan.train_graph, params, model_state, copy=True)
-        return _loss(plan.head, model, batch, floor), nnx.state(model, nnx.Not(nnx.Param))
+        return _loss(plan.head, model, batch, floor, width), nnx.state(model, nnx.Not(nnx.Param))
 
     def step(carry: tuple[Any, Any, Any], cut: tuple[Array, Array]) -> tuple[Any, Array]:
         params, model_state, opt_state = carry
@@ -140,11 +144,12 @@ def _epoch(
     return Member(params, model_state, opt_state, key), jnp.mean(losses)
 
 
-def _loss(head: Head, model: Any, batch: Rows, floor: Array) -> Array:
+def _loss(head: Head, model: Any, batch: Rows, floor: Array, width: Array | None) -> Array:
     """The NLL with noise of size ``floor`` under every scale, where components have scales."""
-    if not has_scales(head.density_shape):
+    if not has_scales(head.density_shape) and width is None:
         return model.nll(batch.x, batch.y, weights=batch.weights, reduction="sum") / len(
             batch.weights
         )
-    density = widen(model(batch.x), 1.0, floor)
-    return -jnp.mean(batch.weights * density.log_prob(batch.y))
+    density = model(batch.x)
+    density = widen(density, 1.0, floor) if has_scales(density) else density
+    return -jnp.mean(batch.weights * log_likelihood(density, batch.y, width))

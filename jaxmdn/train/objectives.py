@@ -9,8 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxmdn.inference.cells import cell_log_prob
 from jaxmdn.losses.objectives import beta_nll, winner_takes_all
+from jaxmdn.losses.reductions import reduce
 from jaxmdn.typing import Array, Key
 
 
@@ -54,6 +57,21 @@ class Objective:
         found = getattr(found, "value", found)  # of a Monte Carlo estimate
         found = found.reshape(*weights.shape, -1).sum(axis=-1)  # of [N] or [N, D]
         return jnp.sum(weights * found) / jnp.sum(weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class CellLoss:
+    """The loss of targets on a grid: minus the log-probability of their cells.
+
+    Attributes:
+      width: of the cells, in standardised units, a number for each output.
+    """
+
+    width: tuple[float, ...]
+
+    def __call__(self, model: Any, x: Any, y: Any, weights: Array, key: Key[Array, ""]) -> Array:
+        log_prob = cell_log_prob(model(x), y, np.asarray(self.width, np.float32))
+        return reduce(-log_prob, weights, None, "mean")
 
 
 def objective(

@@ -12,7 +12,7 @@ from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
 from jaxmdn.train.ensemble import EnsembleResult
-from jaxmdn.train.fit import FitResult, calibrated
+from jaxmdn.train.result import FitResult, calibrated
 from jaxmdn.train.run import densities
 from jaxmdn.typing import Array
 

@@ -18,6 +18,7 @@ from jaxmdn.calibration.temperature import (
     peak,
 )
 from jaxmdn.heads import Head, initializers
+from jaxmdn.inference.cells import log_likelihood
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
@@ -88,12 +89,18 @@ def _out_of_fold(
 
 
 @jax.jit
-def _calibrate(models: Any, rows: Rows, floor: Array) -> tuple[Temperature, Any, Array, Array]:
+def _calibrate(
+    models: Any, rows: Rows, floor: Array, width: Array | None
+) -> tuple[Temperature, Any, Array, Array]:
     """Temperature, calibrated density, its NLL on the rows, and that without calibration."""
-    temperature = fit_temperature(models, rows.y, weights=rows.weights, floor=floor)
+    options = {"weights": rows.weights, "floor": floor, "width": width}
+    temperature = fit_temperature(models, rows.y, **options)
     density = apply_temperature(temperature, models, floor=floor)
     plain = widen(models, 1.0, floor) if has_scales(models) else models  # as in training
-    nll, raw = (-jnp.mean(rows.weights * each.log_prob(rows.y)) for each in (density, pool(plain)))
+    nll, raw = (
+        -jnp.mean(rows.weights * log_likelihood(each, rows.y, width))
+        for each in (density, pool(plain))
+    )
     return temperature, density, nll, raw
 
 
@@ -102,7 +109,7 @@ LOG_FACTORS = np.linspace(-1.0, 3.0, 41)
 
 
 @jax.jit
-def narrowing(models: Any, rows: Rows, noise: Array) -> Array:
+def narrowing(models: Any, rows: Rows, noise: Array, width: Array | None = None) -> Array:
     """How much narrower components are best where all models predict than where one does, alone.
 
     The factor of all scales that is best for the models' equal mixture, over the one that is best
@@ -112,10 +119,11 @@ def narrowing(models: Any, rows: Rows, noise: Array) -> Array:
       models: the densities of rows that none was trained on, ``[A, N]``.
       rows: their targets and weights.
       noise: as in ``apply_temperature``.
+      width: of the cells of targets on a grid.
     """
 
     def score(factor: Array) -> Array:
-        each = widen(models, factor, noise).log_prob(rows.y)  # [A, N]
+        each = log_likelihood(widen(models, factor, noise), rows.y, width)  # [A, N]
         both = jnp.stack([jnp.mean(each, axis=0), jax.nn.logsumexp(each, axis=0)])
         return jnp.mean(rows.weights * both, axis=-1)
 
@@ -194,9 +202,16 @@ class Run:
     """An ensemble in training: its networks, spread over the devices, and the rows of each."""
 
     def __init__(
-        self, recipe: Recipe, head: Head, rows: Rows, folds: np.ndarray, floor: Array, seed: int
+        self,
+        recipe: Recipe,
+        head: Head,
+        rows: Rows,
+        folds: np.ndarray,
+        floor: Array,
+        seed: int,
+        width: Array | None = None,
     ) -> None:
-        self.recipe, self.rows, self.floor = recipe, rows, floor
+        self.recipe, self.rows, self.floor, self.width = recipe, rows, floor, width
         self.arms = len(recipe.frequency_scales)
         num_folds = int(folds.max()) + 1
         sets = [np.flatnonzero(folds != fold) for fold in range(num_folds)]
@@ -213,10 +228,10 @@ class Run:
         self.held = jnp.asarray(np.stack([np.resize(own, size) for own in held]), jnp.int32)
         self.place = jnp.asarray(place, jnp.int32)
 
-        width = rows.x.shape[1]
+        num_inputs = rows.x.shape[1]
         key_start, key_bias, key_train = jax.random.split(jax.random.key(seed), 3)
         self.plan = Plan.create(
-            nnx.eval_shape(lambda: recipe.network(0, width, head, nnx.Rngs(0))),
+            nnx.eval_shape(lambda: recipe.network(0, num_inputs, head, nnx.Rngs(0))),
             batch_size=batch_size,
             weight_decay=recipe.weight_decay,
             clip=recipe.clip,
@@ -225,7 +240,7 @@ class Run:
         bias = initializers.from_targets(key_bias, head, rows.y, weights=rows.weights)
 
         each = recipe.members * num_folds
-        members = _start(recipe, self.plan, width, each, key_start, key_train, bias)
+        members = _start(recipe, self.plan, num_inputs, each, key_start, key_train, bias)
         self.members, self.index = over_devices(self.arms * each, (members, self.index))
 
     def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
@@ -249,7 +264,7 @@ class Run:
 
     def epoch(self, done: int, length: int) -> Array:
         """Train every network for an epoch; the mean loss of each, ``[M]``."""
-        numbers = (self.floor, self.recipe.peak_rate, done, length)
+        numbers = (self.floor, self.width, self.recipe.peak_rate, done, length)
         self.members, losses = epoch(self.plan, self.members, self.rows, self.index, *numbers)
         return losses
 
@@ -260,7 +275,7 @@ class Run:
     def calibrate(self, snapshots: list[Any]) -> Calibrated:
         """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
         models = self._out_of_fold(snapshots)
-        temperature, density, nll, raw = _calibrate(models, self.rows, self.floor)
+        temperature, density, nll, raw = _calibrate(models, self.rows, self.floor, self.width)
         return Calibrated(snapshots, temperature, density, float(nll), float(raw))
 
     def for_all_networks(self, found: Calibrated) -> tuple[Temperature, float]:
@@ -277,7 +292,8 @@ class Run:
             models = self._out_of_fold(found.snapshots)
             noise = jnp.maximum(found.temperature.noise, self.floor)
             power = (1 - 1 / self.held.shape[0]) / (self.arms - 1)
-            factor = min(1.0, float(narrowing(models, self.rows, noise)) ** power)
+            found_factor = float(narrowing(models, self.rows, noise, self.width))
+            factor = min(1.0, found_factor**power)
         changes = {name: factor * getattr(found.temperature, name) for name in ("scale", "noise")}
         return dataclasses.replace(found.temperature, **changes), factor
 

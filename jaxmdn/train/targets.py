@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import checks
 from jaxmdn.components.support import Support
 from jaxmdn.heads import CategoricalHead, ClassConditionalHead
 from jaxmdn.mixture.class_conditional import Labeled
@@ -49,6 +51,68 @@ def check_targets(head: Any, y: Any, function: str = "fit") -> None:
             f"{function}: y has {len(np.unique(bad[:, 0]))} row(s) outside the support of "
             f"{head!r}, the first of them row {row}: column {column} is {value}. {advice}"
         )
+
+
+COARSE = 0.1  # steps of a grid, in standard deviations: 60 values within three of them
+
+
+def grid_steps(y: Any) -> np.ndarray:
+    """The step of the grid that each column of ``y [N, D]`` lies on, ``[D]``; 0 where it has none.
+
+    A grid has three values or more, whose distances are whole multiples of the smallest, to within
+    a thousandth.
+    """
+    steps = []
+    for column in np.asarray(y, np.float64).T:
+        gaps = np.diff(np.unique(column))
+        multiples = gaps / gaps.min() if len(gaps) > 1 else np.array([0.5])
+        on_grid = np.abs(multiples - np.round(multiples)).max() <= 1e-3
+        steps.append(gaps.min() if on_grid else 0.0)
+    return np.array(steps)
+
+
+def find_cells(function: str, head: Any, y: Any, target: str) -> np.ndarray | None:
+    """The widths of the cells that targets are scored by, ``[D]``; None: by the density.
+
+    Args:
+      function: the caller's name, for messages.
+      head: the head.
+      y: targets ``[N, ..., D]`` in their own unit, or what the head accepts (``Labeled``).
+      target: ``"density"`` or ``"grid"``.
+
+    Raises:
+      ValueError: for ``"grid"`` where a column lies on none.
+
+    Warns:
+      UserWarning: for ``"density"`` where a column lies on a coarse grid.
+    """
+    checks.require_option(function, "target", target, ("density", "grid"))
+    if isinstance(y, Labeled) or not head.real_valued or any(own.step for own in head.support):
+        if target == "grid":
+            raise ValueError(
+                f"{function}: target='grid' is for real targets and continuous components, got "
+                f"{head!r}; pass target='density'."
+            )
+        return None
+    rows = np.asarray(y, np.float64).reshape(-1, np.shape(y)[-1])
+    steps = grid_steps(rows)
+    if target == "grid":
+        if not steps.all():
+            raise ValueError(
+                f"{function}: target='grid' needs targets on a grid, but column "
+                f"{np.flatnonzero(steps == 0)[0]} of y has no common step of three values or more; "
+                f"pass target='density'."
+            )
+        return steps
+    coarse = np.flatnonzero(steps > COARSE * rows.std(axis=0))
+    if len(coarse):
+        warnings.warn(
+            f"{function}: column {coarse[0]} of y lies on a grid of step {steps[coarse[0]]:g} "
+            f"({len(np.unique(rows[:, coarse[0]]))} values): its density could rise without bound "
+            f"at each of them. Pass target='grid' to train on the probabilities of cells.",
+            stacklevel=3,
+        )
+    return None
 
 
 def refuse_constant(function: str, targets: Any) -> None:
@@ -98,4 +162,4 @@ def _refuse(function: str, labels: np.ndarray, bad: np.ndarray, count: int) -> N
         )
 
 
-__all__ = ["check_targets", "refuse_constant"]
+__all__ = ["check_targets", "find_cells", "grid_steps", "refuse_constant"]

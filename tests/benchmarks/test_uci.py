@@ -67,6 +67,23 @@ def test_linear_model_and_scores_against_scipy(folder):
     np.testing.assert_allclose(values["rmse"], np.sqrt(np.mean((y - mean) ** 2)), rtol=1e-6)
 
 
+def test_a_coarse_grid_is_scored_by_its_cells():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2))
+    y = np.round(2 * x[:, :1] + rng.normal(size=(40, 1)))
+    own = splits.Split(x[:30], y[:30], x[30:], y[30:], np.zeros(10, bool))
+    assert own.cell == 1.0
+    found = contenders.linear(own, 0)
+    mean, scale = (
+        np.asarray(part)[:, 0, 0]
+        for part in (found.density.components.loc, found.density.components.scale)
+    )
+    ends = [stats.norm.cdf(y[30:, 0] + half, mean, scale) for half in (-0.5, 0.5)]
+    values = scores.scores(found, own)
+    np.testing.assert_allclose(values["nll"], -np.log(ends[1] - ends[0]).mean(), rtol=1e-4)
+    assert values["cell"] == 1.0
+
+
 def test_quantiles_alone_are_scored():
     """Exact quantiles of a standard normal: the CRPS of its closed form."""
     y = np.array([[0.3], [-1.2]])

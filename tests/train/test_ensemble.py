@@ -142,7 +142,7 @@ def test_the_factor_is_extrapolated_to_all_networks(fitted, monkeypatch):
     assert 0 < result.narrowing <= 1
     monkeypatch.setattr(run_module, "narrowing", lambda *_: jnp.asarray(0.5))
     own = SimpleNamespace(
-        arms=2, held=np.zeros((3, 5)), floor=result.floor, rows=None, _out_of_fold=list
+        arms=2, held=np.zeros((3, 5)), floor=result.floor, rows=None, width=None, _out_of_fold=list
     )
     found = run_module.Calibrated([], result.temperature, result.out_of_fold, 0.0, 0.0)
     temperature, factor = Run.for_all_networks(own, found)
@@ -365,7 +365,8 @@ def test_targets_on_a_grid_get_the_floor_of_their_rounding():
     x, y = table(60)
     y = np.round(y)
     recipe = train.Recipe(folds=2, cycles=(1,), hidden_features=(8,))
-    result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+    with pytest.warns(UserWarning, match="fit_ensemble: column 0 of y lies on a grid of step 1"):
+        result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
     np.testing.assert_allclose(result.floor, 12**-0.5 / y.std(), rtol=1e-5)
     assert float(result.predict(x).components.scale.min()) >= 12**-0.5 * (1 - 1e-5)
 

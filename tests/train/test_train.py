@@ -14,7 +14,7 @@ from scipy import optimize, stats
 import jaxmdn
 from jaxmdn import train
 from jaxmdn.train.data import batch_indices
-from jaxmdn.train.fit import _log_prob, _predict
+from jaxmdn.train.result import _log_prob, _predict
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
