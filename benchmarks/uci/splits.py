@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmdn.train.targets import COARSE, grid_steps
+from jaxmdn.train.targets import coarse_steps
 
 LARGE = 20_000  # of more rows there are five splits, of fewer twenty
 
@@ -35,9 +35,7 @@ class Split(NamedTuple):
     @property
     def cell(self) -> float | None:
         """The step of a coarse grid of targets, whose cells are scored; None: by the density."""
-        y = np.concatenate([self.y, self.y_test])
-        step = grid_steps(y)[0]
-        return float(step) if step > COARSE * y.std() else None
+        return float(coarse_steps(np.concatenate([self.y, self.y_test]))[0]) or None
 
 
 def find_sets(folder: Path) -> list[str]:

@@ -71,6 +71,17 @@ def grid_steps(y: Any) -> np.ndarray:
     return np.array(steps)
 
 
+def coarse_steps(y: Any) -> np.ndarray:
+    """The steps, ``[D]``, where they are above a tenth of the standard deviation of ``y [N, D]``.
+
+    0 for others, and where values are not taken by two rows each, on average.
+    """
+    y = np.asarray(y, np.float64)
+    repeated = np.array([2 * len(np.unique(column)) <= len(column) for column in y.T])
+    steps = grid_steps(y)
+    return np.where(repeated & (steps > COARSE * y.std(axis=0)), steps, 0.0)
+
+
 def find_cells(function: str, head: Any, y: Any, target: str) -> np.ndarray | None:
     """The widths of the cells that targets are scored by, ``[D]``; None: by the density.
 
@@ -104,7 +115,7 @@ def find_cells(function: str, head: Any, y: Any, target: str) -> np.ndarray | No
                 f"pass target='density'."
             )
         return steps
-    coarse = np.flatnonzero(steps > COARSE * rows.std(axis=0))
+    coarse = np.flatnonzero(coarse_steps(rows))
     if len(coarse):
         warnings.warn(
             f"{function}: column {coarse[0]} of y lies on a grid of step {steps[coarse[0]]:g} "
@@ -162,4 +173,4 @@ def _refuse(function: str, labels: np.ndarray, bad: np.ndarray, count: int) -> N
         )
 
 
-__all__ = ["check_targets", "find_cells", "grid_steps", "refuse_constant"]
+__all__ = ["check_targets", "coarse_steps", "find_cells", "grid_steps", "refuse_constant"]
