@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,8 +142,13 @@ def require_numeric(frame: pd.DataFrame, name: str, remedy: str = "") -> None:
         )
     raise UsageError(
         f"column {name!r} must be numeric, but {len(bad)} of its cells are not, the first in data "
-        f"row {bad[0] + 1}: {cell!r}. {remedy}".rstrip()
+        f"row {bad[0] + 1}: {short(cell)}. {remedy}".rstrip()
     )
+
+
+def short(cell: Any) -> str:
+    """A cell as it is shown, cut where it is long."""
+    return repr(cell if len(str(cell)) <= 40 else f"{str(cell)[:40]}...")
 
 
 def require_finite(
@@ -169,16 +176,18 @@ def _kind(column: pd.Series) -> str:
     held = column.dropna()
     if held.map(lambda value: isinstance(value, bool)).all():
         return "number"
-    if not held.map(lambda value: isinstance(value, (str, int, float))).all():
+    if not held.map(lambda value: isinstance(value, (str, numbers.Number))).all():
         return "objects"
     text = held.astype(str)
     commas = text.str.strip(UNITS).str.fullmatch(COMMAS)
     if (commas | ~_odd(text)).mean() >= MOST:
+        odd = [short(cell) for cell in text[_odd(text)][:1]]
         require_numeric(
             column.to_frame(), str(column.name),
-            f"If that stands for an empty cell, pass --missing {text[_odd(text)].iloc[0]!r}; else "
-            f"--categorical {column.name}, or --drop {column.name}." if _odd(text).any() else "",
+            f"If that stands for an empty cell, pass --missing {''.join(odd)}; else --categorical "
+            f"{column.name}, or --drop {column.name}.",
         )  # fmt: skip
+        return "number"
     if not text.str.fullmatch(LIKE_A_DATE).all():
         return "category"
     found = {form: days for form in DATES if (days := _days(held, form)).notna().all()}

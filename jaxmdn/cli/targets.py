@@ -13,8 +13,8 @@ import pandas as pd
 from pandas.api import types
 
 from jaxmdn.cli.errors import UsageError
-from jaxmdn.cli.inputs import require_columns, require_finite, require_numeric
-from jaxmdn.cli.reading import as_numbers
+from jaxmdn.cli.inputs import MOST, require_columns, require_finite, require_numeric, short
+from jaxmdn.cli.reading import as_numbers, is_text
 from jaxmdn.heads import CategoricalHead, FactorizedHead, Family, Head, NormalHead, family_names
 from jaxmdn.train.standardize import unresolved
 from jaxmdn.train.targets import check_targets
@@ -154,7 +154,12 @@ def _require_numbers(frame: pd.DataFrame, name: str) -> None:
     column = frame[name]
     if types.is_bool_dtype(column) or not types.is_numeric_dtype(column):
         sample = column.dropna().iloc[0]
-        require_numeric(frame, name, f"If it is a class, pass --target {name}:{CLASSES}")
+        numbers = as_numbers(column).notna() if is_text(column) else column.isna()
+        odd = column[~numbers & column.notna()]
+        remedy = f"If it is a class, pass --target {name}:{CLASSES}"
+        if len(odd) and numbers.sum() >= MOST * column.notna().sum():
+            remedy = f"If that stands for an empty cell, pass --missing {short(odd.iloc[0])}"
+        require_numeric(frame, name, remedy)
         raise UsageError(
             f"the target column {name!r} holds truth values or text (such as {sample!r}); if it is "
             f"a class, pass --target {name}:{CLASSES}"

@@ -29,7 +29,7 @@ def probabilities(
     Args:
       density: discrete, with D = 1 and no batch axes (``density[0]`` picks a row). Counts are drawn
         from the 0.1 % to the 99.9 % quantile, in at most 200 bars.
-      value: what the target turned out to be, marked below its bar.
+      value: what the target turned out to be, marked above its bar.
       names: of classes.
       ax: where to draw; a new figure if absent.
       ylabel: the target's name.
@@ -55,9 +55,10 @@ def probabilities(
     values = np.exp(np.asarray(log_prob(density, jnp.asarray(y, density.dtype)[:, None])))
     ax.bar(y, values, width=0.8 * stride, color=BLUE)
     if value is not None:
-        ax.plot([value], [0], "^", color=BLACK, ms=8, label="observed", clip_on=False, zorder=5)
+        top = values[np.abs(y - value) <= 0.5 * stride].sum() + 0.03 * values.max()
+        ax.plot([value], [top], "v", color=BLACK, ms=7, label="observed", zorder=5)
         ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0)
     if names is not None:
         ax.set_xticks(y, names, rotation=0 if sum(map(len, names)) < 40 else 90)
-    ax.set(xlabel=ylabel, ylabel="probability", ylim=(0, 1.06 * max(values.max(), 1e-12)))
+    ax.set(xlabel=ylabel, ylabel="probability", ylim=(0, 1.1 * max(values.max(), 1e-12)))
     return ax

@@ -34,5 +34,5 @@ def predicted_against_actual(
     low, high = actual.min(), actual.max()
     ax.plot([low, high], [low, high], "--", color=ORANGE, lw=1.2, label="actual = predicted")
     ax.set(xlabel=f"predicted {name}: mean and standard deviation", ylabel=f"actual {name}")
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     return ax

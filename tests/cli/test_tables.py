@@ -1,6 +1,7 @@
 """Tables as they come: how files are read, what columns are, which rows are held back. No fits."""
 
 import argparse
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,7 @@ def kinds(values, **options):
         ([True, False] * 15, "number"),
         ([True, None] * 15, "number"),
         ([1.5, None] * 15, "number"),
+        ([Decimal("1.5"), None, 2] * 10, "number"),
         (["u", "v", None] * 10, "category"),
         (["2024-01-01", "2024-02-03T12:00"] * 15, "ISO8601"),
         (["01.02.2024", "31.12.2024"] * 15, "%d.%m.%Y"),
@@ -202,3 +204,57 @@ def test_options_from_a_file(tmp_path):
             config.expand(parser(), ["fit", "--config", str(path)])
     with pytest.raises(UsageError, match="cannot be read"):
         config.expand(parser(), ["fit", "--config", str(tmp_path / "none.toml")])
+
+
+def mangled(rng):
+    """A table that something happened to: cells, lines, bytes."""
+    cells = [list(map(str, row)) for row in ROWS]
+    odd = [
+        "",
+        "NA",
+        "inf",
+        "-",
+        "?",
+        "1e999",
+        "1,5",
+        '"',
+        "\u20ac",
+        "2020-02-30",
+        "True",
+        "x" * 300,
+        "0x1F",
+    ]
+    for _ in range(rng.integers(0, 3)):
+        cells[rng.integers(30)][rng.integers(3)] = odd[rng.integers(len(odd))]
+    if rng.random() < 0.1:  # a whole column
+        column, text = rng.integers(3), odd[rng.integers(len(odd))]
+        for row in cells:
+            row[column] = text
+    lines = ["a,b,y", *(",".join(row) for row in cells)]
+    for _ in range(rng.integers(0, 2)):
+        del lines[rng.integers(len(lines))]
+    for _ in range(rng.integers(0, 2)):
+        lines.insert(
+            rng.integers(len(lines)), ["", ",,", ",,,", "a,b,y", ";", "# text"][rng.integers(6)]
+        )
+    data = bytearray("\n".join(lines).encode())
+    for _ in range(rng.integers(0, 2)):
+        data[rng.integers(len(data))] = rng.integers(128)
+    return bytes(data[: rng.integers(len(data))] if rng.random() < 0.1 else data)
+
+
+def test_a_hundred_tables_that_something_happened_to(tmp_path):
+    """Each is understood, or refused in one line that says why."""
+    rng, path, refused = np.random.default_rng(0), tmp_path / "table.csv", []
+    for number in range(150):
+        path.write_bytes(mangled(rng))
+        try:
+            frame = read_table(path)
+            targets = Targets.of(frame, ["y" if number % 3 else "y:classes"])
+            found = detect(frame, dict.fromkeys(targets.names, ""))
+            assert len(found.prepare(frame)) == len(targets.values(frame)) == len(frame)
+        except UsageError as error:
+            refused.append(str(error))
+    assert 40 < len(refused) < 140
+    assert len({line[:40] for line in refused}) > 3
+    assert all("\n" not in line and 20 < len(line) < 500 for line in refused)

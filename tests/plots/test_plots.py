@@ -162,6 +162,33 @@ def test_component_usage_names_the_largest_first():
         plots.component_usage({"train_nll": [1.0]})
 
 
+def counts(rate):
+    poisson = jaxmdn.components.Poisson(rate=jnp.full((1, 1), rate))
+    return jaxmdn.Mixture(logits=jnp.zeros(1), components=poisson)
+
+
+@pytest.mark.parametrize(
+    ("rate", "stride"), [(3.0, 1), pytest.param(1e5, 10, marks=pytest.mark.nightly)]
+)
+def test_bars_of_counts_are_their_probabilities(rate, stride):
+    ax = plots.probabilities(counts(rate), value=rate)
+    places = np.array([bar.get_x() + bar.get_width() / 2 for bar in ax.patches])
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, stats.poisson.pmf(np.round(places), rate), rtol=1e-3)
+    assert (np.diff(np.round(places)) == stride).all()
+    assert stats.poisson.cdf(places[-1], rate) > 0.998
+    assert len(places) <= 201
+
+
+def test_classes_have_their_names():
+    density = jaxmdn.components.Categorical(logits=jnp.log(jnp.array([0.2, 0.5, 0.3])))
+    ax = plots.probabilities(density, names=["a", "b", "c"], value=1.0)
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [0.2, 0.5, 0.3], rtol=1e-6)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="expected one discrete density with D = 1, got batch"):
+        plots.probabilities(two_modes())
+
+
 @pytest.mark.parametrize("draw", [plots.density, plots.contours])
 def test_batches_are_refused(draw):
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), plane())
