@@ -313,7 +313,7 @@ def test_targets_with_a_colon_in_their_name():
         (table().assign(price=3.0), ["--target", "price"], "'price' is constant"),
         (table()[["row", "price"]], ["--target", "price"], "no input column is left: row: it only"),
         (corrupt("price", np.inf), ["--target", "price"], "column 'price' is infinite in 1 row"),
-        (corrupt("price", "n/k"), ["--target", "price"], "the first in data row 5: 'n/k'. If it"),
+        (corrupt("price", "n/k"), ["--target", "price"], "pass --missing 'n/k'"),
         (table(), ["--target", "price:lognorm"], "there is no family 'lognorm'; for example price"),
         (table().assign(price=-1.0 * table().price), ["--target", "price:gamma"], "outside the"),
         (
