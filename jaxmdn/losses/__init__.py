@@ -15,7 +15,9 @@ from jaxmdn.losses.objectives import (
     beta_nll,
     cell_nll,
     dirichlet_penalty,
+    entropy_penalty,
     scale_penalty,
+    smoothed_nll,
     winner_takes_all,
 )
 
@@ -24,9 +26,11 @@ __all__ = [
     "categorical_nll",
     "cell_nll",
     "dirichlet_penalty",
+    "entropy_penalty",
     "linear_nll",
     "natural_em",
     "nll",
     "scale_penalty",
+    "smoothed_nll",
     "winner_takes_all",
 ]

@@ -5,7 +5,9 @@
 | ``beta_nll`` | a row's pull no longer fades where its scale is large |
 | ``winner_takes_all`` | only the components nearest to a target learn from it |
 | ``cell_nll`` | the probability of a cell of a grid, in place of a density |
-| ``dirichlet_penalty``, ``scale_penalty`` | what is believed of weights and scales beforehand |
+| ``smoothed_nll`` | classes: no label is believed altogether |
+| ``dirichlet_penalty``, ``entropy_penalty`` | what is believed of weights beforehand |
+| ``scale_penalty`` | what is believed of scales |
 
 In ``fit``: ``loss=jaxmdn.train.objective(jaxmdn.losses.beta_nll, beta=0.5)``.
 """
@@ -18,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import checks, meshes, numerics
-from jaxmdn.heads import Head
+from jaxmdn.heads import CategoricalHead, Head
 from jaxmdn.inference.cells import cell_log_prob, pick, univariate_parts
 from jaxmdn.losses.reductions import (
     check_rows,
@@ -28,7 +30,7 @@ from jaxmdn.losses.reductions import (
     silence_targets,
 )
 from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.typing import Array, ArrayLike, Bool, Float
+from jaxmdn.typing import Array, ArrayLike, Bool, Float, Num
 
 Weights = Float[Array, "..."] | None
 Mask = Bool[Array, "..."] | None
@@ -169,6 +171,64 @@ def cell_nll(
     return reduce(-log_prob, weights, mask, reduction)
 
 
+@partial(meshes.jit, static_argnames=("head", "smoothing", "reduction"))
+def smoothed_nll(
+    head: CategoricalHead,
+    raw: Float[Array, "... P"],
+    y: Num[Array, "... 1"],
+    *,
+    smoothing: float = 0.1,
+    weights: Weights = None,
+    mask: Mask = None,
+    reduction: str = "mean",
+) -> Float[Array, "..."]:
+    """The cross-entropy with labels of which a share is spread evenly over all classes.
+
+    ``-(1 - s) log p_y - s sum_c log p_c / C``: the best probability of a label is
+    ``1 - s (1 - 1 / C)``, so that logits do not grow without bound.
+
+    Args:
+      head: a :class:`~jaxmdn.CategoricalHead`.
+      raw: raw outputs ``[..., P]``.
+      y: classes ``[..., 1]``.
+      smoothing: the share s, in [0, 1).
+      weights, mask, reduction: as in :func:`jaxmdn.nll`.
+
+    References:
+      Szegedy et al. (2016), Rethinking the Inception architecture for computer vision, section 7.
+
+    >>> import jax.numpy as jnp, jaxmdn
+    >>> head, y = jaxmdn.CategoricalHead(4), jnp.zeros((1, 1))
+    >>> round(float(jaxmdn.losses.smoothed_nll(head, jnp.zeros((1, 4)), y)), 4)
+    1.3863
+    """
+    name = "smoothed_nll"
+    checks.require_number(name, "smoothing", smoothing, lower=0.0, upper=1.0)
+    if not isinstance(head, CategoricalHead):
+        raise TypeError(f"{name}: expected a CategoricalHead, got {head!r}.")
+    raw, y = rows(name, head, raw, y, weights, mask)
+    density = head.build(raw)
+    every = jnp.mean(numerics.log_normalize(density.logits), axis=-1)
+    values = -(1 - smoothing) * density.log_prob(y) - smoothing * every
+    return reduce(values, weights, mask, reduction)
+
+
+@partial(meshes.jit, static_argnames="head")
+def entropy_penalty(head: Head, raw: Float[Array, "... P"]) -> Float[Array, "..."]:
+    """Minus the entropy of the mixing coefficients, ``sum_k w_k log w_k``, ``[...]``, nats.
+
+    A multiple of it is added to a loss: of positive sign it spreads the weights over the components
+    of a row, of negative sign it gathers them on few. A weight of zero counts zero.
+
+    References:
+      Pereyra et al. (2017), Regularizing neural networks by penalizing confident output
+      distributions, eq. 1.
+    """
+    head.check_raw("entropy_penalty", raw)
+    log_weights = _mixture("entropy_penalty", head, raw).log_weights()
+    return numerics.weighted_sum(jnp.exp(log_weights), log_weights, -1)
+
+
 @partial(meshes.jit, static_argnames=("head", "concentration"))
 def dirichlet_penalty(
     head: Head, raw: Float[Array, "... P"], *, concentration: float = 1.1
@@ -238,6 +298,8 @@ __all__ = [
     "beta_nll",
     "cell_nll",
     "dirichlet_penalty",
+    "entropy_penalty",
     "scale_penalty",
+    "smoothed_nll",
     "winner_takes_all",
 ]

@@ -199,6 +199,38 @@ def test_penalties_have_the_gradients_of_their_formulas():
     np.testing.assert_allclose(found[:, -2 * K :], expected, rtol=1e-10)
 
 
+def test_entropy_by_its_gradient():
+    """``w_j (log w_j + H)`` in NumPy; a weight that underflows counts zero."""
+    head, raw, _ = normal_case(1)
+    raw = raw.at[0, 0].set(-1e4)
+    log_weights = np.asarray(special.log_softmax(np.asarray(raw[:, :K], float), axis=1))
+    weights = np.exp(log_weights)
+    entropy = -np.sum(special.xlogy(weights, weights), axis=1)
+    np.testing.assert_allclose(losses.entropy_penalty(head, raw), -entropy, rtol=1e-9)
+    found = gradient(lambda r: losses.entropy_penalty(head, r).sum())(raw)
+    expected = weights * (log_weights + entropy[:, None])
+    np.testing.assert_allclose(found[:, :K], expected, rtol=1e-8, atol=1e-12)
+    assert (np.asarray(found[:, K:]) == 0).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+def test_smoothed_labels_by_their_gradient(floor):
+    """``p - (1 - s) onehot - s / C`` in the logits of the probabilities; rows left out, none."""
+    head = jaxmdn.CategoricalHead(4, min_weight=floor)
+    raw = jnp.asarray(RNG.normal(size=(5, 4)))
+    y, mask = jnp.asarray([[0], [3], [1], [3], [9]]), jnp.asarray([True] * 4 + [False])
+    own = np.asarray(special.softmax(np.asarray(raw, float), axis=1))
+    p = floor + (1 - 4 * floor) * own
+    target = 0.8 * np.eye(4)[np.asarray(y[:4, 0])] + 0.05
+    loss = lambda r: losses.smoothed_nll(head, r, y, smoothing=0.2, mask=mask, reduction="sum")  # noqa: E731
+    value, found = value_and_gradient(loss)(raw)
+    np.testing.assert_allclose(value, -np.sum(target * np.log(p[:4])), rtol=1e-10)
+    by_p = -(1 - 4 * floor) * target / p[:4]
+    expected = own[:4] * (by_p - np.sum(by_p * own[:4], axis=1, keepdims=True))
+    np.testing.assert_allclose(found[:4], expected, rtol=1e-9, atol=1e-12)
+    assert (np.asarray(found[4]) == 0).all()
+
+
 # Natural-gradient EM
 
 
