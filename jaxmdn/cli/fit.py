@@ -14,17 +14,15 @@ import numpy as np
 import pandas as pd
 
 from jaxmdn import __version__
-from jaxmdn.cli import evaluate, pictures, split, training
+from jaxmdn.cli import evaluate, pictures, training
 from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
-from jaxmdn.cli.inputs import Inputs, detect, require_columns
-from jaxmdn.cli.reading import Format, add_format, read_table
-from jaxmdn.cli.targets import Targets
-from jaxmdn.cli.trained import Trained
+from jaxmdn.cli.reading import add_format
+from jaxmdn.cli.table import Table
+from jaxmdn.cli.trained import Trained, is_known
 from jaxmdn.heads import COVARIANCES
 from jaxmdn.train import Columns, EnsembleResult, folders
 from jaxmdn.train.recipe import EFFORTS
 
-MIN_ROWS = 20
 FORMATS = ("png", "svg", "pdf")
 HELD_BACK = "held_back.csv"
 OUTPUTS = {"model", "summary.json", HELD_BACK, "report.html"} | {
@@ -104,71 +102,36 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command: everything is written at the end, all of it or nothing."""
     _check_options(arguments)
-    form = Format.of(arguments)
-    frame = read_table(arguments.file, form)
-    if len(frame) < MIN_ROWS:
-        raise UsageError(f"the table has {len(frame)} row(s); at least {MIN_ROWS} are needed.")
-    targets = Targets.of(frame, arguments.target)
-    inputs, lines = _inputs(arguments, frame, targets)
-    frame, left_out = _with_targets(frame, targets)
-    y = targets.values(frame)
-    weights = split.row_weights(frame, arguments.weights)
-    groups = split.group_labels(frame, arguments.split_by)
-    times = split.times_of(frame, arguments.time)
-    if times is not None:  # neighbours in time are neighbours in the table
-        order = np.argsort(times, kind="stable")
-        frame, y, times = frame.iloc[order], y[order], times[order]
-        weights = None if weights is None else weights[order]
-    components, floors = training.head_options(arguments)
-    try:
-        head = targets.head(components, arguments.covariance, **floors)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from None
-    targets.check(head, y)
-    test = split.held_back(len(y), arguments.test, arguments.seed, groups=groups, times=times)
-    out = Path(arguments.out)
+    table = Table.read(arguments)
+    head = training.head_of(arguments, table.targets)
+    table.targets.check(head, table.y)
+    test = table.held_back(arguments.test, arguments.seed)
+    rest, out = table.take(~test), Path(arguments.out)
+    columns = Columns.fit(
+        rest.prepared, rest.weights, categorical=table.inputs.categories, function="jaxmdn fit"
+    )
+    known = is_known(columns, table.prepared) & test
+    if not known.any():
+        raise UsageError(
+            "all held-back rows have a gap in a column that is complete elsewhere; find it, and "
+            "pass --drop, or hold other rows back."
+        )
     _check_out(out, arguments.force)
 
-    print(f"{arguments.file}: {len(frame)} rows")
-    print("\n".join(f"  {line}" for line in [*lines, *left_out]))
-    repeated = int(frame.duplicated().sum())
-    if repeated:
-        print(f"  note         {repeated} rows repeat others: the scores may flatter")
-    print()
+    print(f"{arguments.file}: {len(table.y)} rows")
+    print("\n".join(f"  {line}" for line in table.describe()))
+    lost = int(test.sum() - known.sum())
+    print(f"  note         {lost} held-back rows have new gaps: not judged\n" if lost else "")
 
-    def rest(values: Any) -> Any:
-        return None if values is None else values[~test]
-
-    columns = Columns.fit(
-        inputs.prepare(frame[~test]), rest(weights), categorical=inputs.categories,
-        function="jaxmdn fit",
-    )  # fmt: skip
-    prepared, own = inputs.prepare(frame[~test]), y.astype(np.int32) if targets.classes else y
-    result: Any
-    if arguments.ensemble:
-        named = any(targets.families.values()) or arguments.covariance or arguments.min_weight
-        result = training.ensemble(
-            arguments, head if named else None, prepared, rest(own), rest(weights),
-            categorical=inputs.categories, groups=rest(groups), ordered=times is not None,
-        )  # fmt: skip
-    else:
-        inner = None
-        if groups is not None or times is not None:
-            inner = split.held_back(
-                len(prepared), 0.1, arguments.seed, groups=rest(groups), times=rest(times)
-            )
-        result = training.one_network(
-            arguments, head, columns(prepared), rest(own), rest(weights), inner
-        )
-    trained = Trained(result, inputs, targets, columns, form)
-    known = trained.is_known(frame) & test
-    if known.sum() < test.sum():
-        print(f"{test.sum() - known.sum()} held-back rows have gaps that no other has: left out.")
-    rows = _scores(trained, frame, y, known, ~test)
-    print(f"\nOn {known.sum()} held-back rows:")
+    train = training.ensemble if arguments.ensemble else training.one_network
+    result = train(arguments, head, rest, columns)
+    trained = Trained(result, table.inputs, table.targets, columns, table.form)
+    judged = table.take(known)
+    rows = _scores(trained, rest, judged)
+    print(f"\nOn {len(judged.y)} held-back rows:")
     print(evaluate.format_table(rows))
-    print(evaluate.CLASS_LEGEND if targets.classes else evaluate.LEGEND)
-    drawn = _write(out, arguments, trained, rows, frame[known])
+    print(evaluate.CLASS_LEGEND if table.targets.classes else evaluate.LEGEND)
+    drawn = _write(out, arguments, trained, rows, judged.frame)
     print(f"\nwritten to {out}/: model/, summary.json, {HELD_BACK}, {', '.join(drawn)}")
     print(f"predict with: jaxmdn predict {out} NEW.csv")
     print(f"look at it:   jaxmdn report {out}")
@@ -188,46 +151,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{option} is for a single network; leave it or --ensemble out.")
     if arguments.resume and not arguments.checkpoint:
         raise UsageError("--resume goes on with a run in a folder: pass --checkpoint DIR, too.")
-
-
-def _inputs(
-    arguments: argparse.Namespace, frame: pd.DataFrame, targets: Targets
-) -> tuple[Inputs, list[str]]:
-    """The input columns, and what is said of all of them."""
-    roles = {
-        "--weights": ("row weights", arguments.weights),
-        "--split-by": ("keeps rows together", arguments.split_by),
-        "--time": ("orders the rows", arguments.time),
-    }
-    others = dict.fromkeys(targets.names, "")
-    for option in ("drop", "keep", "categorical"):
-        require_columns(frame, getattr(arguments, option), f"--{option}")
-    for option, name in [("--drop", name) for name in arguments.drop] + [
-        (option, name) for option, (_, name) in roles.items() if name
-    ]:
-        require_columns(frame, [name], option)
-        if name in targets.names:
-            raise UsageError(f"column {name!r} is named by both --target and {option}.")
-        others[name] = roles[option][0] if option in roles else "left out with --drop"
-    for name in arguments.keep:  # an input, too
-        if others.get(name) in ("keeps rows together", "orders the rows"):
-            del others[name]
-    found = detect(
-        frame, others, keep=arguments.keep, categorical=arguments.categorical,
-        max_categories=arguments.max_categories,
-    )  # fmt: skip
-    return found, [*targets.describe(), *found.describe()]
-
-
-def _with_targets(frame: pd.DataFrame, targets: Targets) -> tuple[pd.DataFrame, list[str]]:
-    """The rows that have all targets, and a word about the others."""
-    known = frame[targets.names].notna().all(axis=1)
-    if known.sum() < MIN_ROWS:
-        raise UsageError(
-            f"the table has {known.sum()} row(s) with targets; at least {MIN_ROWS} are needed."
-        )
-    missing = int((~known).sum())
-    return frame[known], [f"note         {missing} rows lack a target: left out"] if missing else []
 
 
 def _check_out(out: Path, force: bool) -> None:
@@ -251,22 +174,19 @@ def _check_out(out: Path, force: bool) -> None:
         raise UsageError(f"{out} cannot be written; choose another --out.")
 
 
-def _scores(
-    trained: Trained, frame: pd.DataFrame, y: np.ndarray, test: np.ndarray, rest: np.ndarray
-) -> list[dict[str, Any]]:
+def _scores(trained: Trained, rest: Table, judged: Table) -> list[dict[str, Any]]:
     """Rows of the table of scores: the density beside baselines."""
-    result, own = trained.result, trained.as_targets(y)
-    several = isinstance(result, EnsembleResult)
-    network = "ensemble" if several else "network"
+    result, count = trained.result, len(judged.y)
+    name = "ensemble" if isinstance(result, EnsembleResult) else "network"
     found = {
-        network: trained.predict(frame[test]),
-        "same for every row": evaluate.marginal_density(result, own[rest], int(test.sum())),
+        name: trained.predict(judged.frame),
+        "same for every row": evaluate.marginal_density(result, trained.as_targets(rest.y), count),
     }
-    if not any(found[network].jumps):
-        x = np.asarray(trained.columns(trained.inputs.prepare(frame)))
-        found["linear Gaussian"] = evaluate.linear_gaussian(x[rest], y[rest], x[test])
+    if not any(found[name].jumps):
+        x, x_new = (np.asarray(trained.columns(part.prepared)) for part in (rest, judged))
+        found["linear Gaussian"] = evaluate.linear_gaussian(x, rest.y, x_new)
     return [
-        row for name, density in found.items() for row in trained.scores(name, density, y[test])
+        row for name, density in found.items() for row in trained.scores(name, density, judged.y)
     ]
 
 

@@ -37,11 +37,11 @@ def held_back(
     if groups is None:
         return np.isin(np.arange(count), rng.permutation(count)[:number])
     names, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(names) < 3:
-        raise UsageError(f"--split-by: {len(names)} group(s) cannot be split; at least 3 can.")
+    if len(names) < 2:
+        raise UsageError("--split-by: there is a single group; name a column with several values.")
     order = rng.permutation(len(names))
     enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), number))
-    return np.isin(member, order[: min(enough, len(names) - 2)])
+    return np.isin(member, order[: min(enough, len(names) - 1)])
 
 
 def group_labels(frame: pd.DataFrame, name: str | None) -> np.ndarray | None:

@@ -75,7 +75,7 @@ class Trained:
 
     def is_known(self, frame: pd.DataFrame) -> np.ndarray:
         """Whether each row has all that no row lacked in training, ``[N]``."""
-        return ~np.isnan(np.asarray(self.columns(self.inputs.prepare(frame)))).any(axis=1)
+        return is_known(self.columns, self.inputs.prepare(frame))
 
     def predict(self, frame: pd.DataFrame) -> Any:
         """The density of each row, in the targets' own units."""
@@ -94,6 +94,12 @@ class Trained:
     def as_targets(self, y: np.ndarray) -> np.ndarray:
         """Targets as the head takes them: classes as whole numbers."""
         return y.astype(np.int32) if self.targets.classes else y
+
+
+def is_known(columns: Columns, prepared: pd.DataFrame) -> np.ndarray:
+    """Whether rows have all that no row lacked in training, ``[N]``."""
+    numbers: Any = np.asarray(columns(prepared), np.float64)
+    return ~np.isnan(numbers).any(axis=1)
 
 
 def model_folder(path: str) -> Path:

@@ -11,32 +11,40 @@ import optax
 from flax import nnx
 
 from jaxmdn.cli.errors import UsageError
+from jaxmdn.cli.table import Table
+from jaxmdn.cli.targets import Targets
 from jaxmdn.heads import Head
 from jaxmdn.nn import MDN
-from jaxmdn.train import EnsembleResult, FitResult, NonFiniteLossError, Recipe, fit, fit_ensemble
+from jaxmdn.train import (
+    Columns,
+    EnsembleResult,
+    FitResult,
+    NonFiniteLossError,
+    Recipe,
+    fit,
+    fit_ensemble,
+)
 from jaxmdn.train.recipe import resolve
 
 HIDDEN, COMPONENTS, EPOCHS, PATIENCE, BATCH = (64, 64), 5, 500, 50, 64
 RATE, DECAY, MIN_SCALE = 2e-3, 1e-2, 1e-3
 
 
-def head_options(arguments: argparse.Namespace) -> tuple[int, dict[str, float]]:
-    """Components and floors of the head."""
+def head_of(arguments: argparse.Namespace, targets: Targets) -> Head:
+    """The head that predicts the targets."""
     floors = {"min_scale": MIN_SCALE, "min_weight": arguments.min_weight or 0.0}
     if arguments.min_scale is not None:
         floors["min_scale"] = arguments.min_scale
-    return arguments.components or COMPONENTS, floors
+    try:
+        return targets.head(arguments.components or COMPONENTS, arguments.covariance, **floors)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
 
 
 def one_network(
-    arguments: argparse.Namespace,
-    head: Head,
-    x: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray | None,
-    held: np.ndarray | None,
+    arguments: argparse.Namespace, head: Head, table: Table, columns: Columns
 ) -> FitResult:
-    """Train a single network; ``held [N]`` says which rows stop the training, else a tenth."""
+    """Train a single network; a tenth of the rows (of groups, of the time) stops the training."""
     optimizer = optax.chain(
         optax.clip_by_global_norm(10.0),
         optax.adamw(
@@ -45,11 +53,10 @@ def one_network(
         ),
     )
     validation: Any = 0.1
-    if held is not None:
-        own = (x[held], y[held])
-        validation = own if weights is None else (*own, weights[held])
-        x, y = x[~held], y[~held]
-        weights = None if weights is None else weights[~held]
+    if _groups(table) is not None or table.times is not None:
+        held = table.held_back(0.1, arguments.seed)
+        validation, table = _rows(table.take(held), columns), table.take(~held)
+    x, y, weights = _rows(table, columns)
     try:
         model = MDN(
             x.shape[1], head, hidden_features=tuple(arguments.hidden or HIDDEN),
@@ -67,17 +74,12 @@ def one_network(
 
 
 def ensemble(
-    arguments: argparse.Namespace,
-    head: Head | None,
-    x: Any,
-    y: np.ndarray,
-    weights: np.ndarray | None,
-    *,
-    categorical: list[str],
-    groups: np.ndarray | None,
-    ordered: bool,
+    arguments: argparse.Namespace, head: Head, table: Table, columns: Columns
 ) -> EnsembleResult:
-    """Train an ensemble by a recipe, with those of its numbers changed that were given."""
+    """Train an ensemble by a recipe, with those of its numbers changed that were given.
+
+    It learns ``columns`` by itself; real targets without a family get the recipe's own head.
+    """
     recipe = resolve("jaxmdn fit", None, arguments.effort)
     given = {
         "num_components": arguments.components,
@@ -89,14 +91,30 @@ def ensemble(
         "min_scale": arguments.min_scale,
         "cycles": _cycles(recipe, arguments.epochs),
     }
+    own = any(table.targets.families.values()) or arguments.covariance or arguments.min_weight
+    _, y, weights = _rows(table, columns)
     try:
         recipe = dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
         return fit_ensemble(
-            x, y, head, weights=weights, categorical=categorical, groups=groups, ordered=ordered,
-            recipe=recipe, seed=arguments.seed, progress=not arguments.quiet,
+            table.prepared, y, head if own else None, weights=weights,
+            categorical=table.inputs.categories, groups=_groups(table),
+            ordered=table.times is not None, recipe=recipe, seed=arguments.seed,
+            progress=not arguments.quiet,
         )  # fmt: skip
     except (FloatingPointError, TypeError) as error:
         raise UsageError(str(error)) from None
+
+
+def _rows(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Inputs, targets and weights, as ``fit`` takes them."""
+    y = table.y.astype(np.int32) if table.targets.classes else table.y
+    return np.asarray(columns(table.prepared)), y, table.weights
+
+
+def _groups(table: Table) -> np.ndarray | None:
+    """The groups, if there are several to be told apart."""
+    several = table.groups is not None and len(np.unique(table.groups)) > 1
+    return table.groups if several else None
 
 
 def _cycles(recipe: Recipe, epochs: int | None) -> tuple[int, ...] | None:

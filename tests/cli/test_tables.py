@@ -165,8 +165,9 @@ def test_rows_are_held_back():
         chosen = held_back(60, 0.3, seed, groups=groups)
         assert not set(groups[chosen]) & set(groups[~chosen])
         assert 18 <= chosen.sum() <= 18 + np.unique(groups, return_counts=True)[1].max()
-    with pytest.raises(UsageError, match=r"2 group\(s\) cannot be split"):
-        held_back(4, 0.5, 0, groups=np.array(["a", "a", "b", "b"]))
+    assert held_back(4, 0.9, 0, groups=np.array(["a", "a", "b", "b"])).sum() == 2
+    with pytest.raises(UsageError, match="there is a single group"):
+        held_back(4, 0.5, 0, groups=np.array(["a"] * 4))
 
 
 def parser():
