@@ -49,8 +49,9 @@ def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
       TypeError: if ``density`` is no mixture, or its dimensions have no cdf (categorical).
       ValueError: on a wrong event size.
 
-    Limits: a score with half a degree of freedom or less is infinite, which is not seen. Angles are
-    scored as numbers in ``[-pi, pi]``, whose ends are apart.
+    Limits: a score with half a degree of freedom or less is infinite, which is not seen; from there
+    up to one degree of freedom the far tail, left out, may be a hundredth of it. Angles are scored
+    as numbers in ``[-pi, pi]``, whose ends are apart.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))

@@ -2,8 +2,8 @@
 
 ``int_{t < y} F(t)^2 dt + int_{t > y} (1 - F(t))^2 dt`` on panels between which the density is
 smooth (``scoring.panels``). The density alone is evaluated at the nodes of a panel; ``F`` at a
-node is ``F(y)`` and the integral of the interpolated density from ``y`` to there. A panel
-``[a, b]`` left of ``y`` adds, by parts,
+node is the integral of the interpolated density up to there, and what makes it right at ``y``. A
+panel ``[a, b]`` left of ``y`` adds, by parts,
 
     int_a^b F^2 dy = (b - a) F(a)^2 + 2 int_a^b (b - y) F f dy,
 
@@ -156,22 +156,36 @@ def _over_panels(mixture: Mixture, y: Array) -> Array:
     mass = length * jnp.einsum("i,pi...->p...", weights, density)
     within = length[:, None] * jnp.einsum("ji,pi...->pj...", upto, density)
     right = first >= t
-    start = jnp.cumsum(mass, axis=0) - mass - jnp.sum(jnp.where(right, 0, mass), axis=0)
-    for atom, mark in zip(inner, marks, strict=True):
+    # F left of y, 1 - F right of it, summed from outside: small numbers keep their digits.
+    outer = jnp.where(right, jnp.cumsum(mass[::-1], axis=0)[::-1], jnp.cumsum(mass, axis=0)) - mass
+    sums = [jnp.sum(jnp.where(side, mass, 0), axis=0) for side in (~right, right)]
+    for atom in own.atoms:
         share = mixture.jump(jnp.full_like(y, atom))[1]
-        start += share * ((first >= mark).astype(y.dtype) - (y >= atom).astype(y.dtype))
+        # One beyond the bounds is outside of all panels.
+        beyond = math.inf if atom > own.lower else -math.inf
+        mark = marks[inner.index(atom)] if atom in inner else beyond
+        outer += share * jnp.where(right, last <= mark, first >= mark).astype(y.dtype)
+        passed = (nearest >= atom).astype(y.dtype)
+        sums = [sums[0] + share * passed, sums[1] + share * (1 - passed)]
     begin, end = forward(first), forward(last)
-    # F left of y, 1 - F right of it, each from its own value at y.
     below = mixture.cdf(nearest)
     above = 1 - below if own.kind == "circle" else mixture.survival(nearest)
-    outer = _probability(jnp.where(right, above - start - mass, below + start))
-    side, inside = right[:, None], start[:, None] + within
-    rest = _probability(jnp.where(side, above - inside, below + inside))
+    gap = jnp.where(right, above - sums[1], below - sums[0])
+    side = right[:, None]
+    rest = outer[:, None] + jnp.where(side, mass[:, None] - within, within)
+    outer, rest = _probability(_put_right(outer, gap)), _probability(_put_right(rest, gap[:, None]))
     distance = jnp.where(side, points - begin[:, None], end[:, None] - points)
     inner_part = jnp.einsum("i,pi...->p...", weights, distance * rest * density)
     score = jnp.sum((end - begin) * outer**2 + 2 * length * inner_part, axis=0)
     score += jnp.abs(y - nearest)
     return score + _beyond(mixture, y, nearest, forward(ends[0]), forward(ends[1]))
+
+
+def _put_right(value: Array, gap: Array) -> Array:
+    """``value + gap``, but where ``value`` is smaller than the gap, of the size of ``value``."""
+    size = jax.lax.stop_gradient(jnp.maximum(value, 0))
+    both = size + jax.lax.stop_gradient(jnp.abs(gap))
+    return value + gap * jnp.where(both > 0, size / jnp.where(both > 0, both, 1), 0)
 
 
 def _coordinate(

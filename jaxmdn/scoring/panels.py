@@ -23,11 +23,10 @@ from jaxmdn.typing import Array, Float
 # the quantile at 1e-12 of a density that falls like y^-2 is 3e11 scales away, sinh(27).
 NODES, FARTHEST = 12, {4: 16.0, 8: 28.0}
 # By the dtype's bytes: how far out panels reach, in a normal's scores (levels of 3e-7 and 1e-12).
-# Where tails fall like powers no further than a panel's nodes resolve: seven nats each.
-REACH, REACH_OPEN = {4: 5.0, 8: 7.0}, 5.0
-# Panels of one component, if there are many (and where tails fall like powers), and of all of them
-# together at least.
-FEWEST, FEWEST_OPEN, TOTAL = 4, 6, 36
+REACH = {4: 5.0, 8: 7.0}
+# Panels of one component, if there are many, and of all of them together at least; the second pair
+# where tails may fall like powers.
+FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, 6, 60
 
 
 def open_ended(mixture: Mixture) -> bool:
@@ -37,8 +36,8 @@ def open_ended(mixture: Mixture) -> bool:
 
 def num_panels(mixture: Mixture) -> int:
     """Panels of each component, an even number."""
-    fewest = FEWEST_OPEN if open_ended(mixture) else FEWEST
-    return max(fewest, 2 * math.ceil(TOTAL / mixture.num_components / 2))
+    fewest, total = (FEWEST_OPEN, TOTAL_OPEN) if open_ended(mixture) else (FEWEST, TOTAL)
+    return max(fewest, 2 * math.ceil(total / mixture.num_components / 2))
 
 
 def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
@@ -75,7 +74,9 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
     table = jnp.asarray(np.stack([places, np.gradient(places)], axis=1), dtype)
     t, mass = meshes.scan(lambda _, step: (None, weigh(step)), None, table)[1]
     half = num_panels(mixture) // 2
-    reach = REACH_OPEN if open_ended(mixture) else REACH[dtype.itemsize]
+    reach = REACH[dtype.itemsize]
+    if open_ended(mixture):  # no further than panels of some seven nats do, which nodes resolve
+        reach = min(reach, 3.5 + 0.5 * half)
     scores = np.linspace(-reach, 0, half, endpoint=False)
     levels = [0.5 * math.erfc(-score / math.sqrt(2)) for score in scores]
     mass, t = (jnp.stack([part, part[::-1]], axis=1) for part in (mass, t))  # from either end
