@@ -16,7 +16,7 @@ import pandas as pd
 from jaxmdn import __version__
 from jaxmdn.cli import evaluate, pictures, training
 from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
-from jaxmdn.cli.reading import add_format
+from jaxmdn.cli.reading import PARQUET, add_format
 from jaxmdn.cli.table import Table
 from jaxmdn.cli.trained import Trained, is_known
 from jaxmdn.heads import COVARIANCES
@@ -24,8 +24,8 @@ from jaxmdn.train import Columns, EnsembleResult, folders
 from jaxmdn.train.recipe import EFFORTS
 
 FORMATS = ("png", "svg", "pdf")
-HELD_BACK = "held_back.csv"
-OUTPUTS = {"model", "summary.json", HELD_BACK, "report.html"} | {
+HELD_BACK = ("held_back.csv", "held_back.parquet")
+OUTPUTS = {"model", "summary.json", *HELD_BACK, "report.html"} | {
     f"{name}.{kind}" for name in pictures.NAMES for kind in FORMATS
 }
 
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(evaluate.format_table(rows))
     print(evaluate.CLASS_LEGEND if table.targets.classes else evaluate.LEGEND)
     drawn = _write(out, arguments, trained, rows, judged.frame)
-    print(f"\nwritten to {out}/: model/, summary.json, {HELD_BACK}, {', '.join(drawn)}")
+    print(f"\nwritten to {out}/: model/, summary.json, {', '.join(drawn)}")
     print(f"predict with: jaxmdn predict {out} NEW.csv")
     print(f"look at it:   jaxmdn report {out}")
 
@@ -197,14 +197,17 @@ def _write(
     rows: list[dict[str, Any]],
     test: pd.DataFrame,
 ) -> list[str]:
-    """Write the folder; the names of the pictures."""
+    """Write the folder; the names of its files, but for the model and the summary."""
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     result, targets = trained.result, trained.targets
     numbers = (test.index + 1).tolist()
     try:
         trained.save(scratch / "model")
-        test.to_csv(scratch / HELD_BACK, index=False)
+        if Path(arguments.file).suffix in PARQUET:  # which keeps the columns' types
+            test.to_parquet(scratch / HELD_BACK[1])
+        else:
+            test.to_csv(scratch / HELD_BACK[0], index=False)
         summary = {
             "jaxmdn": __version__,
             "jax": jax.__version__,
@@ -218,7 +221,8 @@ def _write(
             "scores": rows,
         }
         evaluate.write_json(scratch / "summary.json", summary)
-        density, drawn = trained.predict(test), []
+        drawn = [path.name for path in scratch.glob("held_back.*")]
+        density = trained.predict(test)
         y = targets.values(test)
         for name, figure in pictures.draw(
             result, density, y, targets.names, numbers, targets.classes

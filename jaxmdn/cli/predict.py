@@ -20,7 +20,9 @@ from jaxmdn.cli.trained import Trained
 from jaxmdn.export.program import parameters
 from jaxmdn.inference import hdr_intervals, quantile
 from jaxmdn.mixture import mean, sample, variance
+from jaxmdn.train import padding
 
+PIECE = padding.MOST  # rows at a time, so that memory does not grow with the table
 DIGITS = "%.9g"  # what a 32-bit number holds
 
 
@@ -74,24 +76,15 @@ def run(arguments: argparse.Namespace) -> None:
     frame = read_table(arguments.file, Format.of(arguments, trained.form))
     require_columns(frame, arguments.keep, "--keep")
     require_columns(frame, trained.inputs.kinds, "input")
-    known = trained.is_known(frame)
-    _say_what_is_new(trained, frame, known)
-
-    density = trained.predict(frame)
-    names = trained.targets.names
-    found: dict[str, Any] = {}
-    for name, values in _answers(arguments, trained, density):
-        found[name] = np.where(known, values, np.nan)
-    if trained.targets.classes:
-        label = np.array(trained.targets.classes, object)[class_probabilities(density).argmax(1)]
-        found = {names[0]: np.where(known, label, ""), **found}
-    if all(target in frame.columns for target in names):
+    _say_what_is_new(trained, trained.inputs.prepare(frame))
+    y = np.full((len(frame), len(trained.targets.names)), np.nan)
+    if all(target in frame.columns for target in trained.targets.names):
         y = trained.targets.values(frame)
-        scored = known & np.isfinite(y).all(axis=1)  # a new table may lack some answers
-        filled = np.where(scored[:, None], y, y[scored][:1] if scored.any() else 0.0)
-        log_density = np.where(scored, trained.log_prob(frame, filled), np.nan)
-        found["log_probability" if density.discrete else "log_density"] = log_density
-    output = pd.concat([frame[arguments.keep], pd.DataFrame(found, index=frame.index)], axis=1)
+    parts = []
+    for start in range(0, len(frame), PIECE):
+        own = slice(start, start + PIECE)
+        parts.append(_predicted(arguments, trained, frame.iloc[own], y[own], start))
+    output = pd.concat([frame[arguments.keep], pd.concat(parts)], axis=1)
     text = output.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
     if arguments.out is None:
         print(text, end="")
@@ -100,7 +93,25 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{len(frame)} rows written to {arguments.out}")
 
 
-def _say_what_is_new(trained: Trained, frame: pd.DataFrame, known: np.ndarray) -> None:
+def _predicted(
+    arguments: argparse.Namespace, trained: Trained, frame: pd.DataFrame, y: np.ndarray, start: int
+) -> pd.DataFrame:
+    """The answers for some rows and their targets ``y [N, D]``, the first of number ``start``."""
+    known, density = trained.is_known(frame), trained.predict(frame)
+    key = jax.random.fold_in(jax.random.key(arguments.seed), start)
+    found: dict[str, Any] = {}
+    for name, values in _answers(arguments, trained, density, key):
+        nothing: Any = "" if values.dtype == object else np.nan
+        found[name] = np.where(known, values, nothing)
+    if all(target in frame.columns for target in trained.targets.names):
+        scored = known & np.isfinite(y).all(axis=1)  # a new table may lack some answers
+        filled = np.where(scored[:, None], y, y[scored][:1] if scored.any() else 0.0)
+        log_density = np.where(scored, trained.log_prob(frame, filled), np.nan)
+        found["log_probability" if density.discrete else "log_density"] = log_density
+    return pd.DataFrame(found, index=frame.index)
+
+
+def _say_what_is_new(trained: Trained, frame: pd.DataFrame) -> None:
     """Notes on standard error: categories never met, gaps where there were none."""
     columns = trained.columns
     for number, name in enumerate(trained.inputs.kinds):
@@ -122,12 +133,13 @@ def _say_what_is_new(trained: Trained, frame: pd.DataFrame, known: np.ndarray) -
 
 
 def _answers(
-    arguments: argparse.Namespace, trained: Trained, density: Any
+    arguments: argparse.Namespace, trained: Trained, density: Any, key: Any
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names of columns and values ``[N]``."""
     names = trained.targets.names
     if trained.targets.classes:
         shares = class_probabilities(density).T
+        yield names[0], np.array(trained.targets.classes, object)[shares.argmax(axis=0)]
         for label, share in zip(trained.targets.classes, shares, strict=True):
             yield f"{names[0]}={label}", share
     else:
@@ -146,7 +158,7 @@ def _answers(
     if arguments.region:
         yield from _region(names, density, arguments.region)
     if arguments.samples:
-        draws: Any = np.asarray(sample(jax.random.key(arguments.seed), density, arguments.samples))
+        draws: Any = np.asarray(sample(key, density, arguments.samples))
         if trained.targets.classes:
             draws = np.array(trained.targets.classes, object)[draws.astype(int)]
         for number, d in np.ndindex(len(draws), len(names)):

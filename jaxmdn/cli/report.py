@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     folder = Path(arguments.model)
     trained = Trained.load(arguments.model)
-    summary_path, held_back = folder / "summary.json", folder / "held_back.csv"
-    if not summary_path.is_file() or not (arguments.table or held_back.is_file()):
+    summary_path, held_back = folder / "summary.json", next(folder.glob("held_back.*"), None)
+    if not summary_path.is_file() or not (arguments.table or held_back):
         raise UsageError(f"{folder} was not written by `jaxmdn fit`: summary.json is missing.")
     out = Path(arguments.out or folder / "report.html")
     if not out.absolute().parent.is_dir() or out.is_dir():
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.table:
         frame = read_table(arguments.table, Format.of(arguments, trained.form))
         numbers, scores = np.arange(len(frame)) + 1, None
-    else:
+    elif held_back is not None:
         frame = read_table(held_back, Format(sep=","))
         numbers, scores = np.array(summary["held_back_rows"]), summary["scores"]
     y = trained.targets.values(frame)

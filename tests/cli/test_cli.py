@@ -16,6 +16,7 @@ import jaxmdn
 from jaxmdn import cli, export
 from jaxmdn.cli import _keep_compiled as keep_compiled
 from jaxmdn.cli import demo, evaluate, training
+from jaxmdn.cli import predict as predicting
 from jaxmdn.cli.reading import read_table
 from jaxmdn.cli.targets import families_of
 from jaxmdn.cli.trained import Trained
@@ -119,8 +120,9 @@ def test_what_is_said_and_written(fitted):
     assert len(pd.read_csv(folder / "fit" / "held_back.csv")) == summary["test_rows"]
 
 
-def test_predict_what_training_did_not_see(fitted, tmp_path, capsys):
+def test_predict_what_training_did_not_see(fitted, tmp_path, monkeypatch, capsys):
     """In the file's own format; an unknown category counts as none, a new gap has no answer."""
+    monkeypatch.setattr(predicting, "PIECE", 16)
     folder = fitted[0] / "fit"
     new = odd(30, seed=1)
     new["size"] = new["size"].fillna(0.5)
