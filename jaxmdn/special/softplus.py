@@ -11,13 +11,28 @@ import jax.numpy as jnp
 from jaxmdn.typing import Array, Float
 
 
+@jax.custom_jvp
+def _parts(x: Array) -> tuple[Array, Array]:
+    """``max(x, 0)`` and ``|x|``, whose derivatives at zero are those of the arm above it.
+
+    So are those of all that follows, to any order; selected by ``where`` the loops were twice as
+    slow.
+    """
+    return jnp.maximum(x, 0), jnp.abs(x)
+
+
+@_parts.defjvp
+def _parts_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    (x,), (dx,) = primals, tangents
+    return _parts(x), (jnp.where(x >= 0, dx, jnp.zeros_like(dx)), jnp.where(x >= 0, dx, -dx))
+
+
 def softplus_and_slope(x: Float[Array, "..."]) -> tuple[Array, Array]:
     """``log(1 + e^x)`` and its derivative, the logistic function."""
-    # One condition for all arms, so that the derivatives at zero, too, are those of a smooth arm.
-    positive = x >= 0
-    decay = jnp.exp(jnp.where(positive, -x, x))
-    slope = jnp.where(positive, jnp.ones_like(x), decay) / (1 + decay)
-    return jnp.where(positive, x, jnp.zeros_like(x)) + jnp.log1p(decay), slope
+    positive, distance = _parts(x)
+    decay = jnp.exp(-distance)
+    slope = jnp.where(x >= 0, jnp.ones_like(x), decay) / (1 + decay)
+    return positive + jnp.log1p(decay), slope
 
 
 @jax.custom_jvp
