@@ -104,6 +104,14 @@ def reduce(
 ) -> Float[Array, "..."]:
     """Return the weighted mean or sum of the rows' values, or the weighted values themselves."""
     factor = coefficient(values.dtype, values.shape, weights, mask, reduction)
+    if reduction != "none":
+        return weighted_sum(factor, values.reshape(-1))
     # A weight of zero silences its row even where the row's value is infinite.
-    weighted = numerics.silent_product(factor, values.reshape(-1))
-    return weighted.reshape(values.shape) if reduction == "none" else jnp.sum(weighted)
+    return numerics.silent_product(factor, values.reshape(-1)).reshape(values.shape)
+
+
+def weighted_sum(factor: Float[Array, "#n"], values: Float[Array, "n"]) -> Float[Array, ""]:
+    """Return ``sum(factor * values)`` where a factor of zero silences even ``inf``."""
+    if factor.shape == (1,):  # shared: multiplied once
+        return numerics.silent_product(factor[0], jnp.sum(values))
+    return numerics.weighted_sum(factor, values, -1)

@@ -21,7 +21,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.heads import Head
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
-from jaxmdn.losses.reductions import silence, silence_targets
+from jaxmdn.losses.reductions import silence, silence_targets, weighted_sum
 from jaxmdn.typing import Array, Bool, Float
 
 # On CPU as many raw outputs as this are one block, which XLA spreads over its threads: what is
@@ -142,11 +142,6 @@ def num_blocks(num_rows: int, chunk_size: int) -> int:
     return -(-num_rows // chunk_size)
 
 
-def weighted_sum(nll: Float[Array, "n"], coefficient: Float[Array, "#n"]) -> Float[Array, ""]:
-    """Return ``sum(coefficient * nll)`` where a coefficient of zero silences even ``inf``."""
-    return numerics.weighted_sum(coefficient.astype(nll.dtype), nll, -1)
-
-
 def is_zero(tangent: Any) -> bool:
     """Whether a tangent tree is zero by construction."""
     return all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(tangent))
@@ -169,7 +164,7 @@ def weighted_nll(
     def total(start: Array | int, size: int) -> Array:
         y, coefficient, kept = take_batch(head, batch, start, size)
         nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
-        return weighted_sum(nll, coefficient)
+        return weighted_sum(coefficient.astype(nll.dtype), nll)
 
     def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
         return put(sums, total(start, size)[None], block)
@@ -253,7 +248,7 @@ def _gradient(
         ]
         if nll is not None:
             nll = put(nll, part.nll, start)
-        sums = put(sums, weighted_sum(part.nll, coefficient)[None], block)
+        sums = put(sums, weighted_sum(coefficient.astype(part.nll.dtype), part.nll)[None], block)
         return nll, sums, raw_gradient, y_gradient
 
     num_rows, dtype, stored = raw.shape[0], numerics.compute_dtype(raw), block_dtype(raw.dtype)

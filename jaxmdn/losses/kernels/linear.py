@@ -29,11 +29,10 @@ from jaxmdn.losses.kernels.chunked import (
     put,
     take,
     take_batch,
-    weighted_sum,
 )
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
-from jaxmdn.losses.reductions import silence, silence_targets
+from jaxmdn.losses.reductions import silence, silence_targets, weighted_sum
 from jaxmdn.typing import Array, Float
 
 
@@ -91,13 +90,8 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
     def step(sums: Array, block: Any, start: Any, size: int) -> Array:
         y, coefficient, kept = take_batch(config.head, batch, start, size)
         raw = _block(config, layer, kept, start, size)[1]
-        return put(
-            sums,
-            weighted_sum(rows_of(config.implementation).value(config.head, raw, y), coefficient)[
-                None
-            ],
-            block,
-        )
+        nll = rows_of(config.implementation).value(config.head, raw, y)
+        return put(sums, weighted_sum(coefficient.astype(nll.dtype), nll)[None], block)
 
     num_rows = layer.hidden.shape[0]
     blocks = num_blocks(num_rows, config.chunk_size)
@@ -137,7 +131,7 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
         ]
         if nll is not None:
             nll = put(nll, part.nll, start)
-        sums = put(sums, weighted_sum(part.nll, coefficient)[None], block)
+        sums = put(sums, weighted_sum(coefficient.astype(part.nll.dtype), part.nll)[None], block)
         return nll, sums, (hidden_gradient, kernel_gradient, bias_gradient), y_gradient
 
     total = (
