@@ -9,7 +9,7 @@ smaller the region. The promise is marginal: averaged over inputs and calibratio
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ from jaxmdn import checks, meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level
 from jaxmdn.inference.quantiles import central
-from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
+from jaxmdn.mixture import NUM_SAMPLES, check_target
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 
 def conformal_hdr(
-    mixture: Mixture,
+    mixture: Density,
     y: Num[Array, "..."],
     level: float = 0.9,
     *,
@@ -185,13 +185,12 @@ def _check_level(function: str, level: Any) -> None:
 @partial(meshes.jit, static_argnums=(1, 2))
 def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Float[Array, "D"]:
     """The ``ceil((n + 1) level)``-th smallest score of each column, or ``everything`` beyond."""
-    count = scores.shape[0]
-    # 10 * 0.9 must not be rounded up to 10 for being 9.000000000000002.
-    rank = math.ceil((count + 1) * level * (1 - 1e-12))
-    if rank > count:
-        chosen = jnp.full(scores.shape[1:], everything, scores.dtype)
-    else:
-        chosen = jnp.sort(scores, axis=0)[rank - 1]
+    count = scores.shape[0]  # in an exported program a symbol
+    # In whole numbers: 10 * 0.9 must not be rounded up to 10 for being 9.000000000000002.
+    share = Fraction(level).limit_denominator(10**9)
+    rank = -(-(count + 1) * share.numerator // share.denominator)
+    last = jnp.full((1, *scores.shape[1:]), everything, scores.dtype)
+    chosen = jnp.concatenate([jnp.sort(scores, axis=0), last])[jnp.minimum(rank - 1, count)]
     return jnp.where(jnp.isnan(scores).any(axis=0), jnp.nan, chosen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from jaxmdn import checks, meshes
 from jaxmdn.calibration.uniform import jump, pit
 from jaxmdn.components.base import Density
 from jaxmdn.inference import hdr_level
-from jaxmdn.mixture import NUM_SAMPLES, Mixture, check_target
+from jaxmdn.mixture import NUM_SAMPLES, check_target
 from jaxmdn.typing import Array, Float, Key, Num
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -66,8 +66,7 @@ def coverage(
     _check_levels("coverage", "levels", levels)
     checks.require_option("coverage", "region", region, ("central", "highest_density"))
     if region == "highest_density":
-        mixture = cast(Mixture, density)  # hdr_level checks that it is one
-        inside = hdr_level(mixture, y, key=key, num_samples=num_samples).value
+        inside = hdr_level(density, y, key=key, num_samples=num_samples).value
         return _share_below(inside[..., None], levels)[:, 0]
     if _is_averaged("coverage", density, y, key):
         half = 0.5 * np.array(levels)

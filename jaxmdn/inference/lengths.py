@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxmdn import numerics
+from jaxmdn.components import Independent
+from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, require_mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Bool, Float
@@ -23,21 +25,32 @@ TURN = 2 * math.pi
 def require_continuous(function: str, mixture: Any) -> None:
     """Raise ``TypeError`` unless ``mixture`` is a mixture over real numbers or angles."""
     require_mixture(function, mixture)
-    if mixture.discrete:
-        raise TypeError(
-            f"{function}: needs a density over real numbers, got a mixture of "
-            f"{type(mixture.components).__name__}."
-        )
+    _require_lengths(function, mixture)
+
+
+def require_regions(function: str, density: Any) -> None:
+    """As :func:`require_continuous`, but independent mixtures will do."""
+    if not isinstance(density, Independent):
+        require_mixture(function, density)
+    _require_lengths(function, density)
+
+
+def _require_lengths(function: str, density: Any) -> None:
+    if density.discrete:
+        kind = type(getattr(density, "components", density)).__name__
+        raise TypeError(f"{function}: needs a density over real numbers, got a mixture of {kind}.")
 
 
 def plain(mixture: Any, other: Array) -> Any:
     """A mixture of plain (for D = 1, univariate) components, and its companion, upcast alike."""
     mixture, other = numerics.upcast_tree(mixture, other)
+    if isinstance(mixture, Independent):
+        return mixture, other
     flat = flatten_mixture(mixture)
     return flat.marginals() if flat.event_dim == 1 else flat, other
 
 
-def on_atom(mixture: Mixture, y: Float[Array, "... D"]) -> Bool[Array, "..."]:
+def on_atom(mixture: Density, y: Float[Array, "... D"]) -> Bool[Array, "..."]:
     """Whether some dimension of ``y`` is a value of positive probability."""
     found = jnp.zeros(y.shape[:-1], bool)
     for d, own in enumerate(mixture.support):
@@ -46,7 +59,7 @@ def on_atom(mixture: Mixture, y: Float[Array, "... D"]) -> Bool[Array, "..."]:
     return found
 
 
-def log_density(mixture: Mixture, y: Float[Array, "... D"]) -> Float[Array, "..."]:
+def log_density(mixture: Density, y: Float[Array, "... D"]) -> Float[Array, "..."]:
     """Log-density with respect to length: ``inf`` on atoms."""
     value = mixture.log_prob(y)
     if not any(own.atoms for own in mixture.support):
@@ -119,5 +132,6 @@ __all__ = [
     "plain",
     "representative",
     "require_continuous",
+    "require_regions",
     "without_atoms",
 ]

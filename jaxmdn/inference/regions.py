@@ -25,6 +25,7 @@ from jaxmdn.inference.lengths import (
     plain,
     representative,
     require_continuous,
+    require_regions,
     without_atoms,
 )
 from jaxmdn.inference.level_sets import (
@@ -53,7 +54,7 @@ class Intervals(NamedTuple):
 
 
 def hdr_threshold(
-    mixture: Mixture,
+    mixture: Any,
     level: Float[ArrayLike, "..."],
     *,
     key: Key[Array, ""] | None = None,
@@ -65,7 +66,7 @@ def hdr_threshold(
     probability.
 
     Args:
-      mixture: a mixture of batch shape ``[...]``.
+      mixture: a mixture of batch shape ``[...]``, or independent ones.
       level: probabilities in (0, 1), ``[...]``; they broadcast against the batch.
       key: needed for D > 1 only, where the threshold is the empirical quantile of the log-density
         over samples.
@@ -97,7 +98,7 @@ def hdr_threshold(
     References:
       Hyndman (1996), Computing and graphing highest density regions, sections 2 and 3.
     """
-    require_continuous("hdr_threshold", mixture)
+    require_regions("hdr_threshold", mixture)
     level = _check_level("hdr_threshold", mixture, level)
     if mixture.event_dim == 1:
         return _exact(_threshold(mixture, level))
@@ -146,7 +147,7 @@ def hdr_intervals(mixture: Mixture, level: Float[ArrayLike, "..."]) -> Intervals
 
 
 def hdr_level(
-    mixture: Mixture,
+    mixture: Any,
     y: Float[Array, "..."],
     *,
     key: Key[Array, ""] | None = None,
@@ -158,7 +159,7 @@ def hdr_level(
     mixture: a share q of targets should lie in the region of level q.
 
     Args:
-      mixture: a mixture of batch shape ``[...]``.
+      mixture: a mixture of batch shape ``[...]``, or independent ones.
       y: targets ``[..., D]``; leading axes broadcast.
       key: needed for D > 1 only, where the level is the share of samples that are at least as
         dense as ``y``.
@@ -189,7 +190,7 @@ def hdr_level(
       multidimensional Kolmogorov-Smirnov test, section 2; Izbicki et al. (2022), CD-split and
       HPD-split, section 3.
     """
-    require_continuous("hdr_level", mixture)
+    require_regions("hdr_level", mixture)
     check_target("hdr_level", mixture, y)
     if mixture.event_dim == 1:
         return _exact(_level(mixture, y))
@@ -272,7 +273,7 @@ def _exact(value: Array) -> Estimate:
 
 
 @partial(meshes.jit, static_argnums=3)
-def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: int) -> Estimate:
+def _sampled_threshold(key: Array, mixture: Any, level: Array, num_samples: int) -> Estimate:
     mixture, level = jax.lax.stop_gradient(plain(mixture, level))
     values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
     lead = jnp.broadcast_shapes(values.shape[1:], level.shape)
@@ -293,7 +294,7 @@ def _sampled_threshold(key: Array, mixture: Mixture, level: Array, num_samples: 
 
 
 @partial(meshes.jit, static_argnums=3)
-def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> Estimate:
+def _sampled_level(key: Array, mixture: Any, y: Array, num_samples: int) -> Estimate:
     mixture, y = jax.lax.stop_gradient(plain(mixture, y))
     values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
     log_t = log_density(mixture, y)
@@ -303,7 +304,7 @@ def _sampled_level(key: Array, mixture: Mixture, y: Array, num_samples: int) -> 
     return Estimate(share, jnp.sqrt(share * (1 - share) / num_samples))
 
 
-def _check_level(function: str, mixture: Mixture, level: Any) -> Array:
+def _check_level(function: str, mixture: Any, level: Any) -> Array:
     if isinstance(level, (int, float, np.ndarray, np.number)) and not np.all(
         (np.asarray(level) > 0) & (np.asarray(level) < 1) | np.isnan(level)
     ):
@@ -313,7 +314,7 @@ def _check_level(function: str, mixture: Mixture, level: Any) -> Array:
     return level
 
 
-def _require_key(function: str, mixture: Mixture, key: Any, num_samples: Any) -> None:
+def _require_key(function: str, mixture: Any, key: Any, num_samples: Any) -> None:
     checks.require_count(function, "num_samples", num_samples)
     if key is None:
         raise ValueError(

@@ -51,18 +51,29 @@ def _merge_independent(densities: tuple[Independent, ...], weights: Array | None
     return Mixture(logits=jnp.broadcast_to(logits.astype(dtype), shape), components=components)
 
 
-def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None) -> Mixture:
+@meshes.jit
+def _merge_classes(densities: tuple[Categorical, ...], weights: Array | None) -> Categorical:
+    logits = numerics.upcast(*(density.logits for density in densities))
+    dtype = logits[0].dtype
+    share = jnp.ones(len(densities), dtype) if weights is None else weights
+    share = numerics.log_normalize(jnp.log(share.astype(dtype)))
+    parts = [numerics.log_normalize(own) + share[..., m, None] for m, own in enumerate(logits)]
+    return Categorical(logits=numerics.logsumexp(jnp.stack(jnp.broadcast_arrays(*parts)), axis=0))
+
+
+def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None) -> Any:
     """Pool several mixtures into one: ``p(y) = sum_m weights_m p_m(y)``.
 
     This is how an ensemble of networks becomes a single exact density.
 
     Args:
       mixtures: mixtures of the same component family and D; K may differ. Or independent densities
-        of the same heads, which become the components of one mixture.
+        of the same heads, which become the components of one mixture. Or categorical densities,
+        whose probabilities are averaged.
       weights: nonnegative pooling weights ``[..., M]``; equal if absent. They are normalised.
 
     Returns:
-      A mixture with the sum of all K components.
+      A mixture with the sum of all K components; of categorical densities one of their kind.
 
     Raises:
       ValueError: if there is none, or families, event sizes or batch shapes do not match.
@@ -78,15 +89,28 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
     mixtures = tuple(mixtures)
     if not mixtures:
         raise ValueError("merge: mixtures is empty; pass at least one mixture.")
-    independent = all(isinstance(mixture, Independent) for mixture in mixtures)
+    merging = next(
+        (
+            merging
+            for kind, merging in ((Independent, _merge_independent), (Categorical, _merge_classes))
+            if all(isinstance(mixture, kind) for mixture in mixtures)
+        ),
+        _merge,
+    )
     kinds = {jax.tree.structure(mixture) for mixture in mixtures}
-    for mixture in () if independent and len(kinds) == 1 else mixtures:
+    for mixture in () if merging is not _merge and len(kinds) == 1 else mixtures:
         require_mixture("merge", mixture)
         if isinstance(mixture.components, Mixture):
             raise ValueError(
                 "merge: the components are mixtures themselves (a class-conditional density); "
                 "flatten each one first with jaxmdn.mixture.flatten_mixture."
             )
+    classes = [mixture.num_classes for mixture in mixtures if isinstance(mixture, Categorical)]
+    if len(set(classes)) > 1:
+        raise ValueError(
+            f"merge: every density must have the same classes, got {classes} of them; build them "
+            f"with the same head."
+        )
     families = [type(getattr(mixture, "components", mixture)).__name__ for mixture in mixtures]
     if any(family != families[0] for family in families):
         raise ValueError(
@@ -102,7 +126,7 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
         checks.require_last_axis("merge", "weights", weights, len(mixtures), "number of mixtures")
         shapes["weights"] = weights.shape[:-1]
     checks.require_broadcastable("merge", **shapes)
-    return (_merge_independent if independent else _merge)(mixtures, weights)
+    return merging(mixtures, weights)
 
 
 @meshes.jit

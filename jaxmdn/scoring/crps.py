@@ -194,6 +194,13 @@ def quantile_crps(
     checks.require_count("quantile_crps", "num_levels", num_levels)
     if isinstance(density, Independent):
         return density.apply(partial(quantile_crps, num_levels=num_levels), y)
+    if isinstance(density, Mixture) and isinstance(density.components, Independent):
+
+        def of_part(part: Density, columns: Array) -> Array:
+            own = dataclasses.replace(density, components=part)
+            return quantile_crps(own, columns, num_levels=num_levels)
+
+        return density.components.apply(of_part, y)
     stepped = [isinstance(density, Mixture) and own is not None for own in lattices(density)]
     if not any(stepped):
         return _by_levels(density, y, num_levels)

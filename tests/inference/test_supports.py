@@ -267,3 +267,38 @@ def test_modes_of_independent_densities_are_all_choices():
             np.testing.assert_allclose(found.location[row, slot], place, rtol=1e-12)
     with pytest.raises(TypeError, match="modes: expected a Mixture, got Categorical"):
         jaxmdn.modes(IndependentHead((jaxmdn.NormalHead(2), jaxmdn.CategoricalHead(3)))(raw[:, :9]))
+
+
+def test_merged_independent_densities_are_scored_and_classes_averaged():
+    """Each output of a merged density is the merged output; a product's region is that of it."""
+    head = IndependentHead((jaxmdn.NormalHead(2), jaxmdn.NormalHead(2)))
+    raw = np.random.default_rng(3).normal(size=(2, 1, head.num_outputs))
+    classes, logits = jaxmdn.CategoricalHead(3), np.random.default_rng(4).normal(size=(2, 5, 3))
+    share, y = jnp.array([1.0, 3.0]), jnp.array([[0.3, -1.2], [4.0, 0.1]])
+    key = jax.random.key(0)
+
+    @jax.jit
+    def ask(raw, logits):
+        pair, guesses = [head(own) for own in raw], [classes(own) for own in logits]
+        whole = jaxmdn.merge(pair, share)
+        columns = [jaxmdn.merge([own.parts[d] for own in pair], share) for d in (0, 1)]
+        scores = [
+            (
+                score(whole, y),
+                jnp.concatenate([score(columns[d], y[:, d, None]) for d in (0, 1)], 1),
+            )
+            for score in (jaxmdn.crps, jaxmdn.scoring.quantile_crps)
+        ]
+        average = jaxmdn.merge(guesses, share).log_prob(jnp.ones((5, 1), int))
+        level = jaxmdn.hdr_level(pair[0], y, key=key).value
+        heights = pair[0].log_prob(pair[0].sample(jax.random.key(1), (10000,)))  # [S, 1]
+        return scores, average, level, jnp.mean(heights >= pair[0].log_prob(y), axis=0)
+
+    scores, average, level, found = ask(jnp.asarray(raw), jnp.asarray(logits))
+    for whole, parts in scores:
+        np.testing.assert_allclose(whole, parts, rtol=1e-12)
+    probabilities = special.softmax(logits, axis=-1)[..., 1]
+    np.testing.assert_allclose(np.exp(average), [0.25, 0.75] @ probabilities, rtol=1e-12)
+    np.testing.assert_allclose(level, found, atol=0.02)
+    with pytest.raises(ValueError, match=r"merge: every density must have the same classes"):
+        jaxmdn.merge([classes(jnp.zeros(3)), jaxmdn.CategoricalHead(4)(jnp.zeros(4))])
