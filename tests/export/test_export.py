@@ -1,7 +1,6 @@
 """Exported files against the densities that they were made of."""
 
 import concurrent.futures
-import copy
 import json
 import os
 import pathlib
@@ -133,13 +132,11 @@ def test_jax_program_of_an_ensemble_runs_without_jaxmdn(ensemble, tmp_path, user
 
 
 def test_ensembles_travel_with_their_categories(ensemble, tmp_path):
-    result, frame, _ = ensemble
+    result, frame, y = ensemble
     joblib.dump(result, tmp_path / "ensemble.joblib")
-    wanted = result.predict(frame)
-    for other in (joblib.load(tmp_path / "ensemble.joblib"), copy.deepcopy(result)):
-        assert other.columns.to_config() == result.columns.to_config()
-        for leaf, own in zip(*map(jax.tree.leaves, (other.predict(frame), wanted)), strict=True):
-            np.testing.assert_array_equal(leaf, own)
+    other = joblib.load(tmp_path / "ensemble.joblib")
+    assert other.columns.to_config() == result.columns.to_config()
+    np.testing.assert_array_equal(other.log_prob(frame, y), result.log_prob(frame, y))
 
 
 @pytest.mark.parametrize("format", export.FORMATS)
