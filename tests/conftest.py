@@ -106,6 +106,22 @@ NIGHTLY = (
     "test_supports.py::test_regions_of_angles_move_with_the_parameters",
     "test_transforms.py::test_every_subset_and_order_against_dense_covariances[isotropic]",
     "test_transforms.py::test_every_subset_and_order_against_dense_covariances[low_rank]",
+    "test_bounds.py::test_truncated_normal_far_in_the_tail[float64]",
+    "test_regions.py::test_derivatives_against_differences_of_the_exact_search",
+    "test_inference.py::test_many_quantiles_are_those_of_each[counts]",
+    "test_inference.py::test_parameters_that_are_no_numbers_have_no_quantile",
+    "test_real_line_edges.py::test_student_and_its_derivatives_in_df_against_mpmath[float32]",
+    "test_count_edges.py::test_extreme_counts[float64]",
+    "test_suite.py::test_families_beside_the_normal",
+    "test_supports.py::test_a_marginal_of_a_mixed_density_is_one_of_its_family[1]",
+    "test_export.py::test_jax_program_of_an_ensemble_runs_without_jaxmdn",
+    "test_export.py::test_archive_is_read_with_numpy_alone[diagonal]",
+    "test_export.py::test_archive_is_read_with_numpy_alone[fixed df]",
+    "test_ensemble.py::test_other_heads_are_stacked[gamma]",
+    "test_ensemble.py::test_targets_on_a_grid_get_the_floor_of_their_rounding",
+    "test_conformal.py::test_highest_density_regions_of_a_wrong_model_hold_their_level",
+    "test_modes.py::test_gradients_in_several_dimensions[low_rank]",
+    "test_information.py::test_gradients_of_the_bounds[low_rank]",
 )
 
 

@@ -203,7 +203,9 @@ def _coordinate(
     middle = parts.shape[0] // 2
     origin = jnp.nanmean(parts[middle], axis=-2)
     spread = jnp.nanmin(parts[middle + 1] - parts[middle - 1], axis=-2)
-    unit = jnp.maximum(0.25 * spread, float(jnp.finfo(spread.dtype).tiny))
+    info = jnp.finfo(spread.dtype)
+    least = jnp.maximum(float(info.eps) * jnp.abs(origin), float(info.tiny))  # what is resolved
+    unit = jnp.maximum(0.25 * spread, least)
     return (
         lambda t: origin + unit * jnp.sinh(t),
         lambda y: jnp.arcsinh((y - origin) / unit),

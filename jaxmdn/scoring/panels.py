@@ -109,8 +109,9 @@ def _reach(mass: Float[Array, "T ..."], t: Array, levels: list[float]) -> Float[
     edges = []
     for level in levels:
         column = math.log(level) + sums[-1]
-        part = jnp.where(rising & (column > low), column - low, 0) * pace
-        edges.append(t[0] + jnp.sum(jnp.where(column < sums, part, gap), axis=0))
+        # From the cell's own end: from the table's, 1e6 widths away, float32 would lose the place.
+        place = t[:-1] + jnp.where(rising, column - low, 0) * pace
+        edges.append(jnp.sum(jnp.where((column > low) & (column <= sums), place, 0), axis=0))
     return jnp.stack(edges)
 
 

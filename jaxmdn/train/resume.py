@@ -10,6 +10,7 @@ when it is complete. The last two are kept. Nothing is pickled.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import zlib
@@ -149,7 +150,8 @@ class Keeper:
         if not due:
             return
         arrays = _copy(carry)  # the next epoch takes the buffers of the carry
-        host = {name: getattr(progress, name) for name in SAVED}
+        # Copied, too: what is written in the background must not grow with the next epoch.
+        host = {name: copy.copy(getattr(progress, name)) for name in SAVED}
         host["history"] = {name: jsonable(values) for name, values in progress.history.items()}
         host["shapes"] = _shapes(arrays)
         with folders.writing(self.function, self.folder):

@@ -359,6 +359,27 @@ def test_many_components_with_tails_like_powers(dtype):
         np.testing.assert_allclose(found[n, 0], crps_integral(*law, y[n]), rtol=1e-5)
 
 
+def test_heavy_tails_far_from_zero_in_float32():
+    """Panels are found to the rounding of their place, not to that of the farthest tail's."""
+    rng = np.random.default_rng(0)
+    logits, loc = rng.normal(size=(64, 2)), 1000 + 200 * rng.normal(size=(64, 2))
+    scale, y = 60 * np.exp(0.7 * rng.normal(size=(64, 2))), 1000 + 400 * rng.normal(size=64)
+    logits, loc, scale, y = (a.astype(np.float32) for a in (logits, loc, scale, y))
+    members = components.StudentT(
+        loc=loc[..., None], scale=scale[..., None], df=np.full((64, 1, 1), 5, np.float32)
+    )
+    found = jaxmdn.crps(jaxmdn.Mixture(logits=jnp.asarray(logits), components=members), y[:, None])
+    weights = special.softmax(logits.astype(float), axis=-1)
+    step = np.linspace(0, 16, 20001)  # outwards from the target
+    for side in (-1, 1):
+        at = y[:, None].astype(float) + side * np.sinh(step)
+        z = side * (loc[..., None] - at[:, None]) / scale[..., None]
+        tail = np.einsum("nk,nkp->np", weights, stats.t.cdf(z, 5))
+        part = integrate.simpson(tail**2 * np.cosh(step), x=step)
+        total = part if side < 0 else total + part
+    np.testing.assert_allclose(np.squeeze(found), total, 1e-5)
+
+
 def test_leading_axes_broadcast():
     rng = np.random.default_rng(6)
     logits, parameters = draw("laplace", rng, 3, (4,))

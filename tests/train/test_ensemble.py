@@ -207,8 +207,9 @@ def test_networks_spread_over_four_devices_are_those_of_one(fitted):
     own = jax.device_get(jax.tree.leaves(result.networks))
     for leaf, expected in zip(found["networks"], own, strict=True):
         np.testing.assert_allclose(leaf, expected.ravel(), atol=1e-5)
-    # Temperatures are fitted until the slope is below 3e-5, from sums of another order.
-    np.testing.assert_allclose(found["nll"], -np.mean(result.log_prob(x, y)), atol=1e-4)
+    # Temperatures are fitted until the slope is below 3e-5, from sums of another order: they agree
+    # to some 1e-4, and these are not the rows that they were fitted to.
+    np.testing.assert_allclose(found["nll"], -np.mean(result.log_prob(x, y)), atol=3e-4)
 
 
 def test_the_same_seed_gives_the_same_networks(fitted):
