@@ -134,17 +134,17 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-    """Files share compiled programs, so that each runs in one process, the long ones first.
+    """Order the files, each of which runs in one process (``--dist loadfile``): the long ones first.
 
-    Otherwise one process would wait for the other at the end. Notebooks share nothing.
+    Otherwise one process would wait for the other at the end. The contract's file is short, but
+    nothing takes as long.
     """
     for item in items:
         if any(all(part in item.nodeid for part in name.split("*")) for name in NIGHTLY):
             item.add_marker(pytest.mark.nightly)
-        group = item.nodeid if item.path.stem == "test_notebooks" else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
     sizes = {item.path: item.path.stat().st_size for item in items}
-    items.sort(key=lambda item: (item.path.stem != "test_notebooks", -sizes[item.path]))
+    first = ("test_notebooks", "test_family_contract")
+    items.sort(key=lambda item: (item.path.stem not in first, -sizes[item.path]))
 
 
 @pytest.fixture

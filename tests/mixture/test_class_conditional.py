@@ -194,7 +194,9 @@ def test_merge_is_the_average_density(covariance):
 @pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank"])
 def test_pool_is_merge_along_an_axis(covariance):
     """Mixtures side by side; a class-conditional density becomes a mixture of densities."""
-    members = random_mixture(covariance, 2, tied=True)
+    rng = np.random.default_rng(2)  # its own: some axis must have all N, whatever ran before
+    members = oracles.random_mixture(rng, covariance, 2, D, (N,), tied=True)
+    assert members.batch_shape == (N,)
     slices = [jax.tree.map(lambda leaf, i=i: leaf[i], members) for i in range(N)]
     weights = jnp.arange(1.0, N + 1)
     pooled = jaxmdn.mixture.pool(members, weights)
