@@ -134,7 +134,7 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-    """Order the files, each of which runs in one process (``--dist loadfile``): the long ones first.
+    """Order the files, each of which runs in one process (``--dist loadfile``), long ones first.
 
     Otherwise one process would wait for the other at the end. The contract's file is short, but
     nothing takes as long.

@@ -127,8 +127,7 @@ class Listener:
 
     def pytest_runtest_logreport(self, report):
         if report.when == "teardown":
-            name = report.nodeid.partition("@")[0]  # xdist's group comes after it
-            self.report.tests[name] = Spent(*dict(report.user_properties)[NAME])
+            self.report.tests[report.nodeid] = Spent(*dict(report.user_properties)[NAME])
 
 
 @pytest.hookimpl(trylast=True)
