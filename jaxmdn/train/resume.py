@@ -151,7 +151,7 @@ class Keeper:
             return
         arrays = _copy(carry)  # the next epoch takes the buffers of the carry
         # Copied, too: what is written in the background must not grow with the next epoch.
-        host = {name: copy.copy(getattr(progress, name)) for name in SAVED}
+        host = {name: copy.deepcopy(getattr(progress, name)) for name in SAVED}
         host["history"] = {name: jsonable(values) for name, values in progress.history.items()}
         host["shapes"] = _shapes(arrays)
         with folders.writing(self.function, self.folder):

@@ -1,6 +1,7 @@
 """Runs that go on: bit for bit, after a kill at any moment, and what is said of damaged folders."""
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import pytest
 from flax import nnx
 from test_train import linear_data, quick_fit, small_model
 
-from jaxmdn.train import checkpoint, folders
+from jaxmdn.train import checkpoint, folders, resume
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 KILLS = 50
@@ -61,6 +62,23 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
     same(over, whole)
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04"), "a pickle"
+
+
+def test_what_is_written_in_the_background_does_not_grow(tmp_path, monkeypatch):
+    """The host's part is a copy: at the end it still says what it said when it was handed over."""
+    x, y = linear_data()
+    given, save = [], resume.ocp.CheckpointManager.save
+
+    def record(self, step, *, args, **options):
+        given.append((args.host.item, copy.deepcopy(args.host.item)))
+        return save(self, step, args=args, **options)
+
+    monkeypatch.setattr(resume.ocp.CheckpointManager, "save", record)
+    keep(x, y, tmp_path / "run", num_epochs=5)
+    assert len(given) >= 4
+    for now, then in given:
+        assert now == then
+        assert len(now["path"]) == now["epoch"]
 
 
 def test_nothing_else_is_overwritten(tmp_path):
