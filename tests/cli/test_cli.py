@@ -506,6 +506,7 @@ def check_inverse_problem(summary, folder):
     ]  # fmt: skip
 
 
+@pytest.mark.optimised
 def test_demo_inverse_problem_is_within_a_twentieth_nat(tmp_path, monkeypatch):
     """The demo's claim, with a third of its epochs and a fifth of its test rows."""
     monkeypatch.setattr(demo, "EPOCHS", 40)
