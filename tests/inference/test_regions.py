@@ -1,5 +1,6 @@
 """Highest-density regions: against a fine search in NumPy, closed forms and samples."""
 
+import complex_step
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,43 +215,55 @@ DERIVATIVE_CASES = np.array(
 )
 
 
-def test_derivatives_against_differences_of_the_exact_search():
-    levels, y = jnp.array([0.8, 0.9, 0.7]), jnp.array([[-1.2], [2.5], [0.9]])
+def test_derivatives_of_regions():
+    """By Newton's method for ends and threshold together, from those of the exact search."""
+    shares = np.array([0.7, 1.3, -0.4])
 
-    def outputs(arguments, level, y):
+    def total(arguments, level, y):
         mixture = univariate(*jnp.moveaxis(arguments, -2, 0))
         lower, upper = jaxmdn.hdr_intervals(mixture, level)
         used = jnp.isfinite(lower)
         length = jnp.sum(jnp.where(used, upper, 0) - jnp.where(used, lower, 0), axis=-1)
-        return lower[:, 0], length, jaxmdn.hdr_level(mixture, y).value
+        outputs = jnp.stack([lower[:, 0], length, jaxmdn.hdr_level(mixture, y).value])
+        return jnp.sum(outputs * jnp.asarray(shares)[:, None])
 
+    def exact_row(case, level, y):
+        real = np.real(case)
+        weights, loc, scale = np.exp(case[0]) / np.sum(np.exp(case[0])), *case[1:]
+
+        def of(y):  # log-density, its slope, the probability below
+            z = (y[:, None] - loc) / scale
+            parts = weights * np.exp(-0.5 * z * z) / (np.sqrt(2 * np.pi) * scale)
+            density = np.sum(parts, -1)
+            slope = np.sum(parts * -z / scale, -1) / density
+            return np.log(density), slope, complex_step.ndtr(z) @ weights
+
+        log_t = exact_threshold(*real, np.real(level))
+        ends, _ = exact_region(special.softmax(real[0]), *real[1:], log_t)
+        signs = np.where(np.arange(len(ends)) % 2, 1.0, -1.0)
+        for _ in range(3):
+            height, slope, below = of(ends)
+            down = -np.ones((len(ends), 1))
+            jacobian = np.block(
+                [[np.diag(slope), down], [(signs * np.exp(height))[None], np.zeros((1, 1))]]
+            )
+            missing = np.append(height - log_t, signs @ below - level)
+            move = np.linalg.solve(jacobian, missing)
+            ends, log_t = ends - move[:-1], log_t - move[-1]
+        here = of(y)[0]
+        others, _ = exact_region(special.softmax(real[0]), *real[1:], np.real(here[0]))
+        for _ in range(3):
+            height, slope, below = of(others)
+            others = others - (height - here) / slope
+        signs = np.where(np.arange(len(others)) % 2, 1.0, -1.0)
+        return np.array([ends[0], np.sum(ends[1::2] - ends[::2]), signs @ of(others)[2]])
+
+    def exact(arguments, level, y):
+        return sum(shares @ exact_row(*row) for row in zip(arguments, level, y, strict=True))
+
+    levels, y = jnp.array([0.8, 0.9, 0.7]), jnp.array([[-1.2], [2.5], [0.9]])
     arguments = jnp.asarray(DERIVATIVE_CASES)
-    # Rows do not mix: one cotangent of ones serves them all.
-    total = jax.jit(jax.jacrev(lambda *a: jnp.stack([jnp.sum(x) for x in outputs(*a)]), (0, 1, 2)))
-    slopes, slopes_level, slopes_y = (np.asarray(x) for x in total(arguments, levels, y))
-
-    def exact(case, level, y):
-        weights = special.softmax(case[0])
-        log_t = exact_threshold(*case, level)
-        ends, _ = exact_region(weights, *case[1:], log_t)
-        here = log_density(weights, *case[1:], np.array(y))
-        return np.array(
-            [ends[0], np.sum(ends[1::2] - ends[::2]), exact_region(weights, *case[1:], here)[1]]
-        )
-
-    step = 1e-5
-    for row, case in enumerate(DERIVATIVE_CASES):
-        level, point = float(levels[row]), float(y[row, 0])
-        for index in np.ndindex(3, 3):
-            above, below = case.copy(), case.copy()
-            above[index] += step
-            below[index] -= step
-            numeric = (exact(above, level, point) - exact(below, level, point)) / (2 * step)
-            np.testing.assert_allclose(slopes[(slice(None), row, *index)], numeric, atol=1e-6)
-        numeric = (exact(case, level + step, point) - exact(case, level - step, point)) / (2 * step)
-        np.testing.assert_allclose(slopes_level[:, row], numeric, rtol=1e-6, atol=1e-6)
-        numeric = (exact(case, level, point + step) - exact(case, level, point - step)) / (2 * step)
-        np.testing.assert_allclose(slopes_y[:, row, 0], numeric, rtol=1e-6, atol=1e-6)
+    complex_step.check(total, exact, arguments, levels, y, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.nightly
