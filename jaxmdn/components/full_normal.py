@@ -88,6 +88,9 @@ class FullNormal(CorrelatedNormal):
     def whitening(self) -> Float[Array, "..."]:
         return self.whitening_tril
 
+    def square_root(self) -> Float[Array, "..."]:
+        return self.scale_tril
+
     def marginals(self) -> Normal:
         return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
 

@@ -128,6 +128,12 @@ class LowRankNormal(CorrelatedNormal):
     def whitening(self) -> Float[Array, "..."]:
         return self.to_full().whitening_tril
 
+    def square_root(self) -> Float[Array, "..."]:
+        diagonal = self.scale[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
+        lead = jnp.broadcast_shapes(self.factor.shape[:-2], diagonal.shape[:-2])
+        parts = (jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (self.factor, diagonal))
+        return jnp.concatenate(tuple(parts), axis=-1)
+
     def innovations(
         self, y: Float[Array, "..."]
     ) -> tuple[Density, Float[Array, "..."], Float[Array, "..."] | None]:

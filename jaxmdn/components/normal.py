@@ -77,6 +77,9 @@ class Normal(LocationScale, NormalDensity):
         inverse = numerics.divide(jnp.ones((), self.dtype), self.scale)
         return inverse[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
 
+    def square_root(self) -> Float[Array, "..."]:
+        return self.scale[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
+
     def variance(self) -> Float[Array, "..."]:
         return self._fill(self.scale**2)
 

@@ -28,6 +28,10 @@ class NormalDensity(Density):
     def whitening(self) -> Float[Array, "..."]:
         """Lower-triangular ``W`` with ``W (y - loc)`` standard normal, ``[..., K, D, D]``."""
 
+    @abc.abstractmethod
+    def square_root(self) -> Float[Array, "..."]:
+        """A matrix ``M`` with ``covariance = M M^T``, ``[..., K, D, M]``."""
+
     def mean(self) -> Float[Array, "..."]:
         """Mean, ``batch_shape + [D]``."""
         return jnp.broadcast_to(self.loc, (*self.batch_shape, self.event_dim))

@@ -124,7 +124,7 @@ def _product_full(a: Any, b: Any) -> tuple[FullNormal, Array]:
     # A + B = [M_a M_b] [M_a M_b]^T = S S^T; with [M_a M_b]^T = Q S^T the mean is
     # a + A (A + B)^-1 (b - a) = a + M_a Q_a t, t = S^-1 (b - a), and -log Z is half of |t|^2 plus
     # constants: a sum of squares that cancels nothing.
-    roots = [_square_root(part) for part in (a, b)]
+    roots = [part.square_root() for part in (a, b)]
     whitenings = [part.whitening() for part in (a, b)]
     lead = jnp.broadcast_shapes(a.batch_shape, b.batch_shape)
     stacked, rows = (
@@ -152,21 +152,6 @@ def _row_norms(root: Array) -> Array:
     return jnp.sum(jax.lax.stop_gradient(root) ** 2, axis=-1)
 
 
-def _square_root(components: Any) -> Float[Array, "... D M"]:
-    """A matrix ``M`` with ``covariance = M M^T``."""
-    if isinstance(components, FullNormal):
-        return components.scale_tril
-    scale = jnp.broadcast_to(components.scale, (*components.scale.shape[:-1], components.event_dim))
-    diagonal = scale[..., None] * jnp.eye(components.event_dim, dtype=scale.dtype)
-    if isinstance(components, Normal):
-        return diagonal
-    lead = jnp.broadcast_shapes(components.factor.shape[:-2], diagonal.shape[:-2])
-    parts = (components.factor, diagonal)
-    return jnp.concatenate(
-        [jnp.broadcast_to(part, (*lead, *part.shape[-2:])) for part in parts], axis=-1
-    )
-
-
 def _triangular(root: Float[Array, "... D M"]) -> tuple[Array, Array]:
     """``Q [..., M, D]`` and the scale factor ``S`` (positive diagonal) with ``root = S Q^T``."""
     basis, upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2))
@@ -188,7 +173,7 @@ def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
         whitening = numerics.lower_factor(jnp.swapaxes(solved, -1, -2))  # of W A^-1
     else:
         root = jnp.einsum(
-            "...ed,...dm->...em", matrix, _square_root(components), precision="highest"
+            "...ed,...dm->...em", matrix, components.square_root(), precision="highest"
         )
         whitening = numerics.invert_tril(_triangular(root)[1])
     known = jnp.all(jnp.isfinite(whitening), axis=(-2, -1), keepdims=True)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.components import FullNormal, LowRankNormal, Normal, NormalDensity
 from jaxmdn.components.base import Density
-from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, require_mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.typing import Array, Float, Key
@@ -306,30 +305,13 @@ def _expected_log_prob(components: Any, other: Any) -> Float[Array, "... K"]:
 
 def _trace(components: Any, other: Any) -> Float[Array, "... K"]:
     """``tr(P_j S_i)``: sums of squares, no inverse and no difference."""
-    D = components.event_dim
-    if isinstance(components, FullNormal):
-        product = jnp.einsum(
-            "...ij,...jk->...ik", other.whitening_tril, components.scale_tril, precision="highest"
-        )
-        return jnp.sum(product**2, axis=(-2, -1))
-    if isinstance(components, Normal):
+    if isinstance(components, Normal):  # D numbers instead of D^3
         ratio = components.scale / other.scale
-        return jnp.sum(ratio**2, axis=-1) * (D // ratio.shape[-1])
-    # Vectors v, whitened by what the loadings of j leave of them: P_j = W^T W, sum |W v|^2.
-    directions, _ = orthonormalize(numerics.divide(other.factor, other.scale[..., None]))
-
-    def square(vectors: Array) -> Array:
-        rest = numerics.divide(vectors, other.scale[..., None, :])  # [..., V, D]
-        padding = jnp.zeros((*rest.shape[:-1], other.factor.shape[-1]), rest.dtype)
-        rest = jnp.concatenate([rest, padding], axis=-1)
-        for direction in directions:
-            share = jnp.sum(rest * direction[..., None, :], axis=-1, keepdims=True)
-            rest = rest - share * direction[..., None, :]
-        return jnp.sum(rest**2, axis=-1)  # [..., V]
-
-    loadings = jnp.sum(square(jnp.swapaxes(components.factor, -1, -2)), axis=-1)
-    axes = square(jnp.eye(D, dtype=components.loc.dtype))  # the diagonal of P_j
-    return loadings + jnp.sum(axes * components.scale**2, axis=-1)
+        return jnp.sum(ratio**2, axis=-1) * (components.event_dim // ratio.shape[-1])
+    root = jnp.einsum(
+        "...ij,...jk->...ik", other.whitening(), components.square_root(), precision="highest"
+    )
+    return jnp.sum(root**2, axis=(-2, -1))
 
 
 __all__ = ["Bounds", "entropy_bounds", "kl_divergence", "kl_upper_bound"]

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes, numerics
-from jaxmdn.components import FullNormal, Independent, LowRankNormal, Normal, NormalDensity
+from jaxmdn.components import Independent, NormalDensity
 from jaxmdn.components.base import Density
-from jaxmdn.components.low_rank_normal import orthonormalize
 from jaxmdn.inference.lengths import (
     on_circle,
     plain,
@@ -99,8 +98,10 @@ def modes(density: Density) -> Modes:
             f"jaxmdn.marginal(mixture, (d,))."
         )
     fixed = jax.lax.stop_gradient(flat)
-    points, found = _by_height(fixed, *_climb_all(fixed))  # [K, ..., D], [K, ...]
-    found = _distinct(fixed, points, found)
+    whitening = jax.lax.stop_gradient(flat.components.whitening())
+    climbed = _climb_all(fixed, whitening)
+    points, found = _by_height(fixed, *climbed)  # [K, ..., D], [K, ...]
+    found = _distinct(fixed, whitening, points, found)
     order = jnp.argsort(~found, axis=0, stable=True)
     return _settle(flat, _reorder(points, order[..., None]), _reorder(found, order))
 
@@ -210,7 +211,8 @@ class _Local(NamedTuple):
     curvature: Float[Array, "... D D"]  # minus the Hessian of the log-density
 
 
-def _look(mixture: Mixture, x: Float[Array, "... D"]) -> _Local:
+def _look(mixture: Mixture, whitening: Array, x: Float[Array, "... D"]) -> _Local:
+    """``whitening [..., K, D, D]``: the components' own, found once for all points."""
     joint = mixture.joint_log_prob(x)
     share = jnp.exp(numerics.log_normalize(joint))  # [..., K]
     y = jnp.broadcast_to(x[..., None, :], (*share.shape, x.shape[-1]))
@@ -218,7 +220,9 @@ def _look(mixture: Mixture, x: Float[Array, "... D"]) -> _Local:
     (pulls,) = pull(jnp.ones_like(value))  # [..., K, D]
     gradient = jnp.sum(share[..., None] * pulls, axis=-2)
     root = jnp.sqrt(share)[..., None]
-    factor = jnp.linalg.cholesky(_mean_precision(mixture.components, root, x))
+    rows = root[..., None] * whitening
+    precision = jnp.einsum("...kai,...kaj->...ij", rows, rows, precision="highest")
+    factor = jnp.linalg.cholesky(precision)
     # H = -A + the pulls' covariance under the responsibilities.
     spread = _lower_solve(factor, root * (pulls - gradient[..., None, :]))  # [..., K, D]
     outer = jnp.einsum("...ki,...kj->...ij", spread, spread, precision="highest")
@@ -234,45 +238,13 @@ def _lower_solve(factor: Float[Array, "... D D"], rows: Array) -> Array:
     )
 
 
-def _mean_precision(components: Density, root: Array, x: Array) -> Float[Array, "... D D"]:
-    """``sum_k r_k P_k``; ``root [..., K, 1]`` are the square roots of the responsibilities."""
-    D = x.shape[-1]
-    identity = jnp.eye(D, dtype=x.dtype)
-    if isinstance(components, FullNormal):
-        rows = root[..., None] * components.whitening_tril
-        return jnp.einsum("...kai,...kaj->...ij", rows, rows, precision="highest")
-    assert isinstance(components, (Normal, LowRankNormal))
-    if isinstance(components, Normal):
-        precision = jnp.sum((root / components.scale) ** 2, axis=-2)
-        return jnp.broadcast_to(precision, x.shape)[..., None] * identity
-
-    def add(total: Array, component: tuple[Array, ...]) -> tuple[Array, None]:
-        root, factor, scale = component
-        directions, _ = orthonormalize(numerics.divide(factor, scale[..., None]))
-        # P = S R^T R S, S = 1 / scale, R what the loadings leave of the axes: no difference.
-        padding = jnp.zeros((*scale.shape, factor.shape[-1]), x.dtype)
-        axes = jnp.broadcast_to(identity, (*scale.shape, D))
-        rest = jnp.concatenate([axes, padding], axis=-1)  # [..., D, D + r]
-        for direction in directions:
-            share = jnp.sum(rest * direction[..., None, :], axis=-1, keepdims=True)
-            rest = rest - share * direction[..., None, :]
-        rest = root[..., None] / scale[..., None] * rest
-        return total + jnp.einsum("...ia,...ja->...ij", rest, rest, precision="highest"), None
-
-    K = root.shape[-2]
-    parts = []
-    for leaf, axis in ((root, -2), (components.factor, -3), (components.scale, -2)):
-        shape = list(leaf.shape)
-        shape[axis] = K
-        parts.append(jnp.moveaxis(jnp.broadcast_to(leaf, shape), axis, 0))
-    return meshes.scan(add, jnp.zeros((*x.shape, D), x.dtype), tuple(parts))[0]
-
-
-def _climb_all(mixture: Mixture) -> tuple[Float[Array, "K ... D"], Bool[Array, "K ..."]]:
+def _climb_all(
+    mixture: Mixture, whitening: Array
+) -> tuple[Float[Array, "K ... D"], Bool[Array, "K ..."]]:
     """Where the components' centres climb to, and whether each is a mode; one after another."""
     shape = (*mixture.batch_shape, mixture.num_components, mixture.event_dim)
     starts = jnp.moveaxis(jnp.broadcast_to(mixture.components.mean(), shape), -2, 0)
-    points, found = jax.lax.map(partial(_climb, mixture), starts)
+    points, found = jax.lax.map(partial(_climb, mixture, whitening), starts)
     height = mixture.log_prob(points)
     highest = jnp.argmax(height, axis=0, keepdims=True) == jnp.arange(shape[-2]).reshape(
         -1, *(1,) * len(mixture.batch_shape)
@@ -281,7 +253,7 @@ def _climb_all(mixture: Mixture) -> tuple[Float[Array, "K ... D"], Bool[Array, "
 
 
 def _climb(
-    mixture: Mixture, x: Float[Array, "... D"]
+    mixture: Mixture, whitening: Array, x: Float[Array, "... D"]
 ) -> tuple[Float[Array, "... D"], Bool[Array, "..."]]:
     eps = float(jnp.finfo(x.dtype).eps)
 
@@ -291,11 +263,11 @@ def _climb(
         )[..., 0, :]
 
     def shift(_: Array, x: Array) -> Array:
-        local = _look(mixture, x)
+        local = _look(mixture, whitening, x)
         return x + unwhiten(local, local.gradient)
 
     def newton(_: Array, x: Array) -> Array:
-        local = _look(mixture, x)
+        local = _look(mixture, whitening, x)
         root = jnp.linalg.cholesky(local.curvature)  # NaN where the density is not log-concave
         half = _lower_solve(root, local.gradient[..., None, :])
         step = jax.lax.linalg.triangular_solve(root, half, left_side=False, lower=True)[..., 0, :]
@@ -308,7 +280,7 @@ def _climb(
 
     x = meshes.fori_loop(0, SHIFT_STEPS, shift, x)
     x = meshes.fori_loop(0, NEWTON_STEPS, newton, x)
-    local, tolerance = _look(mixture, x), eps**0.25
+    local, tolerance = _look(mixture, whitening, x), eps**0.25
     slack = tolerance**2 * jnp.eye(x.shape[-1], dtype=x.dtype)
     peaked = jnp.all(jnp.isfinite(jnp.linalg.cholesky(local.curvature + slack)), axis=(-2, -1))
     at_rest = jnp.sum(local.gradient**2, axis=-1) <= tolerance**4
@@ -316,7 +288,10 @@ def _climb(
 
 
 def _distinct(
-    mixture: Mixture, points: Float[Array, "K ... D"], found: Bool[Array, "K ..."]
+    mixture: Mixture,
+    whitening: Array,
+    points: Float[Array, "K ... D"],
+    found: Bool[Array, "K ..."],
 ) -> Bool[Array, "K ..."]:
     """Drop each mode that lies next to a higher one; the points come by falling density."""
     eps = float(jnp.finfo(points.dtype).eps)
@@ -325,7 +300,7 @@ def _distinct(
 
     def visit(kept: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
         index, x = slot
-        factor = _look(mixture, x).factor
+        factor = _look(mixture, whitening, x).factor
         gap = jnp.einsum("k...i,...ij->k...j", points - x, factor, precision="highest")
         same = (jnp.sum(gap**2, axis=-1) < eps**0.5) & (later > index)
         return kept & ~(same & kept[index]), None
