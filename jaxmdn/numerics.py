@@ -99,6 +99,18 @@ def weighted_sum(weights: Float[Array, "..."], values: Float[Array, "..."], axis
     return jnp.sum(silent_product(weights, values), axis=axis)
 
 
+@jax.custom_jvp
+def expm1(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``exp(x) - 1`` with the derivative ``exp(x)``, which JAX takes from the value plus one."""
+    return jnp.expm1(x)
+
+
+@expm1.defjvp
+def _expm1_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return jnp.expm1(x), jnp.exp(x) * dx
+
+
 def inverse_softplus(y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return ``x`` with ``log(1 + e^x) = y`` for ``y > 0``; ``y = 0`` gives ``-inf``.
 

@@ -12,7 +12,7 @@ from jaxmdn.components import counts
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.zero_mass import ZeroMass
-from jaxmdn.special.sides import log_complement
+from jaxmdn.special.sides import log_complement, log_rest
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
@@ -57,6 +57,7 @@ class Hurdle(ZeroMass):
 
     def marginal_log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
+        y = jax.lax.stop_gradient(y) if self.discrete else y
         inside = self.domain.contains(y)
         value = self.continued(jnp.where(inside, y, 0))
         outside = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
@@ -80,9 +81,7 @@ class Hurdle(ZeroMass):
             return jnp.zeros((1,), self._parameters()[0].dtype)
         log_zero = base.marginal_log_prob(jnp.zeros((1,), base.dtype))
         certain = log_zero >= 0  # no count but zero: nothing to divide by
-        return jnp.log(-jnp.expm1(jnp.where(certain, -1, log_zero))) + jnp.where(
-            certain, jnp.inf, 0
-        )
+        return jnp.where(certain, jnp.inf, log_rest(log_zero))
 
     def _log_base_tails(self, base: Any, y: Array) -> tuple[Array, Array]:
         """``log P(Y <= y)`` and ``log P(Y > y)`` without the zeros; below zero as at zero."""

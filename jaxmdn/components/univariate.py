@@ -51,11 +51,11 @@ class Univariate(Density):
 
     def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y_d <= y_d)``; by quadrature, if the family has no formula."""
-        return self._tails(y)[0]
+        return jnp.exp(self._log_tails(y)[0])
 
     def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y_d > y_d)``; by quadrature, if the family has no formula."""
-        return self._tails(y)[1]
+        return jnp.exp(self._log_tails(y)[1])
 
     def tail(self, y: Num[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
         """``survival(y)`` where ``upper``, else ``cdf(y)``."""
@@ -63,11 +63,13 @@ class Univariate(Density):
 
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the distribution function."""
-        return jnp.log(self.cdf(y))
+        written = type(self).cdf is not Univariate.cdf
+        return jnp.log(self.cdf(y)) if written else self._log_tails(y)[0]
 
     def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the survival function."""
-        return jnp.log(self.survival(y))
+        written = type(self).survival is not Univariate.survival
+        return jnp.log(self.survival(y)) if written else self._log_tails(y)[1]
 
     def jump(self, y: Num[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, ``y`` in the compute dtype."""
@@ -209,7 +211,7 @@ class Univariate(Density):
         )
         return self.continued(forward(t)) + slope(t)
 
-    def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+    def _log_tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
         self._require_continuum("cdf")
         member, y = numerics.upcast_tree(self, y)
         lower, upper = self.domain.lower, self.domain.upper
@@ -217,9 +219,9 @@ class Univariate(Density):
         start = jnp.broadcast_to(member._start(), shape)
         inside = (y > lower) & (y < upper)
         safe = jnp.broadcast_to(jnp.where(inside, y, start), shape)
-        below, above = _tails(member, safe, start)
+        below, above = _log_tails(member, safe, start)
         left, nan = y <= lower, jnp.isnan(y)
-        ends = (jnp.where(nan, jnp.nan, jnp.where(left, low, 1 - low)) for low in (0.0, 1.0))
+        ends = (jnp.where(nan, jnp.nan, jnp.where(side, -jnp.inf, 0.0)) for side in (left, ~left))
         below, above = (
             jnp.where(inside, value, end.astype(value.dtype))
             for value, end in zip((below, above), ends, strict=True)
@@ -271,22 +273,31 @@ def _middle(low: Array, high: Array) -> Array:
     return 0.5 * (low + high)
 
 
-def _by_quadrature(family: Univariate, y: Array, start: Array) -> tuple[Array, Array]:
+def _by_quadrature(family: Univariate, y: Array, start: Array) -> tuple[tuple, tuple]:
     ends = family.domain.lower, family.domain.upper
-    return unimodal.tails(family.marginal_log_prob, y, start, *ends)
+    near, rest, ratio, above = unimodal.log_tails(family.marginal_log_prob, y, start, *ends)
+    return (jnp.where(above, rest, near), jnp.where(above, near, rest)), (near, ratio)
 
 
-_tails = jax.custom_jvp(_by_quadrature)
+@jax.custom_jvp
+def _log_tails(family: Univariate, y: Array, start: Array) -> tuple[Array, Array]:
+    return _by_quadrature(family, y, start)[0]
 
 
-@_tails.defjvp
+@_log_tails.defjvp
 @meshes.any_rank
-def _tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    # In y the derivative is the density itself, not that of a sum over nodes.
+def _log_tails_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    # In y the derivative is the density over the tail, not that of a sum over nodes.
     (family, y, start), (dfamily, dy, _) = primals, tangents
-    values, moved = jax.jvp(lambda family: _by_quadrature(family, y, start), (family,), (dfamily,))
-    density = jnp.exp(family.marginal_log_prob(y))
-    return values, (moved[0] + density * dy, moved[1] - density * dy)
+    logs, moved, (near, ratio) = jax.jvp(
+        lambda family: _by_quadrature(family, y, start), (family,), (dfamily,), has_aux=True
+    )
+    _, back, slope = unimodal.coordinate(family.domain.lower, family.domain.upper)
+    reached = near > -jnp.inf
+    step = jnp.where(reached, jnp.exp(-ratio - slope(back(y))), 0) * dy
+    safe = jnp.where(reached, near, 0)
+    below, above = (step * jnp.exp(jnp.where(reached, safe - log, 0)) for log in logs)
+    return logs, (moved[0] + below, moved[1] - above)
 
 
 @jax.custom_jvp

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import meshes
+from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import family, magnitude, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.elementary import polynomial
@@ -61,7 +61,7 @@ class Weibull(PositiveDensity):
 
     def inner_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         _, hazard = self._hazards(y)
-        return -jnp.expm1(-hazard), jnp.exp(-hazard)
+        return -numerics.expm1(-hazard), jnp.exp(-hazard)
 
     def inner_log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         exponent, hazard = self._hazards(y)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import numerics
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.zero_mass import ZeroMass
@@ -39,9 +40,7 @@ class ZeroInflated(ZeroMass, CountDensity):
         zero = y == 0
         # Where there is mass only: the derivative of a sum of two zeros is none.
         log_zero = jnp.where(zero, log_base, 0)
-        near = log_zero > -1  # the derivative of expm1 is expm1 plus one: no digit far from zero
-        some = jnp.where(near, -jnp.expm1(jnp.where(near, log_zero, 0)), 1 - jnp.exp(log_zero))
-        above = jnp.exp(rest) * some
+        above = -jnp.exp(rest) * numerics.expm1(log_zero)
         return jnp.where(zero, log_complement(above, extra, rest + log_zero), rest + log_base)
 
     def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:

@@ -175,7 +175,7 @@ class Mixture(PerDimension, Density):
         if function == "marginal_log_prob":
             return total
         # The logarithm of nearly one is what is missing, which a sum of about one has rounded away.
-        missing = numerics.weighted_sum(jnp.exp(log_weights), jnp.expm1(values), -2)
+        missing = numerics.weighted_sum(jnp.exp(log_weights), numerics.expm1(values), -2)
         near = missing > -0.5
         return jnp.where(near, jnp.log1p(jnp.where(near, missing, 0)), total)
 

@@ -8,8 +8,9 @@ position between two bounds. With ``q`` the density of ``t`` and ``m`` its maxim
 
 by Gauss-Legendre panels in ``u`` from where the tail begins to where ``q`` has fallen below
 rounding; ``w`` is where ``q`` has fallen by one nat. The substitution is uniform near the maximum
-and geometric far from it, so that normal and Cauchy tails take the same nodes. Nothing is
-subtracted: a tail is as accurate as the density is.
+and geometric far from it, so that normal and Cauchy tails take the same nodes. The outer tail is
+integrated relative to the density where it begins, with ``w`` from the slope there, so that its
+logarithm is finite wherever that of the density is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import meshes
-from jaxmdn.typing import Array, Float
+from jaxmdn.typing import Array, Bool, Float
 
 # Doublings reach 2^40 units from the start, and as many halvings find the maximum to 2^-40 of it.
 CLIMB = 90
@@ -87,14 +88,18 @@ def maximum(q: Callable[[Array], Array], start: Float[Array, "..."]) -> Float[Ar
 
 
 def extent(
-    drop: Callable[[Array], Array], start: float, depth: Any, like: Float[Array, "..."]
+    drop: Callable[[Array], Array],
+    start: float,
+    depth: Any,
+    like: Float[Array, "..."],
+    factor: float = 2.0,
 ) -> Float[Array, "..."]:
-    """A power of two times ``start`` at which ``drop`` exceeds ``depth``."""
+    """A power of ``factor`` times ``start`` at which ``drop`` exceeds ``depth``."""
 
-    def double(_: Any, u: Array) -> Array:
-        return jnp.where(drop(u) > depth, u, 2 * u)
+    def grow(_: Any, u: Array) -> Array:
+        return jnp.where(drop(u) > depth, u, factor * u)
 
-    return meshes.fori_loop(0, REACH, double, jnp.full_like(like, start))
+    return meshes.fori_loop(0, REACH, grow, jnp.full_like(like, start))
 
 
 class Shape(NamedTuple):
@@ -114,27 +119,62 @@ class Shape(NamedTuple):
     width: dict[float, Array]
     depth: float
 
-    def beyond(self, sign: float, begin: Array, depth: float) -> Array:
+    def beyond(self, width: Array, begin: Array, depth: float) -> Array:
         """The ``u > begin`` of one side where the density is ``depth`` nats lower than there."""
-        level = self.fixed(self.at(sign, begin))
+        level = self.fixed(self.at(width, begin))
         grow = extent(
-            lambda g: level - self.fixed(self.at(sign, begin + g)), 2.0**-20, depth, begin
+            lambda g: level - self.fixed(self.at(width, begin + g)), 2.0**-20, depth, begin
         )
         return jnp.minimum(begin + jax.lax.stop_gradient(grow), FARTHEST)
 
-    def at(self, sign: float, u: Array) -> Array:
-        """The coordinate ``m + w sinh u`` of one side."""
-        return self.origin + sign * self.width[sign] * jnp.sinh(u)
+    def at(self, width: Array, u: Array) -> Array:
+        """The coordinate ``m + w sinh u`` of one side, by the sign of ``w``."""
+        return self.origin + width * jnp.sinh(u)
 
-    def integral(self, sign: float, first: Array, last: Array, function: Any = None) -> Array:
+    def integral(self, width: Array, first: Array, last: Array, function: Any = None) -> Array:
         """``int function(t) q(t) dt`` of one side, from ``u = first`` to ``last``."""
 
         def integrand(u: Array) -> Array:
-            t = self.at(sign, u)
-            density = jnp.exp(self.q(t)) * self.width[sign] * jnp.cosh(u)
+            t = self.at(width, u)
+            density = jnp.exp(self.q(t)) * jnp.abs(width) * jnp.cosh(u)
             return density if function is None else density * function(t)
 
         return _panels(integrand, first, last)
+
+    def log_ratio(self, t: Array, sign: Array, reach: Array) -> Array:
+        """``log int exp(q(t + s) - q(t)) ds`` from ``t`` outwards, over the whole tail.
+
+        A unit of ``s`` is as far as the slope at ``t`` takes for one nat, at most ``reach``. With
+        ``h`` one over the slope, the integral is ``h (1 + q'' h^2 + O(q''^2 h^4))`` too: better,
+        once that is less than the rounding of ``q`` and ``t``.
+        """
+        one = jnp.ones_like(t)
+
+        def slope(t: Array) -> Array:
+            return -sign * jax.jvp(self.q, (t,), (one,))[1]
+
+        fall, bend = jax.jvp(slope, (t,), (one,))  # bend is -sign q''
+        fixed_fall, fixed_bend = jax.lax.stop_gradient((fall, -sign * bend))
+        level, start, sloped = self.fixed(t), self.q(t), fixed_fall > 0
+        fixed_fall = jnp.where(sloped, fixed_fall, 0)
+        unit = 1 / (fixed_fall + 1 / reach)
+
+        def at(v: Array) -> Array:
+            return t + sign * unit * jnp.sinh(v)
+
+        end = extent(lambda v: level - self.fixed(at(v)), 2.0**-6, self.depth, t, 2.0**0.25)
+        whole = _panels(
+            lambda v: jnp.exp(self.q(at(v)) - start) * unit * jnp.cosh(v), jnp.zeros_like(t), end
+        )
+        share = fixed_bend / jnp.where(sloped, fixed_fall, 1) ** 2
+        noise = float(jnp.finfo(t.dtype).eps) * (jnp.abs(level) + jnp.abs(t) * fixed_fall)
+        gap = jnp.abs(jax.lax.stop_gradient(whole) * fixed_fall - 1 - share)
+        straight = sloped & (share * share < noise) & (gap < 8 * noise)
+        fall = jnp.where(straight, fall, 1)
+        share = jnp.where(straight, -sign * bend / fall / fall, 0)
+        return jnp.where(
+            straight, jnp.log1p(share) - jnp.log(fall), jnp.log(jnp.where(straight, 1, whole))
+        )
 
 
 def shape_of(
@@ -144,8 +184,10 @@ def shape_of(
     forward, back, slope = coordinate(lower, upper)
 
     def q(t: Array) -> Array:
-        value = log_density(forward(t)) + slope(t)
-        return jnp.where(jnp.isnan(value), -jnp.inf, value)
+        y = forward(t)
+        some = (y > lower) & (y < upper)  # not rounded to an end
+        value = log_density(jnp.where(some, y, start)) + slope(t)
+        return jnp.where(some & ~jnp.isnan(value), value, -jnp.inf)
 
     def fixed(t: Array) -> Array:
         return jax.lax.stop_gradient(q(jax.lax.stop_gradient(t)))
@@ -161,31 +203,48 @@ def shape_of(
     return Shape(q, fixed, origin, width, depth)
 
 
-def tails(
+def log_tails(
     log_density: Callable[[Array], Array],
     y: Float[Array, "..."],
     start: Float[Array, "..."],
     lower: float,
     upper: float,
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """``P(Y <= y)`` and ``P(Y > y)`` of a unimodal density, neither by a difference.
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Bool[Array, "..."]]:
+    """Logarithms of both tails of a unimodal density: of the one beyond ``y``, and of the other.
 
     Args:
-      log_density: elementwise, of ``y`` inside the support; differentiable in what it closes over.
+      log_density: elementwise, of ``y`` inside the support; differentiable in what it closes over,
+        in ``y`` three times.
       y: strictly inside the support, in the shape of the result.
       start: a point inside the support from which to look for the maximum, likewise.
       lower, upper: the support's ends (static).
 
-    Differentiable in ``y`` and in the parameters; where the nodes lie does not move with them.
+    Returns:
+      ``log P`` beyond ``y`` as seen from the maximum; ``log P`` of the rest; the first one less the
+      log-density of the coordinate ``t`` (whose derivative in ``t`` follows from it); and whether
+      beyond is above.
+
+    Differentiable in the parameters; where the nodes lie does not move with them.
     """
     shape = shape_of(log_density, start, lower, upper)
-    far = coordinate(lower, upper)[1](y) - shape.origin
-    inner, outer = {}, {}
-    for sign in (-1.0, 1.0):
-        begin = jnp.arcsinh(jnp.maximum(sign * far, 0) / shape.width[sign])
-        inner[sign] = shape.integral(sign, jnp.zeros_like(begin), begin)
-        outer[sign] = shape.integral(sign, begin, shape.beyond(sign, begin, shape.depth))
-    return outer[-1.0] + inner[1.0], outer[1.0] + inner[-1.0]
+    t = jax.lax.stop_gradient(coordinate(lower, upper)[1](y))
+    above = t >= shape.origin
+    sign = jnp.where(above, 1, -1).astype(t.dtype)
+    width = jnp.where(above, shape.width[1.0], shape.width[-1.0])
+    across = jnp.where(above, shape.width[-1.0], shape.width[1.0])
+    begin = jnp.arcsinh(jnp.abs(t - shape.origin) / width)
+    zero = jnp.zeros_like(begin)
+    inner = shape.integral(sign * width, zero, begin)
+    end = shape.beyond(-sign * across, zero, shape.depth)
+    rest = inner + shape.integral(-sign * across, zero, end)
+    level = shape.q(t)
+    reached = level > -jnp.inf
+    ratio = shape.log_ratio(jnp.where(reached, t, shape.origin), sign, width * jnp.cosh(begin))
+    near = jnp.where(reached, level, 0) + ratio
+    small = near < -0.9  # then the rest, nearly all, has its digits from it
+    log_rest = jnp.where(small, jnp.log1p(-jnp.exp(jnp.where(small, near, -1))), jnp.log(rest))
+    nearly = jnp.where(reached, log_rest, 0)
+    return jnp.where(reached, near, -jnp.inf), nearly, ratio, above
 
 
 def expect(
@@ -204,8 +263,9 @@ def expect(
     zero = jnp.zeros_like(shape.origin)
 
     def side(sign: float) -> Array:
-        end = shape.beyond(sign, zero, 2 * shape.depth)
-        return shape.integral(sign, zero, end, lambda t: function(forward(t)))
+        width = sign * shape.width[sign]
+        end = shape.beyond(width, zero, 2 * shape.depth)
+        return shape.integral(width, zero, end, lambda t: function(forward(t)))
 
     return side(-1.0) + side(1.0)
 
@@ -226,4 +286,4 @@ def _panels(
     return (last - first) * meshes.scan(add, jnp.zeros_like(first), steps)[0]
 
 
-__all__ = ["coordinate", "expect", "place", "shape_of", "tails"]
+__all__ = ["coordinate", "expect", "log_tails", "place", "shape_of"]

@@ -15,6 +15,7 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import exp, log, log1p, mpf
+from own_families import Gumbel, Lomax
 
 import jaxmdn
 from jaxmdn import components as c
@@ -34,6 +35,7 @@ class Far(NamedTuple):
     moves: bool = True  # whether there are slopes in the target
     exact: bool = False  # whether the law gives the slopes too
     units: float = 60  # of rounding, that are allowed
+    shares: bool = False  # whether slopes are exponentials of differences of logarithms
 
 
 def lower(log_prob, log_side):
@@ -248,27 +250,133 @@ def von_mises(loc, k, y):
         return zip(*(density, *pair), strict=True)
 
 
-def mixture(*row):
-    """Of two normals."""
-    logit, *parameters, y = row
-    whole = log1p(exp(logit))
-    parts = [
-        [weight - whole + v for v in scaled(standard_normal)(loc, scale, y)]
-        for weight, loc, scale in zip((logit, mpf(0)), parameters[:2], parameters[2:], strict=True)
-    ]
-    log_prob, below, above = (log(exp(a) + exp(b)) for a, b in zip(*parts, strict=True))
-    return (
-        (log_prob, log_rest(above), above) if above < below else (log_prob, below, log_rest(below))
+def blended(law, count):
+    """Two members of a family of ``count`` parameters, one after the other behind a logit."""
+
+    def mixed(*row):
+        logit, *parameters, y = row
+        whole = log1p(exp(logit))
+        parts = [
+            [weight - whole + v for v in law(*own, y)]
+            for weight, own in zip(
+                (logit, mpf(0)), (parameters[:count], parameters[count:]), strict=True
+            )
+        ]
+        log_prob, below, above = (
+            max(pair) + log1p(exp(min(pair) - max(pair))) if max(pair) > -mpmath.inf else max(pair)
+            for pair in zip(*parts, strict=True)
+        )
+        return upper(log_prob, above) if above < below else lower(log_prob, below)
+
+    return mixed
+
+
+def gumbel(z):
+    side = -exp(-z)  # of the lower tail
+    return (lower if side < -1 else upper)(
+        -z + side, side if side < -1 else log(-mpmath.expm1(side))
     )
+
+
+def lomax(scale, shape, y):
+    side = -shape * log1p(y / scale)
+    log_prob = log(shape / scale) + side - log1p(y / scale)
+    if side < -1:
+        return upper(log_prob, side)
+    return lower(log_prob, log(-mpmath.expm1(side)))
+
+
+def second_of_two(loc, first, below, last, y):
+    """The second of two outputs, ``W = [[first, 0], [below, last]]`` (``FullNormal``)."""
+    scale = mpmath.sqrt(1 + (below / first) ** 2) / last
+    return scaled(standard_normal)(loc, scale, y)
+
+
+def second_of_factor(loc, scale, factor, y):
+    return scaled(standard_normal)(loc, mpmath.sqrt(scale**2 + factor**2), y)
+
+
+def flipped(law):
+    """Of ``-Y``, whose location is the other one too."""
+
+    def turned(loc, scale, y):
+        log_prob, below, above = law(-loc, scale, -y)
+        return log_prob, above, below
+
+    return turned
+
+
+def between(law):
+    """Of ``4 Y - 2``."""
+
+    def moved(*row):
+        *parameters, y = row
+        log_prob, below, above = law(*parameters, (y + 2) / 4)
+        return log_prob - log(4), below, above
+
+    return moved
+
+
+def hurdled_counts(base):
+    """A hurdle over counts, at one or more of them."""
+
+    def law(*row):
+        *inner, logit, y = row
+        rest = -log1p(exp(logit)) - log_rest(base(*inner, mpf(0))[0])
+        log_prob, _, above = base(*inner, y)
+        return upper(rest + log_prob, rest + above)
+
+    return law
+
+
+def either_side(base):
+    """A hurdle over a family on the whole line."""
+
+    def law(*row):
+        *inner, logit, y = row
+        rest = -log1p(exp(logit))
+        log_prob, below, above = base(*inner, y)
+        log_prob, below, above = (rest + v for v in (log_prob, below, above))
+        return upper(log_prob, above) if y > 0 else lower(log_prob, below)
+
+    return law
 
 
 # ------------------------------------------------------------------------------------ families
 
 
-def of_normals(logit, first, second, narrow, wide):
-    logits = jnp.stack([logit[..., 0], jnp.zeros_like(logit[..., 0])], axis=-1)
-    loc, scale = jnp.stack([first, second], axis=-2), jnp.stack([narrow, wide], axis=-2)
-    return jaxmdn.Mixture(logits=logits, components=c.Normal(loc=loc, scale=scale))
+def two_of(kind, names):
+    """How a mixture of two is made, and the names of its parameters in a row."""
+
+    def make(logit, **parameters):
+        logits = jnp.concatenate([logit, jnp.zeros_like(logit)], axis=-1)
+        own = {
+            name: jnp.stack([parameters[f"first_{name}"], parameters[f"second_{name}"]], axis=-2)
+            for name in names
+        }
+        return jaxmdn.Mixture(logits=logits, components=kind(**own))
+
+    return make, ("logit", *(f"{which}_{name}" for which in ("first", "second") for name in names))
+
+
+def of_classes(logit, **parameters):
+    """A mixture of one mixture, as a class-conditional density is."""
+    inner = two_of(c.Laplace, REAL)[0](logit, **parameters)
+    outer = jax.tree.map(lambda leaf: leaf[:, None], inner)
+    return jaxmdn.Mixture(logits=jnp.zeros_like(logit), components=outer)
+
+
+def correlated(loc, first, below, last):
+    none = jnp.zeros_like(first)
+    rows = [jnp.concatenate([first, none], -1), jnp.concatenate([below, last], -1)]
+    loc = jnp.concatenate([loc, loc], -1)
+    return c.FullNormal(loc=loc, whitening_tril=jnp.stack(rows, axis=-2)).marginal((1,))
+
+
+def of_factors(loc, scale, factor):
+    pair = {"loc": loc, "scale": scale, "factor": factor[..., None]}
+    pair = {name: jnp.concatenate([v, v], axis=1) for name, v in pair.items()}
+    return c.LowRankNormal(**pair).marginal((1,))
 
 
 def over(kind, base):
@@ -285,6 +393,16 @@ def grid(*axes):
     return list(itertools.product(*axes))
 
 
+def around_with(parameters, loc, scale):
+    return [(*parameters, loc + s * scale) for s in BOTH]
+
+
+def apart(parameters):
+    """Two members, of which the second one is at -1 and wider."""
+    return [(*parameters, 0.5 + 2 * s) for s in BOTH]
+
+
+REAL_ROW = (0.3, 0.5, 2.0, -1.0, 3.0)
 UP_AND_DOWN = (*(1 / s for s in SCALES[::-1]), *SCALES)
 SHARES = (1e-9, 1e-4, 1 / 40, 0.2, 0.5, 0.8, 1 - 2**-6, 1 - 2**-20)
 EVEN = (0.0, 5.0, 40.0, 1e4)
@@ -376,13 +494,136 @@ FAMILIES = {
         grid((3.0,), (2.0,), (-40.0, 0.5, 40.0), UP_AND_DOWN),
         with_zeros(gamma, hurdle=True),
     ),
+    "negative-normal": Far(
+        functools.partial(c.TruncatedNormal, lower=-np.inf, upper=0.0),
+        REAL,
+        grid((0.25, *BOTH), (0.5,), [-s for s in SCALES]),
+        flipped(truncated(0, mpmath.inf)),
+        units=100,
+    ),
+    "beta-moved": Far(
+        functools.partial(c.Beta, lower=-2.0, upper=2.0),
+        ("concentration1", "concentration0"),
+        grid((0.25, 40.0), (3.0,), [4 * share - 2 for share in SHARES[2:]]),
+        between(beta),
+    ),
+    "hurdle-normal": Far(
+        over(c.Hurdle, c.Normal),
+        (*REAL, "logit"),
+        [(0.5, 2.0, logit, 0.5 + 2 * s) for logit in (-40.0, 0.5, 40.0) for s in BOTH],
+        either_side(scaled(standard_normal)),
+    ),
+    "hurdle-counts": Far(
+        over(c.Hurdle, c.Poisson),
+        ("rate", "logit"),
+        grid((0.5, 40.0), (-40.0, 0.5, 40.0), EVEN[1:]),
+        hurdled_counts(poisson),
+        moves=False,
+    ),
+    "zero-inflated-negative-binomial": Far(
+        over(c.ZeroInflated, c.NegativeBinomial),
+        ("rate", "concentration", "logit"),
+        grid((0.5, 40.0), (5.0,), (-40.0, 0.5, 40.0), (0.0, 5.0, 40.0, 1e3)),
+        with_zeros(negative_binomial, hurdle=False),
+        moves=False,
+    ),
+    "full-normal": Far(
+        correlated,
+        ("loc", "first", "below", "last"),
+        around_with((0.5, 1.5, -2.0, 0.75), 0.5, 2.0),
+        second_of_two,
+    ),
+    "low-rank-normal": Far(
+        of_factors, (*REAL, "factor"), around_with((0.5, 2.0, -1.5), 0.5, 2.0), second_of_factor
+    ),
+    "gumbel": Far(
+        Gumbel,
+        REAL,
+        [(0.5, 2.0, 0.5 + 2 * z) for z in (-40.0, -5.0, -2.5, -0.5, *SCALES)],
+        scaled(gumbel),
+        units=200,
+        shares=True,
+    ),
+    "lomax": Far(
+        Lomax,
+        ("scale", "shape"),
+        grid((2.0,), (0.75, 1.5), UP_AND_DOWN),
+        lomax,
+        units=200,
+        shares=True,
+    ),
     "mixture": Far(
-        of_normals,
-        ("logit", "first", "second", "narrow", "wide"),
-        [(0.3, 0.5, -1.0, 2.0, 3.0, 0.5 + 2 * s) for s in BOTH],
-        mixture,
+        *two_of(c.Normal, REAL),
+        apart(REAL_ROW),
+        blended(scaled(standard_normal), 2),
+        shares=True,
+    ),
+    "mixture-classes": Far(
+        of_classes,
+        two_of(c.Laplace, REAL)[1],
+        apart(REAL_ROW),
+        blended(scaled(standard_laplace), 2),
+        shares=True,
+    ),
+    "mixture-logistic": Far(
+        *two_of(c.Logistic, REAL),
+        apart(REAL_ROW),
+        blended(scaled(standard_logistic), 2),
+        shares=True,
+    ),
+    "mixture-student-t": Far(
+        *two_of(c.StudentT, (*REAL, "df")),
+        apart((0.3, 0.5, 2.0, 3.0, -1.0, 3.0, 40.0)),
+        blended(scaled(student), 3),
+        shares=True,
+    ),
+    "mixture-log-normal": Far(
+        *two_of(c.LogNormal, REAL),
+        [(0.3, 0.5, 2.0, -1.0, 0.25, y) for y in UP_AND_DOWN],
+        blended(log_normal, 2),
+        shares=True,
+    ),
+    "mixture-gamma": Far(
+        *two_of(c.Gamma, ("concentration", "rate")),
+        [(0.3, 3.0, 2.0, 0.5, 1.0, y) for y in UP_AND_DOWN],
+        blended(gamma, 2),
+        shares=True,
+    ),
+    "mixture-beta": Far(
+        *two_of(c.Beta, ("concentration1", "concentration0")),
+        [(0.3, 3.0, 2.0, 0.5, 40.0, y) for y in SHARES],
+        blended(beta, 2),
+        shares=True,
+    ),
+    "mixture-weibull": Far(
+        *two_of(c.Weibull, ("concentration", "scale")),
+        [(0.3, 3.0, 2.0, 0.75, 1.0, y) for y in UP_AND_DOWN],
+        blended(weibull, 2),
+        shares=True,
+    ),
+    "mixture-poisson": Far(
+        *two_of(c.Poisson, ("rate",)),
+        [
+            (logit, *rates, y)
+            for logit in (0.3, -40.0)
+            for rates in ((0.5, 40.0), (1e4, 5.0))
+            for y in EVEN
+        ],
+        blended(poisson, 1),
+        moves=False,
+        shares=True,
+    ),
+    "mixture-gumbel": Far(
+        *two_of(Gumbel, REAL),
+        [(0.3, 0.5, 2.0, -1.0, 3.0, 0.5 + 2 * z) for z in (-5.0, -0.5, *SCALES)],
+        blended(scaled(gumbel), 2),
+        units=200,
+        shares=True,
     ),
 }
+NAMES = list(FAMILIES)
+LATE = set(NAMES[NAMES.index("negative-normal") :])
+LATE -= {"gumbel", "hurdle-counts", "mixture", "mixture-poisson"}
 STEP = mpf("1e-25")
 
 
@@ -447,7 +688,10 @@ def evaluate(name, columns):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name in LATE else ()) for name in FAMILIES],
+)
 def test_values_and_slopes(name, dtype):
     """To so many rounding units of themselves, and of the exponent of what they are made of."""
     rows, exact, slopes = expected(name)
@@ -460,12 +704,15 @@ def test_values_and_slopes(name, dtype):
     # Of a tail that is nearly one the logarithm is the other one, an exponential.
     exponent = np.max(np.where(np.isfinite(exact), np.minimum(abs(exact), 1e3), 0), axis=1)
     nearly_all = (exact > -0.5) & np.array([False, True, True])
-    room = FAMILIES[name].units * eps * (1 + nearly_all * exponent[:, None])
+    exponent = exponent[:, None]
+    units, shares = FAMILIES[name].units, FAMILIES[name].shares
+    room = units * eps * (1 + nearly_all * exponent)
+    steep = np.maximum(room, units * eps * (1 + shares * exponent))[..., None]
     unit = np.array([1.0, 0, 0])  # a log-density that is close to zero is a sum of larger numbers
     for found, value, size in (
         (values, exact, room * (abs(exact) + unit)),
-        (forward, slopes, room[..., None] * abs(slopes)),
-        (reverse, slopes, room[..., None] * abs(slopes)),
+        (forward, slopes, steep * abs(slopes)),
+        (reverse, slopes, steep * abs(slopes)),
     ):
         assert found.dtype == dtype
         with np.errstate(invalid="ignore"):
