@@ -125,7 +125,12 @@ def any_rank(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def whole(array: jax.Array) -> jax.Array:
-    """Return an array of the host that is whole on every device, if explicit axes spread it."""
+    """Return an array of the host that is whole on every device, if explicit axes spread it.
+
+    Traced ones, which lie nowhere yet, stay as they are.
+    """
+    if isinstance(array, jax.core.Tracer):
+        return array
     sharding = array.sharding
     if isinstance(sharding, NamedSharding) and any(_spread(array)):
         return jax.device_put(array, NamedSharding(sharding.mesh, P()))

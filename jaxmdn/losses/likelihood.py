@@ -81,8 +81,9 @@ def nll(
       ValueError: on a wrong width, event size, batch shape, reduction or implementation.
       TypeError: on a wrong dtype. NotImplementedError: if the implementation cannot serve.
 
-    Limits: forward mode and any order of differentiation work. With several devices in sight and
-    rows that may be spread over them, None takes ``"xla"``; inside ``shard_map`` the blocks serve.
+    Limits: forward mode and any order of differentiation work. Of rows that are spread over
+    devices, on explicit or automatic axes, each device takes its own, by blocks; None takes
+    ``"xla"`` where the number of devices in sight does not divide that of the rows.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> head = jaxmdn.NormalHead(3, 1, min_scale=0.0, scale_link="exp")
@@ -153,7 +154,8 @@ def linear_nll(
       implementation: ``"xla_chunked"`` (by blocks), ``"pallas_triton"`` (by blocks, all but the
         matrix products in a GPU kernel) or ``"xla"`` (the plain composition). None goes by blocks
         too, except on CPU where the raw outputs are so narrow that they are cheaper to store, and
-        where rows may be spread over several devices.
+        where rows may be spread over several devices whose number does not divide them, or the
+        ``reduction`` is ``"none"``.
 
     Returns:
       As :func:`nll`; differentiable in ``hidden``, ``kernel``, ``bias``, ``y`` and ``weights``.
@@ -179,7 +181,8 @@ def linear_nll(
     batch = jax.eval_shape(head.log_prob, raw_shape, y).shape  # checks the target, too
     check_rows(name, batch, weights, mask)
     layer = linear.Layer(hidden, kernel, bias)
-    chosen = dispatch.choose(name, implementation, head, hidden, dtype=raw_shape.dtype, linear=True)
+    how = {"dtype": raw_shape.dtype, "linear": True, "by_device": reduction != "none"}
+    chosen = dispatch.choose(name, implementation, head, hidden, **how)
     if chosen == "xla":
         kept = kept_rows(weights, mask)
         if kept is not None:  # or what they hold would reach the kernel's gradient

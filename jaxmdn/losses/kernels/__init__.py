@@ -12,6 +12,7 @@ while they are in cache, and the backward pass has nothing left to do.
 | ``rows`` | raw outputs of a block of rows -> NLL, gradient (any head; by autodiff if need be) |
 | ``chunked`` | the loop over blocks of rows, from raw outputs |
 | ``linear`` | the same from the last hidden layer: raw outputs exist a block at a time |
+| ``devices`` | each device on its own rows, where the compiler spreads rows over several |
 | ``triton``, ``triton_program`` | ``rows`` as one kernel for GPUs (Pallas) |
 | ``dispatch`` | which implementation serves |
 

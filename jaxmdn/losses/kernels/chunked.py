@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxmdn import meshes, numerics
 from jaxmdn.heads import Head
+from jaxmdn.losses.kernels.devices import by_rows
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
 from jaxmdn.losses.reductions import silence, silence_targets, weighted_sum
@@ -161,19 +162,24 @@ def weighted_nll(
 ) -> Float[Array, ""]:
     """Return ``sum_i coefficient_i nll_i``."""
 
-    def total(start: Array | int, size: int) -> Array:
-        y, coefficient, kept = take_batch(head, batch, start, size)
-        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
-        return weighted_sum(coefficient.astype(nll.dtype), nll)
+    def all_blocks(rows: tuple[Array, Batch], _: Any) -> tuple[tuple, Array]:
+        raw, batch = rows
 
-    def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
-        return put(sums, total(start, size)[None], block)
+        def total(start: Array | int, size: int) -> Array:
+            y, coefficient, kept = take_batch(head, batch, start, size)
+            nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
+            return weighted_sum(coefficient.astype(nll.dtype), nll)
 
-    num_rows = raw.shape[0]
-    if num_blocks(num_rows, blocks.value) == 1:  # nothing to collect, which costs GPUs two launches
-        return total(0, num_rows)
-    sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
-    return jnp.sum(fold(step, sums, num_rows, blocks.value))
+        def step(sums: Array, block: Array | int, start: Array | int, size: int) -> Array:
+            return put(sums, total(start, size)[None], block)
+
+        num_rows = raw.shape[0]
+        if num_blocks(num_rows, blocks.value) == 1:  # collecting one costs GPUs two launches
+            return (), total(0, num_rows)
+        sums = jnp.zeros(num_blocks(num_rows, blocks.value), numerics.compute_dtype(raw))
+        return (), jnp.sum(fold(step, sums, num_rows, blocks.value))
+
+    return by_rows(all_blocks, (raw, batch))[1]
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
@@ -182,10 +188,9 @@ def _weighted_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tupl
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
     with_rows = not is_zero(dbatch.coefficient)
-    nll, sums, raw_gradient, y_gradient = _gradient(
+    (nll, raw_gradient, y_gradient), total = _gradient(
         head, blocks, raw, batch, with_y=with_y, with_rows=with_rows
     )
-    total = jnp.sum(sums)
     tangent = contract(raw_gradient, draw, total.dtype)
     for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)
         tangent = tangent + contract(gradient, dy, total.dtype)
@@ -200,13 +205,18 @@ def rows_nll(
 ) -> Float[Array, "N"]:
     """Return ``nll_i`` of every row; the batch's coefficient is not used."""
 
-    def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
-        y, _, kept = take_batch(head, batch, start, size)
-        nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
-        return put(out, nll, start)
+    def all_blocks(rows: tuple[Array, Batch], _: Any) -> tuple[Array, tuple]:
+        raw, batch = rows
 
-    out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
-    return fold(step, out, raw.shape[0], blocks.value)
+        def step(out: Array, block: Array | int, start: Array | int, size: int) -> Array:
+            y, _, kept = take_batch(head, batch, start, size)
+            nll = rows_of(blocks.implementation).value(head, take(raw, start, size), y, kept)
+            return put(out, nll, start)
+
+        out = jnp.zeros(raw.shape[:1], numerics.compute_dtype(raw))
+        return fold(step, out, raw.shape[0], blocks.value), ()
+
+    return by_rows(all_blocks, (raw, batch))[0]
 
 
 @partial(rows_nll.defjvp, symbolic_zeros=True)
@@ -214,7 +224,7 @@ def rows_nll(
 def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -> tuple:
     (raw, batch), (draw, dbatch) = primals, tangents
     with_y = not is_zero(dbatch.y)
-    nll, _, raw_gradient, y_gradient = _gradient(
+    (nll, raw_gradient, y_gradient), _ = _gradient(
         head, blocks, raw, batch, with_y=with_y, with_rows=True
     )
     assert nll is not None
@@ -226,35 +236,41 @@ def _rows_nll_jvp(head: Head, blocks: Blocks, primals: tuple, tangents: tuple) -
 
 def _gradient(
     head: Head, blocks: Blocks, raw: Array, batch: Batch, *, with_y: bool, with_rows: bool
-) -> tuple[Array | None, Array, Array, Any]:
-    """Return ``nll [N]`` (or None), the blocks' weighted sums, and the gradients of raw and y."""
+) -> tuple[tuple[Array | None, Array, Any], Array]:
+    """Return ``nll [N]`` (or None) and the gradients of raw and y; and the rows' weighted sum."""
 
-    def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
-        nll, sums, raw_gradient, y_gradient = carry
-        y, coefficient, kept = take_batch(head, batch, start, size)
-        part = rows_of(blocks.implementation).gradient(
-            head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
-        )
-        if single:  # one pass, which XLA spreads over its threads
-            raw_gradient = jnp.concatenate(part.raw, axis=1)
-        else:
-            column = 0
-            for gradient in part.raw:
-                raw_gradient = put(raw_gradient, gradient, start, column)
-                column += gradient.shape[1]
-        y_gradient = [
-            put(buffer, gradient, start)
-            for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
-        ]
-        if nll is not None:
-            nll = put(nll, part.nll, start)
-        sums = put(sums, weighted_sum(coefficient.astype(part.nll.dtype), part.nll)[None], block)
-        return nll, sums, raw_gradient, y_gradient
+    def all_blocks(rows: tuple[Array, Batch], _: Any) -> Any:
+        raw, batch = rows
+        num_rows, dtype, stored = raw.shape[0], numerics.compute_dtype(raw), block_dtype(raw.dtype)
+        count = num_blocks(num_rows, blocks.gradient)
 
-    num_rows, dtype, stored = raw.shape[0], numerics.compute_dtype(raw), block_dtype(raw.dtype)
-    nll = jnp.zeros((num_rows,), dtype) if with_rows else None
-    y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
-    sums = jnp.zeros(num_blocks(num_rows, blocks.gradient), dtype)
-    single = num_blocks(num_rows, blocks.gradient) == 1
-    carry = (nll, sums, jnp.zeros(raw.shape, stored), y_gradient)
-    return fold(step, carry, num_rows, blocks.gradient)
+        def step(carry: Any, block: Array | int, start: Array | int, size: int) -> Any:
+            nll, sums, raw_gradient, y_gradient = carry
+            y, coefficient, kept = take_batch(head, batch, start, size)
+            part = rows_of(blocks.implementation).gradient(
+                head, take(raw, start, size), y, coefficient, kept, dtype=stored, with_y=with_y
+            )
+            if count == 1:  # one pass, which XLA spreads over its threads
+                raw_gradient = jnp.concatenate(part.raw, axis=1)
+            else:
+                column = 0
+                for gradient in part.raw:
+                    raw_gradient = put(raw_gradient, gradient, start, column)
+                    column += gradient.shape[1]
+            y_gradient = [
+                put(buffer, gradient, start)
+                for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
+            ]
+            if nll is not None:
+                nll = put(nll, part.nll, start)
+            total = weighted_sum(coefficient.astype(part.nll.dtype), part.nll)
+            return nll, put(sums, total[None], block), raw_gradient, y_gradient
+
+        nll = jnp.zeros((num_rows,), dtype) if with_rows else None
+        real = real_leaves(batch.y) if with_y else []
+        y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real]
+        carry = (nll, jnp.zeros(count, dtype), jnp.zeros(raw.shape, stored), y_gradient)
+        nll, sums, *gradients = fold(step, carry, num_rows, blocks.gradient)
+        return (nll, *gradients), jnp.sum(sums)
+
+    return by_rows(all_blocks, (raw, batch))

@@ -9,6 +9,7 @@ no slower than ``"xla"`` on two CPU cores and on an H100, value and gradient tog
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jaxmdn import checks
 from jaxmdn.heads import Head, NormalHead
 from jaxmdn.losses.kernels import rows
+from jaxmdn.losses.kernels.devices import even
 from jaxmdn.losses.kernels.rows import has_closed_form
 
 # Raw outputs narrower than this are cheaper to store than to produce block by block.
@@ -34,6 +36,7 @@ def choose(
     *,
     dtype: Any = jnp.float32,
     linear: bool = False,
+    by_device: bool = True,
 ) -> str:
     """Return the name of the implementation that serves.
 
@@ -41,10 +44,11 @@ def choose(
       function: the caller's name, for messages.
       implementation: what the user asked for, or None.
       head: the head.
-      array: the raw outputs or hidden features, for where their rows live; may be left out.
+      array: the raw outputs or hidden features, for how many rows there are and where they live.
       dtype: in which the raw outputs are computed.
       linear: whether the output layer is part of the loss. Its point is memory: blocks of rows are
         the default on every device and for every head but the narrowest.
+      by_device: whether the blocks are written so that the compiler can give each device its own.
 
     Raises:
       ValueError: for an unknown name. NotImplementedError: for one that cannot serve.
@@ -57,11 +61,12 @@ def choose(
                 f'{function}: implementation="pallas_triton" {refusal}; leave implementation out.'
             )
         return implementation
-    mesh = _mesh(array)
-    spread = jax.device_count() > 1 if mesh is None else not mesh.are_all_axes_manual
-    if spread:  # a loop over blocks of rows would gather rows that live on several devices
-        return "xla"
-    if refusal is None and mesh is None:  # a kernel cannot say over which axes its result varies
+    mesh = jax.sharding.get_abstract_mesh()
+    if jax.device_count() > 1 and not mesh.are_all_axes_manual:
+        shared = by_device and (array is None or even(math.prod(array.shape[:-1])))
+        if mesh.manual_axes or not shared:  # a loop over blocks would gather the rows
+            return "xla"
+    if refusal is None and not mesh.manual_axes:  # or a kernel must say where its result varies
         return "pallas_triton"
     backend = jax.default_backend()
     if linear:
@@ -84,14 +89,6 @@ def rows_of(implementation: str) -> Any:
     if implementation == "pallas_triton":
         return importlib.import_module("jaxmdn.losses.kernels.triton")
     return rows
-
-
-def _mesh(array: Any) -> Any:
-    """The mesh that the rows may be spread over, or None."""
-    meshes = [jax.sharding.get_abstract_mesh()]
-    if array is not None:
-        meshes.append(jax.typeof(array).sharding.mesh)
-    return next((mesh for mesh in meshes if not mesh.empty), None)
 
 
 def _why_not_triton(head: Head, dtype: Any) -> str | None:

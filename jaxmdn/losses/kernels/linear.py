@@ -30,6 +30,7 @@ from jaxmdn.losses.kernels.chunked import (
     take,
     take_batch,
 )
+from jaxmdn.losses.kernels.devices import by_rows
 from jaxmdn.losses.kernels.dispatch import rows_of
 from jaxmdn.losses.kernels.rows import real_leaves
 from jaxmdn.losses.reductions import silence, silence_targets, weighted_sum
@@ -87,67 +88,82 @@ def _block(config: Config, layer: Layer, kept: Any, start: Any, size: int) -> tu
 def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]:
     """Return ``sum_i coefficient_i nll_i``."""
 
-    def step(sums: Array, block: Any, start: Any, size: int) -> Array:
-        y, coefficient, kept = take_batch(config.head, batch, start, size)
-        raw = _block(config, layer, kept, start, size)[1]
-        nll = rows_of(config.implementation).value(config.head, raw, y)
-        return put(sums, weighted_sum(coefficient.astype(nll.dtype), nll)[None], block)
+    def all_blocks(rows: tuple[Array, Batch], shared: tuple[Array, Array]) -> tuple[tuple, Array]:
+        layer, batch = Layer(rows[0], *shared), rows[1]
 
-    num_rows = layer.hidden.shape[0]
-    blocks = num_blocks(num_rows, config.chunk_size)
-    sums = jnp.zeros(blocks, numerics.compute_dtype(*layer))
-    return jnp.sum(fold(step, sums, num_rows, config.chunk_size))
+        def step(sums: Array, block: Any, start: Any, size: int) -> Array:
+            y, coefficient, kept = take_batch(config.head, batch, start, size)
+            raw = _block(config, layer, kept, start, size)[1]
+            nll = rows_of(config.implementation).value(config.head, raw, y)
+            return put(sums, weighted_sum(coefficient.astype(nll.dtype), nll)[None], block)
+
+        num_rows = layer.hidden.shape[0]
+        blocks = num_blocks(num_rows, config.chunk_size)
+        sums = jnp.zeros(blocks, numerics.compute_dtype(*layer))
+        return (), jnp.sum(fold(step, sums, num_rows, config.chunk_size))
+
+    return by_rows(all_blocks, (layer.hidden, batch), (layer.kernel, layer.bias))[1]
 
 
 @partial(weighted_nll.defjvp, symbolic_zeros=True)
 @meshes.any_rank
 def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
     (layer, batch), (dlayer, dbatch) = primals, tangents
-    num_rows, dtype = layer.hidden.shape[0], numerics.compute_dtype(*layer)
-    stored = _wider(layer.hidden.dtype, layer.kernel.dtype)
+    dtype, stored = numerics.compute_dtype(*layer), _wider(layer.hidden.dtype, layer.kernel.dtype)
     with_hidden = not is_zero(dlayer.hidden)
     with_parameters = not is_zero((dlayer.kernel, dlayer.bias))
     with_y = not is_zero(dbatch.y)
     with_rows = not is_zero(dbatch.coefficient)
 
-    def step(carry: Any, block: Any, start: Any, size: int) -> Any:
-        nll, sums, total, y_gradient = carry
-        y, coefficient, kept = take_batch(config.head, batch, start, size)
-        hidden, raw = _block(config, layer, kept, start, size)
-        part = rows_of(config.implementation).gradient(
-            config.head, raw, y, coefficient, dtype=stored, with_y=with_y
-        )
-        factor = silence(jnp.concatenate(part.raw, axis=-1), kept)
-        hidden_gradient, kernel_gradient, bias_gradient = total
-        if with_hidden:
-            back = product(factor, layer.kernel.T, config.precision)
-            hidden_gradient = put(hidden_gradient, back, start)
-        if with_parameters:
-            kernel_gradient = kernel_gradient + product(hidden.T, factor, config.precision)
-            bias_gradient = bias_gradient + jnp.sum(factor, axis=0, dtype=dtype)
-        y_gradient = [
-            put(buffer, gradient, start)
-            for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
-        ]
-        if nll is not None:
-            nll = put(nll, part.nll, start)
-        sums = put(sums, weighted_sum(coefficient.astype(part.nll.dtype), part.nll)[None], block)
-        return nll, sums, (hidden_gradient, kernel_gradient, bias_gradient), y_gradient
+    def all_blocks(rows: tuple[Array, Batch], shared: tuple[Array, Array]) -> Any:
+        layer, batch = Layer(rows[0], *shared), rows[1]
+        num_rows = layer.hidden.shape[0]
 
-    total = (
-        jnp.zeros(layer.hidden.shape, block_dtype(layer.hidden.dtype)) if with_hidden else None,
-        jnp.zeros(layer.kernel.shape, dtype) if with_parameters else None,
-        jnp.zeros(layer.bias.shape, dtype) if with_parameters else None,
+        def step(carry: Any, block: Any, start: Any, size: int) -> Any:
+            nll, sums, total, y_gradient = carry
+            y, coefficient, kept = take_batch(config.head, batch, start, size)
+            hidden, raw = _block(config, layer, kept, start, size)
+            part = rows_of(config.implementation).gradient(
+                config.head, raw, y, coefficient, dtype=stored, with_y=with_y
+            )
+            factor = silence(jnp.concatenate(part.raw, axis=-1), kept)
+            hidden_gradient, kernel_gradient, bias_gradient = total
+            if with_hidden:
+                back = product(factor, layer.kernel.T, config.precision)
+                hidden_gradient = put(hidden_gradient, back, start)
+            if with_parameters:
+                kernel_gradient = kernel_gradient + product(hidden.T, factor, config.precision)
+                bias_gradient = bias_gradient + jnp.sum(factor, axis=0, dtype=dtype)
+            y_gradient = [
+                put(buffer, gradient, start)
+                for buffer, gradient in zip(y_gradient, silence(part.y, kept), strict=True)
+            ]
+            if nll is not None:
+                nll = put(nll, part.nll, start)
+            value = weighted_sum(coefficient.astype(part.nll.dtype), part.nll)
+            sums = put(sums, value[None], block)
+            return nll, sums, (hidden_gradient, kernel_gradient, bias_gradient), y_gradient
+
+        total = (
+            jnp.zeros(layer.hidden.shape, block_dtype(layer.hidden.dtype)) if with_hidden else None,
+            jnp.zeros(layer.kernel.shape, dtype) if with_parameters else None,
+            jnp.zeros(layer.bias.shape, dtype) if with_parameters else None,
+        )
+        real = real_leaves(batch.y) if with_y else []
+        y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real]
+        nll = jnp.zeros(num_rows, dtype) if with_rows else None
+        sums = jnp.zeros(num_blocks(num_rows, config.chunk_size), dtype)
+        carry = (nll, sums, total, y_gradient)
+        nll, sums, (hidden, *parameters), y_gradient = fold(
+            step, carry, num_rows, config.chunk_size
+        )
+        return (nll, hidden, y_gradient), (jnp.sum(sums), parameters)
+
+    (nll, hidden, y_gradient), (value, parameters) = by_rows(
+        all_blocks, (layer.hidden, batch), (layer.kernel, layer.bias)
     )
-    y_gradient = [jnp.zeros(y.shape, block_dtype(y.dtype)) for y in real_leaves(batch.y) if with_y]
-    nll = jnp.zeros(num_rows, dtype) if with_rows else None
-    sums = jnp.zeros(num_blocks(num_rows, config.chunk_size), dtype)
-    nll, sums, total, y_gradient = fold(
-        step, (nll, sums, total, y_gradient), num_rows, config.chunk_size
-    )
-    value = jnp.sum(sums)
     tangent = jnp.zeros_like(value)
-    for gradient, change in zip(total, dlayer, strict=True):
+    for gradient, change in zip((hidden, *parameters), dlayer, strict=True):
         if gradient is not None:
             tangent = tangent + contract(gradient, change, value.dtype)
     for gradient, dy in zip(y_gradient, real_leaves(dbatch.y)):  # noqa: B905 (empty if not asked)

@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-import textwrap
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import jaxmdn
 from jaxmdn import ClassConditionalHead, NormalHead
 from jaxmdn.losses.kernels import dispatch
 
+PROGRAM = Path(__file__).parent / "blocks_on_devices.py"
 PER_CLASS = ClassConditionalHead(2, NormalHead(2, 2))
 LABEL = jnp.asarray([0, 1, 1, 0, 1])
 OTHERS = {
@@ -96,81 +97,25 @@ def test_default_on_one_cpu():
         assert dispatch.choose("nll", FUSED, head, linear=linear) == FUSED
 
 
-@pytest.mark.version
-def test_several_devices():
-    # Elsewhere, since the number of devices is fixed once JAX has started.
-    program = """
-        import jax, jax.numpy as jnp, numpy as np, jaxmdn
-        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-        from jaxmdn.losses.kernels import dispatch
-
-        assert jax.device_count() == 2
-        jax.config.update("jax_enable_x64", True)
-        head, rng = jaxmdn.NormalHead(8, 2, covariance="full"), np.random.default_rng(0)
-        mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
-        rows = NamedSharding(mesh, P("rows"))
-        raw, y, hidden = (jnp.asarray(rng.normal(size=(8, n))) for n in (head.num_outputs, 2, 3))
-        kernel = jnp.asarray(rng.normal(size=(3, head.num_outputs)))
-        bias, chosen = jnp.zeros(head.num_outputs), []
-
-        def choices():
-            chosen.append(dispatch.choose("nll", None, head))
-            chosen.append(dispatch.choose("linear_nll", None, head, linear=True))
-
-        @jax.jit
-        def losses(raw, hidden, kernel, y):
-            choices()
-            return [
-                jax.value_and_grad(lambda raw: jaxmdn.nll(head, raw, y))(raw),
-                jax.value_and_grad(
-                    lambda *layer: jaxmdn.linear_nll(head, *layer, bias, y), (0, 1)
-                )(hidden, kernel),
-            ]
-
-        spread = losses(*(jax.device_put(x, rows) for x in (raw, hidden)), kernel,
-                        jax.device_put(y, rows))
-        assert spread[0][1].sharding.is_equivalent_to(rows, 2)
-        assert chosen == ["xla"] * 2, chosen
-
-        def plain(raw, hidden, kernel, y):
-            options = {"implementation": "xla"}
-            return [
-                jax.value_and_grad(lambda raw: jaxmdn.nll(head, raw, y, **options))(raw),
-                jax.value_and_grad(
-                    lambda *layer: jaxmdn.linear_nll(head, *layer, bias, y, **options), (0, 1)
-                )(hidden, kernel),
-            ]
-
-        def close(a, b):
-            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-
-        expected = plain(raw, hidden, kernel, y)
-        jax.tree.map(close, spread, expected)
-
-        # The same local shapes as above would be, so that no cached trace may be taken for this.
-        def local(raw, hidden, kernel, y):
-            choices()
-            half = losses(raw, hidden, kernel, y)
-            return [(value[None], gradient) for value, gradient in half]
-
-        by_row = [(P("rows"), P("rows")), (P("rows"), (P("rows"), P()))]
-        inside = jax.jit(jax.shard_map(
-            local, mesh=mesh, in_specs=(P("rows"), P("rows"), P(), P("rows")), out_specs=by_row,
-        ))
-        result = inside(raw, hidden, kernel, y)
-        assert set(chosen[2:]) == {"xla_chunked"}, chosen
-        close(np.mean(result[0][0]), expected[0][0])
-        close(result[0][1] / 2, expected[0][1])  # half the rows, so twice each one's share
-        close(np.mean(result[1][0]), expected[1][0])
-        close(result[1][1][0] / 2, expected[1][1][0])
-        close(result[1][1][1] / 2, expected[1][1][1])  # summed over the devices
-        print("agreed")
-    """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+def on_eight_devices(which):
+    """In a process of its own, since the number of devices is fixed once JAX has started."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(PROGRAM.parents[3])}
     environment.pop("JAXMDN_CHECK_TYPES", None)
-    command = [sys.executable, "-c", textwrap.dedent(program)]
+    command = [sys.executable, PROGRAM, which]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "agreed", done.stderr[-2000:]
+
+
+@pytest.mark.version
+def test_each_device_takes_its_own_rows_by_blocks():
+    on_eight_devices("short")
+
+
+@pytest.mark.nightly
+@pytest.mark.version
+def test_each_device_takes_its_own_rows_however_they_lie():
+    on_eight_devices("long")
 
 
 @pytest.mark.parametrize(
