@@ -41,7 +41,7 @@ def conformal_hdr(
 
         adjusted = conformal_hdr(mixture, y, 0.9)        # held-out rows
         hdr_intervals(new, adjusted)                     # D = 1
-        hdr_level(new, y_new).value <= adjusted                # any D: is it inside?
+        hdr_level(new, y_new).value <= adjusted                # any D: is it inside? Classes too
 
     Args:
       mixture: predictive densities of the calibration rows, batch shape ``[...]``; rows the model

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmdn import checks, meshes
 from jaxmdn.calibration.uniform import jump, pit
 from jaxmdn.components.base import Density
-from jaxmdn.inference import hdr_level
+from jaxmdn.inference.regions import level_jump
 from jaxmdn.mixture import NUM_SAMPLES, check_target
 from jaxmdn.typing import Array, Float, Key, Num
 
@@ -35,15 +35,17 @@ def coverage(
     dimensions together, those whose density is among the largest that make up ``q``. For a
     calibrated model the share is ``q``, give or take ``sqrt(q (1 - q) / N)``. Where the cdf jumps
     (at counts, at a hurdle's zeros) a target counts by the share of its jump that lies within: the
-    exact mean of what a randomised PIT would give.
+    exact mean of what a randomised PIT would give. So it does in highest-density regions, into
+    which classes and counts enter by falling probability, equally probable ones together.
 
     Args:
       density: predictive densities, batch shape ``[...]``.
       y: targets ``[..., D]``.
       levels: probabilities in (0, 1), Python numbers.
       region: ``"central"`` or ``"highest_density"`` (static).
-      key: a typed key; needed for highest-density regions of several dimensions, whose probability
-        is found by sampling. For central intervals of densities with jumps it randomises the PIT.
+      key: a typed key; needed for highest-density regions of several dimensions and of counts
+        without a largest one, whose probability is found by sampling. For central intervals of
+        densities with jumps it randomises the PIT.
       num_samples: as in ``hdr_level``, for the latter.
 
     Returns:
@@ -66,13 +68,12 @@ def coverage(
     _check_levels("coverage", "levels", levels)
     checks.require_option("coverage", "region", region, ("central", "highest_density"))
     if region == "highest_density":
-        inside = hdr_level(density, y, key=key, num_samples=num_samples).value
-        return _share_below(inside[..., None], levels)[:, 0]
+        below, at, _ = level_jump("coverage", density, y, key, num_samples)
+        return _mean_share(below[..., None], at[..., None], tuple(levels))[:, 0]
     if _is_averaged("coverage", density, y, key):
         half = 0.5 * np.array(levels)
-        return _mean_share(density, y, tuple(0.5 + half)) - _mean_share(
-            density, y, tuple(0.5 - half)
-        )
+        upper, lower = (_mean_share(*jump(density, y), tuple(0.5 + s * half)) for s in (1, -1))
+        return upper - lower
     return _share_below(2 * jnp.abs(pit(density, y, key=key) - 0.5), levels)
 
 
@@ -127,7 +128,7 @@ def reliability_table(
     """
     _check_levels("reliability_table", "p", p)
     if _is_averaged("reliability_table", density, y, key):
-        observed = _mean_share(density, y, tuple(p))
+        observed = _mean_share(*jump(density, y), tuple(p))
     else:
         observed = _share_below(pit(density, y, key=key), p)
     level = jnp.asarray(p, observed.dtype)
@@ -154,9 +155,9 @@ def _is_averaged(function: str, density: Density, y: Array, key: Array | None) -
 
 
 @meshes.jit
-def _mean_share(density: Density, y: Array, levels: Sequence[Array]) -> Array:
-    """The mean of ``P(F(y-) + V p(y) <= level)``, ``V`` uniform, ``[L, D]``."""
-    below, at = (part.reshape(-1, density.event_dim) for part in jump(density, y))
+def _mean_share(below: Array, at: Array, levels: Sequence[Array]) -> Array:
+    """The mean of ``P(below + V at <= level)``, ``V`` uniform, of ``[..., D]`` to ``[L, D]``."""
+    below, at = (part.reshape(-1, part.shape[-1]) for part in (below, at))
     level = jnp.asarray(levels, below.dtype)[:, None, None]
     some = at > 0
     part = jnp.clip((level - below) / jnp.where(some, at, 1), 0, 1)

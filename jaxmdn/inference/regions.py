@@ -38,7 +38,7 @@ from jaxmdn.inference.level_sets import (
 )
 from jaxmdn.inference.turning_points import turning_points
 from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, check_target
-from jaxmdn.typing import Array, ArrayLike, Float, Key
+from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 
 class Intervals(NamedTuple):
@@ -148,36 +148,37 @@ def hdr_intervals(mixture: Mixture, level: Float[ArrayLike, "..."]) -> Intervals
 
 def hdr_level(
     mixture: Any,
-    y: Float[Array, "..."],
+    y: Num[Array, "..."],
     *,
     key: Key[Array, ""] | None = None,
     num_samples: int = NUM_SAMPLES,
 ) -> Estimate:
     """Level of the smallest region that holds ``y``, ``P(p(Y) >= p(y))``, ``[...]``.
 
-    It is zero at the highest mode and one far away, and uniform on (0, 1) if ``y`` comes from the
-    mixture: a share q of targets should lie in the region of level q.
+    It is zero at the highest mode and one far away, and uniform on (0, 1) if ``y`` comes from a
+    continuous mixture: a share q of targets should lie in the region of level q. Of classes and
+    counts it is the probability of all values that are at least as probable as ``y``.
 
     Args:
-      mixture: a mixture of batch shape ``[...]``, or independent ones.
+      mixture: a mixture of batch shape ``[...]``, independent ones, or a categorical density.
       y: targets ``[..., D]``; leading axes broadcast.
-      key: needed for D > 1 only, where the level is the share of samples that are at least as
-        dense as ``y``.
-      num_samples: how many (static; D > 1 only).
+      key: needed for D > 1 and for counts without a largest one, where the level is the share of
+        samples that are at least as dense as ``y``.
+      num_samples: how many (static; only then).
 
     Returns:
       :class:`~jaxmdn.mixture.Estimate`, ``[...]`` each in the compute dtype: exact to its rounding
-      for D = 1, with a standard error of zero; else with ``sqrt(level (1 - level) /
+      without samples, with a standard error of zero; else with ``sqrt(level (1 - level) /
       num_samples)``.
 
     Raises:
-      ValueError: on a wrong event size, and for D > 1 without a key. TypeError: if the mixture is
-        none, or discrete.
+      ValueError: on a wrong event size, and without a key where one is needed. TypeError: if the
+        mixture is none.
 
-    Limits: NaN gives NaN. At a value of positive probability the level is the probability of all of
-    those. For D = 1 it is differentiable in ``y`` and every parameter,
-    except where the density is flat (at a mode the derivative is set to zero); for D > 1 no
-    derivative passes.
+    Limits: NaN gives NaN. At a value of positive probability in a continuum the level is the
+    probability of all of those. For D = 1 it is differentiable in ``y`` and every parameter of a
+    continuous mixture, except where the density is flat (at a mode the derivative is set to zero);
+    else no derivative passes.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))
@@ -190,12 +191,26 @@ def hdr_level(
       multidimensional Kolmogorov-Smirnov test, section 2; Izbicki et al. (2022), CD-split and
       HPD-split, section 3.
     """
-    require_regions("hdr_level", mixture)
-    check_target("hdr_level", mixture, y)
-    if mixture.event_dim == 1:
-        return _exact(_level(mixture, y))
-    _require_key("hdr_level", mixture, key, num_samples)
-    return _sampled_level(key, mixture, y, num_samples)
+    below, at, sampled = level_jump("hdr_level", mixture, y, key, num_samples)
+    level = below + at
+    return (
+        Estimate(level, jnp.sqrt(level * (1 - level) / num_samples)) if sampled else _exact(level)
+    )
+
+
+def level_jump(
+    function: str, density: Any, y: Array, key: Key[Array, ""] | None, num_samples: int
+) -> tuple[Array, Array, bool]:
+    """``P(p(Y) > p(y))`` and ``P(p(Y) = p(y))``, ``[...]``, and whether by samples."""
+    if not getattr(density, "discrete", False):
+        require_regions(function, density)
+    check_target(function, density, y)
+    if density.event_dim == 1 and math.isfinite(density.support[0].upper) and density.discrete:
+        return *_listed_jump(density, y), False
+    if density.event_dim == 1 and not density.discrete:
+        return *_level(density, y), False
+    _require_key(function, density, key, num_samples)
+    return *_sampled_jump(key, density, y, num_samples), True
 
 
 @meshes.jit
@@ -255,7 +270,7 @@ def _unrolled(lower: Array, upper: Array) -> tuple[Array, Array]:
 
 
 @meshes.jit
-def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def _level(mixture: Mixture, y: Float[Array, "..."]) -> tuple[Array, Array]:
     mixture, y = plain(mixture, y)
     rest = without_atoms(mixture)
     log_t = rest.mixture.log_prob(y)
@@ -263,9 +278,10 @@ def _level(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
     found = turning_points(fixed)
     ends = region_ends(fixed, height, found)
     moving = follow(rest.mixture, log_t, ends, crossing(ends, found))
-    level = rest.whole(region_probability(rest.mixture, moving))
-    level = jnp.where(on_atom(mixture, y), rest.whole(jnp.zeros_like(level)), level)
-    return jnp.where(jnp.isnan(log_t), jnp.nan, level)
+    level = region_probability(rest.mixture, moving)
+    atoms, here = rest.whole(jnp.zeros_like(level)), on_atom(mixture, y)
+    below = jnp.where(here, 0, rest.whole(level))
+    return jnp.where(jnp.isnan(log_t), jnp.nan, below), jnp.where(here, atoms, 0)
 
 
 def _exact(value: Array) -> Estimate:
@@ -294,14 +310,35 @@ def _sampled_threshold(key: Array, mixture: Any, level: Array, num_samples: int)
 
 
 @partial(meshes.jit, static_argnums=3)
-def _sampled_level(key: Array, mixture: Any, y: Array, num_samples: int) -> Estimate:
-    mixture, y = jax.lax.stop_gradient(plain(mixture, y))
-    values = log_density(mixture, mixture.sample(key, (num_samples,)))  # [S, ...]
-    log_t = log_density(mixture, y)
-    values = expand(values, log_t.ndim)
-    share = jnp.mean(values >= log_t, axis=0, dtype=log_t.dtype)
-    share = jnp.where(jnp.isnan(log_t + jnp.sum(values, axis=0)), jnp.nan, share)
-    return Estimate(share, jnp.sqrt(share * (1 - share) / num_samples))
+def _sampled_jump(key: Array, density: Any, y: Array, num_samples: int) -> tuple[Array, Array]:
+    density, y = jax.lax.stop_gradient((density, y) if density.discrete else plain(density, y))
+    values = log_density(density, density.sample(key, (num_samples,)))  # [S, ...]
+    share = jnp.full((num_samples, *(1,) * (values.ndim - 1)), 1 / num_samples, values.dtype)
+    return _jump_of(density, values, share, log_density(density, y))
+
+
+@meshes.jit
+def _listed_jump(density: Any, y: Array) -> tuple[Array, Array]:
+    """All values of a discrete dimension in place of samples."""
+    density, y = jax.lax.stop_gradient((density, y))
+    own, rank = density.support[0], len(density.batch_shape)
+    count = round((own.upper - own.lower) / own.step) + 1
+    every = own.lower + own.step * jnp.arange(count, dtype=numerics.compute_dtype(density))
+    values = density.log_prob(every.reshape(count, *(1,) * rank, 1))  # [C, ...]
+    return _jump_of(density, values, jnp.exp(values), density.log_prob(y))
+
+
+def _jump_of(density: Any, values: Array, share: Array, log_t: Array) -> tuple[Array, Array]:
+    """Shares of values ``[S, ...]`` that are denser than ``log_t``, and as dense."""
+    values, share = (expand(part, log_t.ndim) for part in (values, share))
+    # Equal probabilities, computed twice, may differ by rounding.
+    eps = 8 * float(jnp.finfo(values.dtype).eps) if density.discrete else 0.0
+    room = eps * (1 + jnp.where(jnp.isfinite(log_t), jnp.abs(log_t), 0))
+    same = (values == log_t) | (jnp.abs(values - log_t) <= room)
+    broken = jnp.isnan(log_t + jnp.sum(values, axis=0))
+    shares = (jnp.sum(jnp.where(of, share, 0), axis=0) for of in ((values > log_t) & ~same, same))
+    below, at = (jnp.where(broken, jnp.nan, jnp.minimum(part, 1)) for part in shares)
+    return below, jnp.minimum(at, 1 - below)
 
 
 def _check_level(function: str, mixture: Any, level: Any) -> Array:
@@ -317,10 +354,11 @@ def _check_level(function: str, mixture: Any, level: Any) -> Array:
 def _require_key(function: str, mixture: Any, key: Any, num_samples: Any) -> None:
     checks.require_count(function, "num_samples", num_samples)
     if key is None:
+        what = f"D = {mixture.event_dim}" if mixture.event_dim > 1 else "a density of counts"
         raise ValueError(
-            f"{function}: D = {mixture.event_dim} needs samples, and they a key; pass "
-            f"key=jax.random.key(seed). (For D = 1 the result is exact and needs none.)"
+            f"{function}: {what} needs samples, and they a key; pass key=jax.random.key(seed). "
+            f"(Of one real number, a class or a level the result is exact and needs none.)"
         )
 
 
-__all__ = ["Intervals", "hdr_intervals", "hdr_level", "hdr_threshold"]
+__all__ = ["Intervals", "hdr_intervals", "hdr_level", "hdr_threshold", "level_jump"]

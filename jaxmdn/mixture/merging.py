@@ -27,15 +27,24 @@ def _merge(mixtures: tuple[Mixture, ...], weights: Array | None) -> Mixture:
         else jnp.asarray(weights).astype(dtype)
     )
     batch = jnp.broadcast_shapes(share.shape[:-1], *(mixture.batch_shape for mixture in mixtures))
-    logits = [
-        jnp.broadcast_to(
-            mixture.log_weights().astype(dtype) + jnp.log(share[..., i, None]),
-            (*batch, mixture.num_components),
-        )
-        for i, mixture in enumerate(mixtures)
-    ]
-    components = concatenate(tuple(mixture.components for mixture in mixtures))
-    return Mixture(logits=jnp.concatenate(logits, axis=-1), components=components)
+
+    def joint(mixture: Mixture, share: Array) -> Array:
+        log_weights = mixture.log_weights().astype(dtype) + jnp.log(share)[..., None]
+        log_weights = jnp.broadcast_to(log_weights, (*batch, mixture.num_components))
+        if not isinstance(mixture.components, Mixture):
+            return log_weights
+        return log_weights[..., None] + mixture.components.log_weights().astype(dtype)
+
+    logits = [joint(mixture, share[..., i]) for i, mixture in enumerate(mixtures)]
+    return _of_all(jnp.concatenate(logits, axis=-1), tuple(own.components for own in mixtures))
+
+
+def _of_all(logits: Array, components: tuple[Density, ...]) -> Mixture:
+    """The mixture of all components; of classes, each with all members' components of it."""
+    if not isinstance(components[0], Mixture):
+        return Mixture(logits=logits, components=concatenate(components))
+    inner = _of_all(logits, tuple(own.components for own in components))
+    return Mixture(logits=numerics.logsumexp(logits), components=inner)
 
 
 @meshes.jit
@@ -67,13 +76,15 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
     This is how an ensemble of networks becomes a single exact density.
 
     Args:
-      mixtures: mixtures of the same component family and D; K may differ. Or independent densities
-        of the same heads, which become the components of one mixture. Or categorical densities,
-        whose probabilities are averaged.
+      mixtures: mixtures of the same component family and D; K may differ. Or class-conditional
+        densities of the same classes; independent densities of the same heads, which become the
+        components of one mixture; or categorical densities, whose probabilities are averaged.
       weights: nonnegative pooling weights ``[..., M]``; equal if absent. They are normalised.
 
     Returns:
-      A mixture with the sum of all K components; of categorical densities one of their kind.
+      A mixture with the sum of all K components; of categorical densities one of their kind. Of
+      class-conditional ones, too, ``p(c, y) = sum_m weights_m p_m(c) p_m(y | c)``: the classes'
+      probabilities are averaged, and each class has its components of all members.
 
     Raises:
       ValueError: if there is none, or families, event sizes or batch shapes do not match.
@@ -100,18 +111,13 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
     kinds = {jax.tree.structure(mixture) for mixture in mixtures}
     for mixture in () if merging is not _merge and len(kinds) == 1 else mixtures:
         require_mixture("merge", mixture)
-        if isinstance(mixture.components, Mixture):
-            raise ValueError(
-                "merge: the components are mixtures themselves (a class-conditional density); "
-                "flatten each one first with jaxmdn.mixture.flatten_mixture."
-            )
-    classes = [mixture.num_classes for mixture in mixtures if isinstance(mixture, Categorical)]
-    if len(set(classes)) > 1:
+    classes = {count for mixture in mixtures if (count := _num_classes(mixture)) is not None}
+    if len(classes) > 1:
         raise ValueError(
-            f"merge: every density must have the same classes, got {classes} of them; build them "
-            f"with the same head."
+            f"merge: every density must have the same classes, got {sorted(classes)} of them; "
+            f"build them with the same head."
         )
-    families = [type(getattr(mixture, "components", mixture)).__name__ for mixture in mixtures]
+    families = [_family(mixture) for mixture in mixtures]
     if any(family != families[0] for family in families):
         raise ValueError(
             f"merge: every mixture must have the same component family, got {families}; build "
@@ -129,6 +135,20 @@ def merge(mixtures: Sequence[Any], weights: Float[Array, "... M"] | None = None)
     return merging(mixtures, weights)
 
 
+def _num_classes(density: Any) -> int | None:
+    if isinstance(density, Categorical):
+        return density.num_classes
+    classes = isinstance(density, Mixture) and isinstance(density.components, Mixture)
+    return density.num_components if classes else None
+
+
+def _family(density: Any) -> str:
+    inner = getattr(density, "components", None)
+    if isinstance(inner, Mixture):
+        return f"classes of {_family(inner)}"
+    return type(density if inner is None else inner).__name__
+
+
 @meshes.jit
 def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Any:
     """Pool the densities along the first batch axis: ``p(y) = sum_m weights_m p_m(y)``.
@@ -141,8 +161,8 @@ def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Any:
 
     Returns:
       A mixture of batch shape ``[...]``: with ``M K`` components where ``density`` is a mixture of
-      K components, else with M, each a density of its own. Class probabilities are averaged: a
-      categorical density again.
+      K components (in each class, if it has classes), else with M, each a density of its own. Class
+      probabilities are averaged: a categorical density again.
     """
     if not isinstance(density, Density):
         raise TypeError(f"pool: expected a density, got {type(density).__name__}.")
@@ -165,8 +185,17 @@ def pool(density: Any, weights: Float[Array, "M"] | None = None) -> Any:
 
     moved = spread(density).map_parameters(last)
     share = jnp.broadcast_to(share, moved.batch_shape)
-    if not isinstance(moved, Mixture) or isinstance(moved.components, Mixture):
+    if not isinstance(moved, Mixture):
         return Mixture(logits=share, components=moved)
-    logits = moved.log_weights() + share[..., None]
+    inner, logits = moved.components, moved.log_weights() + share[..., None]  # [..., M, K]
+    if not isinstance(inner, Mixture):
+        return Mixture(logits=logits.reshape(*share.shape[:-1], -1), components=flatten(inner))
+
+    def swap(leaf: Array, rank: int) -> Array:  # [..., M, C, K, event] -> [..., C, M, K, event]
+        return jnp.swapaxes(leaf, -1 - rank, -2 - rank)
+
+    inner = spread(inner).map_parameters(swap)
+    logits = jnp.swapaxes(logits, -1, -2)[..., None] + inner.log_weights()
     logits = logits.reshape(*logits.shape[:-2], -1)
-    return Mixture(logits=logits, components=flatten(moved.components))
+    own = Mixture(logits=logits, components=flatten(inner.components))
+    return Mixture(logits=numerics.logsumexp(logits), components=own)

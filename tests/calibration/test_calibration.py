@@ -489,3 +489,65 @@ def test_shares_of_jumps_add_up_to_the_level():
     np.testing.assert_allclose(middle[:2, :4], (start + 0.5 * masses)[:2, :4], rtol=1e-9)
     np.testing.assert_allclose(np.sum(masses * middle, axis=0)[:4], 0.5, rtol=1e-9)
     np.testing.assert_allclose(middle[1:, 4], law, rtol=1e-9)
+
+
+def test_highest_density_regions_of_values_with_probabilities():
+    """By falling probability, equal ones together: NumPy's sums; counts by samples."""
+    levels, shares = (0.1, 0.5, 0.93), np.array([0.3, 0.1, 0.1, 0.3, 0.2])
+
+    def region(density, y, key=None):
+        def each(y):
+            level = jaxmdn.hdr_level(density, y[None], key=key).value[0]
+            return level, jaxmdn.coverage(
+                density, y[None], levels, region="highest_density", key=key
+            )
+
+        return [np.asarray(part) for part in jax.jit(jax.vmap(each))(y)]
+
+    def check(density, masses, y, key=None, atol=1e-12):
+        level, inside = region(density, y, key)
+        denser, same = (
+            np.sum(np.where(of(masses, masses[:, None]), masses, 0), axis=1)
+            for of in (lambda a, b: a > b * (1 + 1e-12), lambda a, b: np.isclose(a, b, rtol=1e-12))
+        )
+        np.testing.assert_allclose(level, denser + same, rtol=0, atol=atol)
+        within = np.clip((np.array(levels) - denser[:, None]) / same[:, None], 0, 1)
+        np.testing.assert_allclose(inside, within, atol=atol / np.min(same))
+        np.testing.assert_allclose(masses @ inside, levels, atol=2 * atol)
+
+    classes = jaxmdn.components.Categorical(logits=jnp.log(jnp.asarray(shares)))
+    check(classes, shares, jnp.arange(5)[:, None])
+    weights = np.array([0.3, 0.7])
+    loc, scale = np.array([1.0, 6.0]), np.array([0.7, 1.5])
+    family = jaxmdn.components.DiscretizedLogistic(
+        loc=jnp.asarray(loc)[:, None],
+        scale=jnp.asarray(scale)[:, None],
+        lower=0.0,
+        upper=9.0,
+        num_bins=10,
+    )
+    edges = stats.logistic.cdf(np.arange(9)[:, None] + 0.5, loc, scale) @ weights
+    grid = jnp.arange(10.0)[:, None]
+    mixture = jaxmdn.Mixture(logits=jnp.log(jnp.asarray(weights)), components=family)
+    check(mixture, np.diff(edges, prepend=0, append=1), grid)
+    rate = np.array([0.5, 6.0])
+    counts = jaxmdn.Mixture(
+        logits=jnp.log(jnp.asarray(weights)),
+        components=jaxmdn.components.Poisson(rate=jnp.asarray(rate)[:, None]),
+    )
+    masses = stats.poisson.pmf(np.asarray(grid), rate) @ weights
+    level, _ = region(counts, grid, KEY)
+    exact = [np.sum(masses[masses >= mass * (1 - 1e-12)]) for mass in masses]
+    np.testing.assert_allclose(level[:9], exact[:9], atol=0.08)
+    with pytest.raises(ValueError, match="hdr_level: a density of counts needs samples"):
+        jaxmdn.hdr_level(counts, grid)
+    hurdle = jaxmdn.Mixture(
+        logits=jnp.zeros(1),
+        components=jaxmdn.components.Hurdle(
+            base=jaxmdn.components.Gamma(concentration=jnp.ones((1, 1)), rate=jnp.ones((1, 1))),
+            logit=jnp.log(jnp.full((1, 1), 1.5)),  # zeros are .6 of all
+        ),
+    )
+    level, inside = region(hurdle, jnp.asarray([[0.0], [0.5]]))
+    np.testing.assert_allclose(level, [0.6, 0.6 + 0.4 * (1 - np.exp(-0.5))], rtol=1e-9)
+    np.testing.assert_allclose(inside, [[0.1 / 0.6, 0.5 / 0.6, 1], [0, 0, 1]], rtol=1e-9)

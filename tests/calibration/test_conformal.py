@@ -175,7 +175,6 @@ def test_conformal_sets_in_low_precision():
 ERRORS = [
     (conformal_hdr, (STANDARD, Y[:, :1], 1.0), ValueError, r"conformal_hdr: level must lie in \(0"),
     (conformal_hdr, (MIXTURE, Y), ValueError, "needs samples, and they a key"),
-    (conformal_hdr, (CATEGORICAL, jnp.zeros((4, 1), int)), TypeError, "hdr_level: "),
     (conformal_interval, (MIXTURE, Y, 0.0), ValueError, r"conformal_interval: level must lie"),
     (conformal_interval, (MIXTURE, Y[:, :1]), ValueError, "conformal_interval: expected y of"),
     (central_interval, (MIXTURE, 1.5), ValueError, r"central_interval: level must lie in \(0, 1\)"),

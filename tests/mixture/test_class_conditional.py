@@ -193,7 +193,7 @@ def test_merge_is_the_average_density(covariance):
 
 @pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank"])
 def test_pool_is_merge_along_an_axis(covariance):
-    """Mixtures side by side; a class-conditional density becomes a mixture of densities."""
+    """Mixtures side by side; a class-conditional density of one row for each member."""
     rng = np.random.default_rng(2)  # its own: some axis must have all N, whatever ran before
     members = oracles.random_mixture(rng, covariance, 2, D, (N,), tied=True)
     assert members.batch_shape == (N,)
@@ -206,6 +206,34 @@ def test_pool_is_merge_along_an_axis(covariance):
     y = Y[:1]
     own = oracles.of_mixture(jaxmdn.flatten_mixture(DENSITY)).log_prob(np.broadcast_to(y, Y.shape))
     close(jaxmdn.log_prob(single, y[0]), np.log(np.exp(own).mean()))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_classes_are_pooled_class_by_class(pooled):
+    """``log sum_m w_m p_m(c) p_m(y | c)``, whatever the members' K."""
+    rng, weights = np.random.default_rng(4), np.array([0.2, 0.5, 0.3])
+    counts = (2, 2, 2) if pooled else (2, 1, 3)
+    heads = [jaxmdn.ClassConditionalHead(C, NormalHead(k, D, covariance="full")) for k in counts]
+    raw = [oracles.random_raw(rng, head, (N,)) for head in heads]
+    members = [head(part) for head, part in zip(heads, raw, strict=True)]
+    if pooled:
+        whole = jaxmdn.mixture.pool(heads[0](jnp.stack(raw)), jnp.asarray(weights))
+    else:
+        whole = jaxmdn.merge(members, jnp.asarray(3 * weights))
+    assert whole.components.num_components == sum(counts)
+    joint = [
+        special.log_softmax(np.asarray(own.logits), axis=-1)
+        + oracles.of_mixture(own.components).log_prob(Y[:, None])
+        for own in members
+    ]
+    joint = special.logsumexp(joint, b=weights[:, None, None], axis=0)  # [N, C]
+    close(jaxmdn.joint_log_prob(whole, LABEL, Y), joint[ROWS, LABEL])
+    close(jaxmdn.responsibilities(whole, Y), special.softmax(joint, axis=-1))
+    shares = [special.softmax(np.asarray(own.logits), axis=-1) for own in members]
+    close(
+        jaxmdn.class_log_prob(whole, LABEL),
+        np.log(weights @ np.moveaxis(shares, 0, 1))[ROWS, LABEL],
+    )
 
 
 def test_merge_of_isotropic_and_diagonal():
@@ -227,10 +255,12 @@ def test_merge_broadcasts_members_without_rows():
 def test_merge_errors(user_errors):
     diagonal, full = random_mixture("diagonal", 2), random_mixture("full", 2)
     wide = oracles.random_mixture(RNG, "diagonal", 2, 3, (N,))
+    two_classes = Mixture(logits=DENSITY.logits[:, :2], components=DENSITY.components[:, :2])
     for kind, message, mixtures, weights in (
         (ValueError, "merge: mixtures is empty", [], None),
         (TypeError, "merge: expected a Mixture, got Normal", [diagonal.components], None),
-        (ValueError, "merge: the components are mixtures themselves", [DENSITY], None),
+        (ValueError, r"\['classes of FullNormal', 'FullNormal'\]", [DENSITY, full], None),
+        (ValueError, r"the same classes, got \[2, 3\]", [DENSITY, two_classes], None),
         (ValueError, r"same component family, got \['Normal', 'Full", [diagonal, full], None),
         (ValueError, r"same event dimension, got \[2, 3\]", [diagonal, wide], None),
         (ValueError, r"weights of shape \[\.\.\., 1\]", [diagonal], jnp.ones(2)),
