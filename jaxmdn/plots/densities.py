@@ -155,7 +155,8 @@ def density(
         ax.axvline(float(value), color=BLACK, lw=1.2, ls=":", label="observed")
     ax.set(xlabel=ylabel, ylabel="density", xlim=(y[0], y[-1]))
     ax.set_ylim(0, max(highest, 1.06 * total.max()))
-    ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
+    above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+    ax.legend(fontsize="small", frameon=False, ncols=2, **above)  # where it covers nothing
     return ax
 
 

@@ -104,6 +104,8 @@ def test_density_draws_the_curve_its_components_and_its_region():
     y = np.linspace(-4, 14, 2001)
     ax = plots.density(two_modes(), y, level=0.8, value=1.5, ylabel="price (EUR)")
     parts = 0.5 * stats.norm.pdf(y, 0, 1), 0.5 * stats.norm.pdf(y, 6, 2)
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1  # covers nothing
     by_label = {line.get_label(): line.get_ydata() for line in ax.lines}
     np.testing.assert_allclose(by_label["density"], sum(parts), atol=1e-6)
     np.testing.assert_allclose(by_label["components"], parts[0], atol=1e-6)
