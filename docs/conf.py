@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -11,6 +12,9 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 import generate_reference  # noqa: E402
 
 import jaxmdn  # noqa: E402
+
+# An extension uses what Sphinx 10 will not have.
+warnings.filterwarnings("ignore", message="'sphinx_autodoc_typehints")
 
 project = "jaxmdn"
 author = "The jaxmdn authors"

@@ -62,6 +62,12 @@ def summary(value: Any) -> str:
     return first if first.endswith((".", "?")) else f"{first.rstrip(':')}."
 
 
+def text(module: ModuleType) -> str:
+    """A module's docstring, whose tables and code are Markdown's but for roles and ``::``."""
+    bare = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.getdoc(module) or "")
+    return re.sub("::$", ":", bare, flags=re.MULTILINE)
+
+
 def entry(name: Name) -> str:
     """The directive that documents a name."""
     if inspect.isclass(name.value):
@@ -74,7 +80,7 @@ def entry(name: Name) -> str:
 def page(group: str, module: ModuleType) -> str:
     """A group's page: its purpose, a table of its names, each of them in full."""
     names = list(public_names(module))
-    lines = [f"# {group}", "", f"`{module.__name__}`: {summary(module)}", ""]
+    lines = [f"# {group}", "", f"`{module.__name__}`: {text(module)}", ""]
     lines += ["```{eval-rst}", ".. list-table::", "   :widths: 35 65", ""]
     for name in names:
         what = summary(name.value) if callable(name.value) else "A constant."

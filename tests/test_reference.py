@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_no_private_name_is_documented(pages):
     for names in pages.values():
         for name in names:
             assert not any(part.startswith("_") for part in name.split(".")), name
+
+
+def test_formulas_and_code_of_docstrings_stand_as_they_are_written():
+    """An indented block is one after ``::``; else it is set as text, quotes and all."""
+    loose = re.compile(r"^( *)\S.*(?<!::)\n\n\1 {4,}\S", re.MULTILINE)
+    for module in reference.groups().values():
+        for name in reference.public_names(module):
+            members = vars(name.value).values() if inspect.isclass(name.value) else ()
+            for part in filter(callable, (name.value, *members)):
+                ours = str(getattr(part, "__module__", "")).startswith("jaxmdn")
+                found = loose.search(inspect.getdoc(part) or "") if ours else None
+                assert not found, f"{name.path}: {found[0]!r}"
 
 
 def test_every_entry_of_the_tables_says_what_a_name_is():

@@ -37,7 +37,7 @@ def conformal_hdr(
     The ``ceil((n + 1) level)``-th smallest of the calibration rows' ``hdr_level``, the probability
     of the region that just reaches the target. A new target then lies in its row's region of this
     probability with probability at least ``level``, and at most ``level + 1 / (n + 1)`` if scores
-    do not tie.
+    do not tie::
 
         adjusted = conformal_hdr(mixture, y, 0.9)        # held-out rows
         hdr_intervals(new, adjusted)                     # D = 1

@@ -19,7 +19,7 @@ from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 class AsymmetricLaplace(Univariate):
     """A product of asymmetric Laplace densities.
 
-    With ``z = (y_d - loc_d) / scale_d`` and the asymmetry ``k`` each is
+    With ``z = (y_d - loc_d) / scale_d`` and the asymmetry ``k`` each is::
 
         k / (1 + k^2) / scale exp(-k z) for z > 0,  k / (1 + k^2) / scale exp(z / k) for z < 0.
 

@@ -13,10 +13,21 @@ categories), ``standardizers``, ``network`` (widths, activation, scale of the em
 and ``temperature``, a factor of all scales; of an ensemble ``temperature`` has several parts, and
 there is a ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
 kind, outputs, unit and shape of each block, row by row; a positive number is ``min_scale`` plus the
-link of the raw one, and all are multiples of the unit. ``reader.py`` has every formula, in float64.
+``link`` of the raw one, a magnitude plus the ``magnitude_link``, and all are multiples of the unit.
+``lower`` holds entries of the unit lower triangular L at ``places``: ``W = L / scale``, row by row,
+and the covariance is ``W^-1 W^-T``; with ``factor`` F it is ``diag(scale^2) + F F^T``.
+``reader.py`` has every formula, in float64.
 
-The reader knows mixtures of normal (diagonal, isotropic), Student-t, Laplace and logistic
-components, all that ``fit_ensemble`` makes by default; of other heads it gives the raw outputs.
+The reader's functions, by the components of the mixture:
+
+| components | ``mixture``, ``mean``, ``variance``, ``log_prob``, ``cdf``, ``quantile`` |
+|---|---|
+| normal, isotropic or diagonal; Student-t, Laplace, logistic | all |
+| normal, full covariance (with a graph too) or low rank | all; ``cdf``, ``quantile`` by dimension |
+| Poisson, negative binomial, either with extra zeros (``zero_inflated``) | all |
+| others: gamma, log-normal, hurdles, classes, ... | none: ``raw`` alone |
+
+Components of ``FactorizedHead`` may be any of the first and third rows, each output its own.
 """
 
 from __future__ import annotations
@@ -32,7 +43,7 @@ from flax import nnx
 
 from jaxmdn.export import reader
 from jaxmdn.export.program import columns_of, num_inputs
-from jaxmdn.heads import FactorizedHead, NormalHead, to_config
+from jaxmdn.heads import FactorizedHead, Family, NormalHead, to_config
 from jaxmdn.heads.links import to_config as link_config
 from jaxmdn.nn import MDN
 from jaxmdn.train import Columns, EnsembleResult
@@ -93,24 +104,26 @@ def describe(result: Any, columns: Columns | None) -> tuple[dict[str, Any], dict
 
 def _blocks(head: Any) -> dict[str, Any]:
     """How raw outputs become parameters, where the reader knows how."""
-    count, every = getattr(head, "num_components", 0), list(range(head.event_dim))
-    if isinstance(head, NormalHead) and head.covariance in ("diagonal", "isotropic"):
-        names = (("loc", "real"), ("scale", "positive"))
+    every = list(range(head.event_dim))
+    found: list[dict[str, Any]]
+    if isinstance(head, NormalHead):
+        names = ["loc", "scale"]
+        names += {"full": ["lower"], "low_rank": ["factor"]}.get(head.covariance, [])
         found = [
             {
                 "name": name,
-                "kind": kind,
+                "kind": "positive" if name == "scale" else "real",
                 "outputs": every,
                 "unit": 1.0,
                 "shape": list(shape),
-                "group": 0,
             }
-            for (name, kind), shape in zip(names, head.blocks[1:], strict=True)
+            for name, shape in zip(names, head.blocks[1:], strict=True)
         ]
+        if head.covariance == "full":
+            packed = np.transpose(np.tril_indices(head.event_dim, -1))
+            found[-1]["places"] = packed[head.edges].tolist()
         groups = [{"family": "normal", "outputs": every}]
-    elif isinstance(head, FactorizedHead) and all(
-        family.name in reader.FAMILIES and not family.joint for family, _ in head.groups
-    ):
+    elif isinstance(head, FactorizedHead) and all(_is_known(own) for own, _ in head.groups):
         found = [
             {
                 "name": name,
@@ -118,23 +131,35 @@ def _blocks(head: Any) -> dict[str, Any]:
                 "outputs": list(head.groups[g][1]),
                 "unit": [head.units[d] if meta["in_unit"] else 1.0 for d in head.groups[g][1]],
                 "shape": list(shape),
-                "group": g,
             }
             for g, name, shape in head.blocks
         ]
         groups = [
-            {"family": family.name, "outputs": list(own), **dict(family.constants)}
+            {"family": family.name, "outputs": list(own), **_constants(family)}
             for family, own in head.groups
         ]
     else:
         return {"num_outputs": head.num_outputs}
     return {
         "num_outputs": head.num_outputs,
-        "num_components": count,
+        "num_components": head.num_components,
         "link": link_config(head.link),
+        "magnitude_link": link_config(getattr(head, "magnitude_link", head.link)),
         "blocks": found,
         "groups": groups,
     }
+
+
+def _is_known(family: Family) -> bool:
+    return family.name in reader.FAMILIES and all(map(_is_known, family.nested.values()))
+
+
+def _constants(family: Family) -> dict[str, Any]:
+    """Constants, those of a base too; which it is the names of the parameters tell."""
+    found: dict[str, Any] = {}
+    for key, value in family.constants:
+        found |= _constants(value) if isinstance(value, Family) else {key: value}
+    return found
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:

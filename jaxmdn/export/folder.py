@@ -61,7 +61,7 @@ def save(
       The folder.
 
     ``"jax"``: ``program.jax`` holds what ``jax.export`` serialised, for the CPU and CUDA and any
-    number of rows N. To run it takes JAX alone (and ``flatbuffers``, which also writing needs):
+    number of rows N. To run it takes JAX alone (and ``flatbuffers``, which also writing needs)::
 
         import jax, pathlib
         program = jax.export.deserialize(bytearray(pathlib.Path("folder/program.jax").read_bytes()))

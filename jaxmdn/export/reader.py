@@ -7,7 +7,8 @@
 Inputs ``x [N, F]`` (NaN where a gap was allowed) or a table of the training's columns (of pandas,
 or a dictionary of them), with categories as they were; targets ``y [N, D]``; everything is float64
 and in the units of the data. ``model.mixture(x)`` holds ``weights [N, K]``, ``loc`` and ``scale``
-``[N, K, D]`` and what else the families have.
+``[N, K, D]`` (of normals mean and standard deviation, of counts too), and what else the families
+have: ``df``; ``rate``, ``concentration``, ``logit``; ``covariance [N, K, D, D]``.
 """
 
 import json
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-FAMILIES = ("normal", "student_t", "laplace", "logistic")
+COUNTS = ("poisson", "negative_binomial", "zero_inflated")
+FAMILIES = ("normal", "student_t", "laplace", "logistic", *COUNTS)
+LIMITS = {"df": np.inf, "rate": 1.0, "concentration": np.inf, "logit": -np.inf}
 DTYPES = {"F32": "<f4", "F64": "<f8"}
 
 
@@ -31,8 +34,8 @@ def load(folder):
     arrays = {}
     for name, entry in json.loads(data[8:start]).items():
         first, last = (start + offset for offset in entry["data_offsets"])
-        array = np.frombuffer(data[first:last], DTYPES[entry["dtype"]])
-        arrays[name] = array.reshape(entry["shape"])
+        kind, shape = DTYPES[entry["dtype"]], entry["shape"]
+        arrays[name] = np.frombuffer(data[first:last], kind).reshape(shape)
     return Density(description, arrays)
 
 
@@ -40,20 +43,17 @@ class Density:
     """Networks and their calibration: from a table of inputs to mixtures."""
 
     def __init__(self, description, arrays):
-        self.description, self.arrays = description, arrays
-        head = description["head"]
-        self.groups, self.blocks = head.get("groups"), head.get("blocks")
+        self.description, self.arrays, head = description, arrays, description["head"]
+        self.groups, self.blocks = head.get("groups", ()), head.get("blocks")
+        self.counts = [d for g in self.groups if g["family"] in COUNTS for d in g["outputs"]]
 
     def inputs(self, x):
         """Gaps filled and marked, standardised: ``[N, E]``."""
         columns, width = self.description["columns"], self.description["num_inputs"]
-        if columns is not None:
-            x = [spread(*part) for part in self._parts(x, columns, width)]
-            x = np.concatenate(x, axis=1)
+        if columns is None:
+            x = require_width(np.asarray(x, np.float64), width)
         else:
-            x = np.asarray(x, np.float64)
-            if x.ndim != 2 or x.shape[1] != width:
-                raise ValueError(f"x must have shape [N, {width}], got {list(x.shape)}.")
+            x = np.hstack([spread(*part) for part in self._parts(x, columns, width)])
         shift, scale = self.description["standardizers"]["x"] or (0.0, 1.0)
         return (x - np.array(shift)) / np.array(scale)
 
@@ -62,10 +62,7 @@ class Density:
         if columns["names"] is not None and (hasattr(x, "columns") or isinstance(x, dict)):
             own = [x[name] for name in columns["names"]]
         else:
-            own = np.asarray(x, object)
-            if own.ndim != 2 or own.shape[1] != width:
-                raise ValueError(f"x must have shape [N, {width}], got {list(own.shape)}.")
-            own = own.T
+            own = require_width(np.asarray(x, object), width).T
         return zip(own, columns["medians"], columns["gaps"], columns["categories"], strict=True)
 
     def raw(self, x):
@@ -81,8 +78,9 @@ class Density:
         if network["embedding"] is not None:
             name = "trunk.embedding."
             waves = x[:, :, None] * own[name + "frequency"] * 2 * np.pi + own[name + "phase"]
-            mixed = np.einsum("nfm,fme->nfe", np.cos(waves), own[name + "kernel"])
-            mixed = mixed + own[name + "bias"]
+            mixed = (
+                np.einsum("nfm,fme->nfe", np.cos(waves), own[name + "kernel"]) + own[name + "bias"]
+            )
             x = np.concatenate([x[:, :, None], mixed], axis=2).reshape(len(x), -1)
         activation = ACTIVATIONS[network["activation"]]
         for layer in range(len(network["hidden_features"])):
@@ -93,50 +91,54 @@ class Density:
     def mixture(self, x):
         """Weights ``[N, K]`` and parameters ``[N, K, D]`` of one calibrated mixture."""
         if self.blocks is None:
-            kind = self.description["head"]["type"]
-            raise ValueError(f"this reader does not know {kind}; raw(x) has its raw outputs.")
-        raw = self.raw(x)
-        found = self._components(raw)
-        if raw.ndim == 4:
-            found = self._calibrated(found)
+            raise ValueError("this reader does not know the head; raw(x) has its raw outputs.")
+        found, temperature = self._components(self.raw(x)), self.description.get("temperature", 1.0)
+        if isinstance(temperature, dict):
+            found = self._calibrated(found, {k: np.array(v) for k, v in temperature.items()})
         else:
-            found["scale"] = found["scale"] * self.description.get("temperature", 1.0)
-        shift, scale = self.description["standardizers"]["y"] or (0.0, 1.0)
-        found["loc"] = found["loc"] * np.array(scale) + np.array(shift)
-        found["scale"] = found["scale"] * np.array(scale)
+            widen(found, temperature)
+        shift, scale = map(np.array, self.description["standardizers"]["y"] or (0.0, 1.0))
+        found["loc"] = found["loc"] * scale + shift
+        widen(found, scale)
         return found
 
     def _components(self, raw):
         head = self.description["head"]
         count, event_dim = head["num_components"], sum(len(g["outputs"]) for g in self.groups)
-        logits, start = raw[..., :count], count
-        logits = logits - logits.max(axis=-1, keepdims=True)
-        weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        weights, start = np.exp(raw[..., :count] - raw[..., :count].max(-1, keepdims=True)), count
+        weights = weights / weights.sum(axis=-1, keepdims=True)
         weights = head["min_weight"] + (1 - count * head["min_weight"]) * weights
         shape = (*raw.shape[:-1], count, event_dim)
         found = {"weights": weights, "loc": np.zeros(shape), "scale": np.ones(shape)}
-        found["df"] = np.full(shape, np.inf)
+        found |= {name: np.full(shape, value) for name, value in LIMITS.items()}
         for group in self.groups:
-            if "df" in group:
-                found["df"][..., group["outputs"]] = group["df"]
+            for name in set(LIMITS) & set(group):
+                found[name][..., group["outputs"]] = group[name]
         for block in self.blocks:
             size = math.prod(block["shape"])
             value = raw[..., start : start + size].reshape(*raw.shape[:-1], *block["shape"])
             start += size
-            if block["kind"] == "positive":
-                value = head["min_scale"] + link(head["link"], value)
+            if block["kind"] != "real":
+                own = head["link" if block["kind"] == "positive" else "magnitude_link"]
+                value = head["min_scale"] + LINKS[own["name"]](value, own)
             value = value * np.array(block["unit"])
-            wide = (*shape[:-1], len(block["outputs"]))
-            found[block["name"]][..., block["outputs"]] = np.broadcast_to(value, wide)
+            if block["name"] in ("lower", "factor"):
+                value = found["covariance"] = correlated(block, value, found["scale"])
+                found["scale"] = np.sqrt(np.diagonal(value, axis1=-2, axis2=-1))
+            else:
+                found[block["name"]][..., block["outputs"]] = value
+        own = self.counts
+        rate, r, extra = (part[..., own] for part in counts(found))
+        found["loc"][..., own] = (1 - extra) * rate
+        found["scale"][..., own] = np.sqrt((1 - extra) * (rate + rate**2 * (1 / r + extra)))
         return found
 
-    def _calibrated(self, found):
+    def _calibrated(self, found, temperature):
         """Pool networks ``[A, G, N, K]`` with the temperature's scales, noise and outliers."""
-        temperature = {k: np.array(v) for k, v in self.description["temperature"].items()}
-        noise = np.maximum(temperature["noise"], self.description["floor"])
-        factor = temperature["scale"][:, None, None, None, None]
         arms, each = found["weights"].shape[:2]
-        found["scale"] = np.hypot(factor * found["scale"], noise)
+        if not self.counts:
+            noise = np.maximum(temperature["noise"], self.description["floor"])
+            widen(found, temperature["scale"][:, None, None, None, None], noise)
         share = temperature["weights"] / temperature["weights"].sum() / each
         found["weights"] = found["weights"] * share[:, None, None, None]
         found = {
@@ -145,49 +147,50 @@ class Density:
             )
             for name, v in found.items()
         }
-        eps = temperature["outliers"]
-        last = {
-            "weights": np.full(len(found["loc"]), eps),
-            "loc": np.broadcast_to(temperature["loc"], found["loc"][:, 0].shape),
-            "scale": np.broadcast_to(temperature["spread"], found["loc"][:, 0].shape),
-            "df": found["df"][:, 0],
-        }
+        if self.counts:
+            return found
+        eps, last = temperature["outliers"], {name: v[:, 0].copy() for name, v in found.items()}
+        last["weights"][:] = eps
+        last["loc"][:], last["scale"][:] = temperature["loc"], temperature["spread"]
+        if "covariance" in found:
+            last["covariance"][:] = np.diag(temperature["spread"] ** 2)
         found["weights"] = (1 - eps) * found["weights"]
         return {name: np.concatenate([v, last[name][:, None]], 1) for name, v in found.items()}
 
     def mean(self, x):
         """``[N, D]``; NaN where it does not exist."""
         m = self.mixture(x)
-        loc = np.where(m["df"] > 1, m["loc"], np.nan)
-        return (m["weights"][:, :, None] * loc).sum(axis=1)
+        return (m["weights"][:, :, None] * np.where(m["df"] > 1, m["loc"], np.nan)).sum(axis=1)
 
     def variance(self, x):
         """``[N, D]``; infinite where it is."""
         m, mean = self.mixture(x), self.mean(x)
-        unit = self._each(lambda family, df: family_variance(family, df), m["df"])
-        within = m["scale"] ** 2 * unit + (m["loc"] - mean[:, None]) ** 2
+        within = m["scale"] ** 2 * self._each(variance, mean, m) + (m["loc"] - mean[:, None]) ** 2
         return (m["weights"][:, :, None] * within).sum(axis=1)
 
     def log_prob(self, x, y):
         """Log-density of targets ``y [N, D]``, ``[N]``, nats."""
-        m = self.mixture(x)
-        z = (np.asarray(y, np.float64)[:, None] - m["loc"]) / m["scale"]
-        each = self._each(log_density, z, m["df"]) - np.log(m["scale"])
+        m, y = self.mixture(x), np.asarray(y, np.float64)
+        if "covariance" in m:
+            root = np.linalg.cholesky(m["covariance"])
+            z = np.linalg.solve(root, (y[:, None] - m["loc"])[..., None])[..., 0]
+            each = -0.5 * z**2 - np.log(np.diagonal(root, axis1=-2, axis2=-1) * SQRT_2PI)
+        else:
+            each = self._each(log_density, y, m)
         with np.errstate(divide="ignore"):
             joint = np.log(m["weights"]) + each.sum(axis=2)
-        top = joint.max(axis=1)
-        return top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
+            top = np.maximum(joint.max(axis=1), -1e300)
+            return top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
 
     def cdf(self, x, y):
         """``P(Y_d <= y_d)``, ``[N, D]``."""
         return self._cdf(self.mixture(x), np.asarray(y, np.float64))
 
     def _cdf(self, m, y):
-        z = (y[:, None] - m["loc"]) / m["scale"]
-        return (m["weights"][:, :, None] * self._each(distribution, z, m["df"])).sum(axis=1)
+        return (m["weights"][:, :, None] * self._each(distribution, y, m)).sum(axis=1)
 
     def quantile(self, x, p):
-        """The value below which the probability is ``p`` (in (0, 1)), ``[N, D]``: by halving."""
+        """The least value with ``cdf >= p``, for p in (0, 1), ``[N, D]``: by halving."""
         m, step = self.mixture(x), 1.0
         spread = m["scale"].max(axis=1)
         low, high = m["loc"].min(axis=1) - spread, m["loc"].max(axis=1) + spread
@@ -199,15 +202,45 @@ class Density:
             middle = (low + high) / 2
             below = self._cdf(m, middle) < p
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return (low + high) / 2
+        high[:, self.counts] = np.floor(high[:, self.counts])
+        return high
 
-    def _each(self, function, *arrays):
-        """``function(family, ...)`` of the outputs of each family."""
-        out = np.empty(arrays[0].shape)
+    def _each(self, function, y, m):
+        """``function(family, y, parameters)`` of the outputs of each family, ``[N, K, D]``."""
+        out = np.empty(m["loc"].shape)
         for group in self.groups:
             own = group["outputs"]
-            out[..., own] = function(group["family"], *(a[..., own] for a in arrays))
+            part = {name: m[name][..., own] for name in ("loc", "scale", *LIMITS)}
+            out[..., own] = function(group["family"], y[:, None, own], part)
         return out
+
+
+def widen(found, factor, noise=0.0):
+    """Multiply deviations from the locations by a factor and add independent noise, in place."""
+    if "covariance" in found:
+        factor = np.broadcast_to(factor, found["scale"].shape)
+        scaled = factor[..., :, None] * found["covariance"] * factor[..., None, :]
+        found["covariance"] = scaled + np.eye(factor.shape[-1]) * np.square(noise)
+    found["scale"] = np.hypot(factor * found["scale"], noise)
+
+
+def correlated(block, value, scale):
+    """The covariance of correlated normals, ``[..., K, D, D]``."""
+    if block["name"] == "factor":
+        own = np.eye(scale.shape[-1]) * scale[..., None, :] ** 2
+        return own + value @ np.swapaxes(value, -1, -2)
+    rows, columns = np.array(block["places"], int).reshape(-1, 2).T
+    unit = np.broadcast_to(np.eye(scale.shape[-1]), (*scale.shape, scale.shape[-1])).copy()
+    unit[..., rows, columns] = value
+    root = np.linalg.inv(unit / scale[..., None])
+    return root @ np.swapaxes(root, -1, -2)
+
+
+def require_width(x, width):
+    """The table, if it has so many columns."""
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"x must have shape [N, {width}], got {list(x.shape)}.")
+    return x
 
 
 def spread(column, median, gap, categories):
@@ -233,21 +266,9 @@ def label(value):
     return str(int(value)) if number and float(value).is_integer() else str(value)
 
 
-def link(config, raw):
-    """The positive number of a raw one."""
-    name = config["name"]
-    if name == "softplus":
-        knee = config["knee"]
-        return config["floor"] + knee * np.logaddexp(0, raw - math.log(knee))
-    if name == "exp":
-        return np.exp(raw)
-    if name == "damped_exp":
-        return np.exp(-0.5 * np.logaddexp(-2 * raw, math.log(config["reg"])))
-    if name == "bounded":
-        return config["lower"] + (config["upper"] - config["lower"]) * sigmoid(raw)
-    if name == "sigmoid":
-        return sigmoid(raw)
-    raise ValueError(f"this reader does not know the link {name!r}.")
+def elu(x, scale=1.0):
+    """``x``, below zero ``scale (e^x - 1)``."""
+    return np.where(x > 0, x, scale * np.expm1(np.minimum(x, 0)))
 
 
 def sigmoid(x):
@@ -255,35 +276,78 @@ def sigmoid(x):
     return np.exp(-np.logaddexp(0, -x))
 
 
-def log_density(family, z, df):
-    """Log-density of the standard member."""
+def log_density(family, y, own):
+    """Log-density, or log-probability of a count, of members with these parameters."""
+    if family in COUNTS:
+        return log_mass(y, *counts(own))
+    z, df = np.abs(y - own["loc"]) / own["scale"], own["df"]
     if family == "normal":
-        return -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
-    if family == "laplace":
-        return -np.abs(z) - math.log(2)
-    if family == "logistic":
-        return -np.abs(z) - 2 * np.log1p(np.exp(-np.abs(z)))
-    constant = lgamma((df + 1) / 2) - lgamma(df / 2) - 0.5 * np.log(df * math.pi)
-    return constant - (df + 1) / 2 * np.log1p(z**2 / df)
+        value = -0.5 * z**2 - math.log(SQRT_2PI)
+    elif family == "laplace":
+        value = -z - math.log(2)
+    elif family == "logistic":
+        value = -z - 2 * np.log1p(np.exp(-z))
+    else:
+        value = lgamma((df + 1) / 2) - lgamma(df / 2) - 0.5 * np.log(df * math.pi)
+        value = value - (df + 1) / 2 * np.log1p(z**2 / df)
+    return value - np.log(own["scale"])
 
 
-def distribution(family, z, df):
-    """Distribution function of the standard member."""
+def counts(own):
+    """Rate, concentration and the share of extra zeros."""
+    return own["rate"], own["concentration"], sigmoid(own["logit"])
+
+
+def log_mass(y, rate, r, extra):
+    """Log-probability of counts that are negative binomial (Poisson where r is infinite)."""
+    whole = (y >= 0) & (np.floor(y) == y)
+    k, poisson = np.where(whole, y, 0.0), np.isinf(r)
+    own = np.where(poisson, 1.0, r)
+    negative = lgamma(k + own) - lgamma(own) - (own + k) * np.log1p(rate / own) - k * np.log(own)
+    value = k * np.log(rate) - lgamma(k + 1) + np.where(poisson, -rate, negative)
+    with np.errstate(divide="ignore"):
+        value = np.log1p(-extra) + value
+        value = np.where(k == 0, np.logaddexp(np.log(extra), value), value)
+    return np.where(whole, value, -np.inf)
+
+
+def counted(y, rate, r, extra):
+    """Distribution function of counts: sums of a tail, or the incomplete beta function."""
+    k = np.floor(np.maximum(y, 0.0))
+    below, term = k < rate, np.ones(np.broadcast_shapes(k.shape, rate.shape))
+    total, n = term.copy(), 0
+    if np.isinf(r).any():
+        while (term > 1e-17 * total).any():
+            n += 1
+            term = term * np.where(below, np.maximum(k - n + 1, 0) / rate, rate / (k + 1 + n))
+            total = total + term
+    share = total * np.exp(log_mass(np.where(below, k, k + 1), rate, np.inf, 0.0))
+    own = np.where(np.isinf(r), 1.0, r)
+    negative = incomplete_beta(own, k + 1, own / (own + rate))
+    value = np.where(np.isinf(r), np.where(below, share, 1 - share), negative)
+    return np.where(y < 0, 0.0, extra + (1 - extra) * value)
+
+
+def variance(family, y, own):
+    """Of members of scale one."""
+    if family == "student_t":
+        many = own["df"] > 2
+        return np.where(many, own["df"] / np.where(many, own["df"] - 2, 1), np.inf)
+    return {"laplace": 2.0, "logistic": math.pi**2 / 3}.get(family, 1.0)
+
+
+def distribution(family, y, own):
+    """Distribution function of members with these parameters."""
+    if family in COUNTS:
+        return counted(y, *counts(own))
+    z, df = (y - own["loc"]) / own["scale"], own["df"]
     if family == "normal":
         return 0.5 * erfc(-z / math.sqrt(2))
-    if family == "laplace":
-        return np.where(z < 0, 0.5 * np.exp(-np.abs(z)), 1 - 0.5 * np.exp(-np.abs(z)))
     if family == "logistic":
         return sigmoid(z)
-    tail = 0.5 * incomplete_beta(df / 2, 0.5, df / (df + z**2))
-    return np.where(z < 0, tail, 1 - tail)
-
-
-def family_variance(family, df):
-    """Variance of the standard member."""
-    if family == "student_t":
-        return np.where(df > 2, df / np.where(df > 2, df - 2, 1), np.inf)
-    return {"normal": 1.0, "laplace": 2.0, "logistic": math.pi**2 / 3}[family]
+    laplace = family == "laplace"
+    tail = np.exp(-np.abs(z)) if laplace else incomplete_beta(df / 2, 0.5, df / (df + z**2))
+    return np.where(z < 0, tail / 2, 1 - tail / 2)
 
 
 def incomplete_beta(a, b, x):
@@ -294,7 +358,7 @@ def incomplete_beta(a, b, x):
     tiny, c = 1e-300, np.ones(x.shape)
     d = 1 / (1 - (a + b) * x / (a + 1))
     total = d
-    for m in range(1, 200):
+    for m in range(1, 2000):
         for top in (
             m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
@@ -303,24 +367,32 @@ def incomplete_beta(a, b, x):
             c = 1 + top / c
             d, c = 1 / np.where(d == 0, tiny, d), np.where(c == 0, tiny, c)
             total = total * c * d
+        if (np.abs(c * d - 1) < 1e-15).all():
+            break
     with np.errstate(divide="ignore"):
         front = a * np.log(x) + b * np.log1p(-x) - lgamma(a) - lgamma(b) + lgamma(a + b)
     value = np.exp(front) / a * total
     return np.where(swap, 1 - value, value)
 
 
+SQRT_2PI = math.sqrt(2 * math.pi)
 lgamma = np.vectorize(math.lgamma, otypes=[float])
 erfc = np.vectorize(math.erfc, otypes=[float])
 
+LINKS = {
+    "softplus": lambda x, c: c["floor"] + c["knee"] * np.logaddexp(0, x - math.log(c["knee"])),
+    "exp": lambda x, c: np.exp(x),
+    "damped_exp": lambda x, c: np.exp(-0.5 * np.logaddexp(-2 * x, math.log(c["reg"]))),
+    "bounded": lambda x, c: c["lower"] + (c["upper"] - c["lower"]) * sigmoid(x),
+    "sigmoid": lambda x, c: sigmoid(x),
+}
 ACTIVATIONS = {
-    "celu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "celu": elu,
+    "elu": elu,
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "relu": lambda x: np.maximum(x, 0),
-    "selu": lambda x: (
-        1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
-    ),
+    "selu": lambda x: 1.0507009873554805 * elu(x, 1.6732632423543772),
     "sigmoid": sigmoid,
     "silu": lambda x: x * sigmoid(x),
     "softplus": lambda x: np.logaddexp(0, x),

@@ -46,7 +46,7 @@ def product(a: Mixture, b: Mixture) -> Product:
     """Multiply two densities of the same quantity: ``p(y) = p_a(y) p_b(y) / Z``.
 
     This is how independent evidence is pooled (a prior and a likelihood, two sensors). The product
-    of two normals is a normal times a constant,
+    of two normals is a normal times a constant::
 
         N(y; a, A) N(y; b, B) = N(a; b, A + B) N(y; c, C),   C^-1 = A^-1 + B^-1,
 

@@ -20,7 +20,7 @@ from jaxmdn.typing import Array, ArrayLike, Float
 class PeriodicEmbedding(nnx.Module):
     """Each feature beside a few mixtures of its waves: ``[..., F] -> [..., F (1 + E)]``.
 
-    For every feature ``x_f`` by itself
+    For every feature ``x_f`` by itself::
 
         z_f = [x_f, W_f cos(2 pi x_f frequency_f + phase_f) + b_f],
 

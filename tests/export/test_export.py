@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 from flax import nnx
+from scipy import special, stats
 
 import jaxmdn
 from jaxmdn import FactorizedHead, Family, NormalHead, export, train
@@ -29,16 +30,18 @@ RECIPE = train.Recipe(folds=2, cycles=(2,), hidden_features=(8,))
 LEVELS = (0.05, 0.5, 0.95)
 
 
-def table(outputs):
+def table(outputs, whole=()):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3)).astype(np.float32) + 5
-    y = 100 + 10 * x[:, :outputs] + rng.normal(size=(60, outputs))
+    y = 100 + 10 * np.resize(x.T, (outputs, 60)).T + rng.normal(size=(60, outputs))
+    y[:, whole] = rng.integers(0, 9, (60, len(whole)))
     return x, y.astype(np.float32)
 
 
 def built(head, **options):
     """A network with parameters far from their start, and standardisers: nothing is trained."""
-    x, y = table(head.event_dim)
+    support = head.density_shape.support
+    x, y = table(head.event_dim, [d for d, own in enumerate(support) if own.discrete])
     arguments = {"hidden_features": (8, 6), **options}
     model = nnx.eval_shape(lambda: jaxmdn.nn.MDN(3, head, rngs=nnx.Rngs(0), **arguments))
     rng = np.random.default_rng(1)
@@ -66,6 +69,37 @@ def ensemble():
         result = train.fit_ensemble(frame, y, recipe=RECIPE, progress=False)
         frame.loc[5, "kind"] = "x"
         return result, frame, y
+
+
+def pooled(head):
+    """An ensemble of two kinds of two networks each, with a temperature: nothing is trained."""
+    result, x, y = built(head)
+    networks = jax.tree.map(
+        lambda leaf: leaf * jnp.linspace(0.5, 1.5, 4).reshape(2, 2, *(1,) * leaf.ndim),
+        nnx.state(result.model),
+    )
+    temperature = jaxmdn.calibration.Temperature(
+        scale=jnp.array([1.2, 0.8]),
+        noise=jnp.array([0.05] * head.event_dim),
+        weights=jnp.array([0.3, 0.7]),
+        outliers=jnp.array(0.02),
+        loc=jnp.array([0.1] * head.event_dim),
+        spread=jnp.array([1.5] * head.event_dim),
+    )
+    ensemble = train.EnsembleResult(
+        graphdef=nnx.graphdef(result.model),
+        networks=networks,
+        folds=np.arange(60) % 2,
+        temperature=temperature,
+        narrowing=1.0,
+        floor=jnp.array([0.06] * head.event_dim),
+        columns=train.Columns.fit(x),
+        x_standardizer=result.x_standardizer,
+        y_standardizer=result.y_standardizer,
+        out_of_fold=None,
+        history={},
+    )
+    return ensemble, x, y
 
 
 @jax.jit
@@ -198,12 +232,40 @@ CASES = {
         ),
         {"activation": "softplus", "hidden_features": ()},
     ),
+    "full, a graph": (NormalHead(3, 3, covariance="full", graph=((), (0,), (1,))), {}),
+    "full, tied": (NormalHead(3, 2, covariance="full", tied=True), {}),
+    "low rank": (NormalHead(2, 3, covariance="low_rank", rank=2), {}),
+    "counts": (
+        FactorizedHead(
+            (
+                "poisson",
+                Family("negative_binomial", concentration=0.7),
+                Family("zero_inflated", base="negative_binomial"),
+                "normal",
+            ),
+            3,
+        ),
+        {},
+    ),
 }
 
 
-@pytest.mark.parametrize("name", [*CASES, "ensemble"])
+DEAR = ("counts", "full, tied", "pooled counts", "pooled, full")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name in DEAR else ())
+        for name in (*CASES, "ensemble", "pooled, full", "pooled counts")
+    ],
+)
 def test_archive_is_read_with_numpy_alone(name, ensemble, tmp_path):
-    result, x, y = ensemble if name == "ensemble" else built(CASES[name][0], **CASES[name][1])
+    if name.startswith("pooled"):
+        counts = FactorizedHead(("poisson", "negative_binomial"), 2)
+        result, x, y = pooled(NormalHead(2, 2, covariance="full") if "full" in name else counts)
+    else:
+        result, x, y = ensemble if name == "ensemble" else built(CASES[name][0], **CASES[name][1])
     folder = export.save(tmp_path / "out", result, format="numpy")
     names = [tmp_path / part for part in ("x.npy", "y.npy", "found.npz")]
     np.save(names[0], x)
@@ -214,6 +276,23 @@ def test_archive_is_read_with_numpy_alone(name, ensemble, tmp_path):
     found, wanted = load(names[2]), expected(result, x, y)
     for part in ("mean", "std", "quantiles", "log_prob", "cdf", "weights"):
         assert_close(found[part], wanted[part], 2e-5)
+
+
+@pytest.mark.parametrize("rate", [0.01, 3.0, 400.0])
+@pytest.mark.parametrize("r", [0.05, 4.0, 1e4, np.inf])
+def test_counts_of_the_reader_against_scipy(rate, r):
+    reader = export.archive.reader
+    peer = stats.poisson(rate) if np.isinf(r) else stats.nbinom(r, r / (r + rate))
+    k = np.unique(np.append([-1.0, 0.0, 0.5], peer.ppf(np.linspace(0, 1 - 1e-9, 30)[1:])))
+    own = {"rate": np.full(k.shape, rate), "concentration": np.full(k.shape, r)}
+    for z in (0.0, 0.3):
+        own["logit"] = np.full(k.shape, special.logit(z))
+        with np.errstate(divide="ignore"):
+            log_mass = np.log(z * (k == 0) + (1 - z) * peer.pmf(k))
+        found = reader.log_density("zero_inflated", k, own)
+        np.testing.assert_allclose(found, log_mass, rtol=1e-8, atol=1e-9)
+        cdf = np.where(k < 0, 0, z + (1 - z) * peer.cdf(k))
+        np.testing.assert_allclose(reader.distribution("zero_inflated", k, own), cdf, rtol=1e-9)
 
 
 def test_archived_parameters_are_the_networks_bit_for_bit(tmp_path):
@@ -228,13 +307,12 @@ def test_archived_parameters_are_the_networks_bit_for_bit(tmp_path):
 
 
 def test_a_head_that_the_reader_does_not_know_has_raw_outputs(tmp_path):
-    head = NormalHead(2, 2, covariance="full")
-    result, x, _ = built(head)
+    result, x, _ = built(FactorizedHead(("gamma", "poisson"), 2))
     folder = export.save(tmp_path / "out", result, format="numpy")
     model = export.archive.reader.load(folder)
     raw = result.model.raw(result.x_standardizer(x))
     assert_close(model.raw(x), np.asarray(raw), 1e-5)
-    with pytest.raises(ValueError, match="does not know NormalHead"):
+    with pytest.raises(ValueError, match="does not know the head; raw"):
         model.mean(x)
 
 
