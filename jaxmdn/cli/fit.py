@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmdn import __version__
-from jaxmdn.cli import evaluate, pictures, training
+from jaxmdn.cli import evaluate, large, pictures, training
 from jaxmdn.cli.errors import UsageError, nonnegative_float, positive_int
-from jaxmdn.cli.reading import PARQUET, add_format
+from jaxmdn.cli.reading import PARQUET, Format, add_format, read_table
 from jaxmdn.cli.table import Table
 from jaxmdn.cli.trained import Trained, is_known
 from jaxmdn.heads import COVARIANCES
@@ -91,6 +91,11 @@ def add_parser(commands: Any) -> None:
     add("--batch-size", type=count, help="rows a step (default: 64)")
     add("--learning-rate", type=share, help="of AdamW (default: 0.002)")
     add("--weight-decay", type=share, help="of AdamW (default: 0.01)")
+    add(
+        "--stream", action="store_true",
+        help="read the table in pieces, as is done anyway where it would not fit into memory "
+        f"(then by default {training.STREAM_EPOCHS} passes, {training.STREAM_BATCH} rows a step)",
+    )  # fmt: skip
     add("--checkpoint", metavar="DIR", help="folder in which the run is saved while it goes on")
     add("--resume", action="store_true", help="go on with the run in --checkpoint")
     add("--seed", type=int, default=0, help="of the split, the network and the shuffling")
@@ -102,7 +107,13 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command: everything is written at the end, all of it or nothing."""
     _check_options(arguments)
-    table = Table.read(arguments)
+    form, streamed = Format.of(arguments), _streams(arguments)
+    if streamed:
+        frame, count = large.sample(arguments.file, form, arguments.seed)
+    else:
+        frame = read_table(arguments.file, form)
+        count = len(frame)
+    table = Table.of(frame, arguments, form)
     head = training.head_of(arguments, table.targets)
     table.targets.check(head, table.y)
     test = table.held_back(arguments.test, arguments.seed)
@@ -118,13 +129,19 @@ def run(arguments: argparse.Namespace) -> None:
         )
     _check_out(out, arguments.force)
 
-    print(f"{arguments.file}: {len(table.y)} rows")
+    print(f"{arguments.file}: {count if streamed else len(table.y)} rows")
+    if streamed:
+        print(f"  streamed     {len(table.y)} rows, drawn at random, say what the columns are")
     print("\n".join(f"  {line}" for line in table.describe()))
     lost = int(test.sum() - known.sum())
     print(f"  note         {lost} held-back rows have new gaps: not judged\n" if lost else "")
 
-    train = training.ensemble if arguments.ensemble else training.one_network
-    result = train(arguments, head, rest, columns)
+    if streamed:
+        result: Any = large.train(arguments, head, table.take(test), rest, columns)
+    elif arguments.ensemble:
+        result = training.ensemble(arguments, head, rest, columns)
+    else:
+        result = training.one_network(arguments, head, rest, columns)
     trained = Trained(result, table.inputs, table.targets, columns, table.form)
     judged = table.take(known)
     rows = _scores(trained, rest, judged)
@@ -135,6 +152,19 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nwritten to {out}/: model/, summary.json, {', '.join(drawn)}")
     print(f"predict with: jaxmdn predict {out} NEW.csv")
     print(f"look at it:   jaxmdn report {out}")
+
+
+def _streams(arguments: argparse.Namespace) -> bool:
+    """Whether the table is read in pieces: if asked for, or if memory would not hold it."""
+    if not arguments.stream and not large.is_large(Path(arguments.file)):
+        return False
+    if arguments.ensemble:
+        why = "--stream" if arguments.stream else f"{arguments.file} is larger than memory: it"
+        raise UsageError(
+            f"{why} trains a single network, row by row; leave --ensemble out, or pass it a table "
+            f"of some of the rows."
+        )
+    return True
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -180,7 +210,9 @@ def _scores(trained: Trained, rest: Table, judged: Table) -> list[dict[str, Any]
     name = "ensemble" if isinstance(result, EnsembleResult) else "network"
     found = {
         name: trained.predict(judged.frame),
-        "same for every row": evaluate.marginal_density(result, trained.as_targets(rest.y), count),
+        "same for every row": evaluate.marginal_density(
+            result, trained.targets.whole(rest.y), count
+        ),
     }
     if not any(found[name].jumps):
         x, x_new = (np.asarray(trained.columns(part.prepared)) for part in (rest, judged))

@@ -142,7 +142,7 @@ def require_numeric(frame: pd.DataFrame, name: str, remedy: str = "") -> None:
         )
     raise UsageError(
         f"column {name!r} must be numeric, but {len(bad)} of its cells are not, the first in data "
-        f"row {bad[0] + 1}: {short(cell)}. {remedy}".rstrip()
+        f"row {frame.index[bad[0]] + 1}: {short(cell)}. {remedy}".rstrip()
     )
 
 
@@ -161,7 +161,7 @@ def require_finite(
             if len(bad):
                 raise UsageError(
                     f"column {name!r} is infinite in {len(bad)} row(s), the first data row "
-                    f"{bad[0] + 1}; correct it, {remedy}."
+                    f"{frame.index[bad[0]] + 1}; correct it, {remedy}."
                 )
 
 
@@ -214,7 +214,8 @@ def _reason(column: pd.Series, kind: str) -> str | None:
     if values.nunique() == 1 and len(values) == len(column):
         return f"it is constant ({values.iloc[0]})"
     if types.is_integer_dtype(column) and len(column) > 2:
-        if (np.diff(column.to_numpy(np.int64)) == 1).all() and column.iloc[0] in (0, 1):
+        place = column.to_numpy(np.int64) - np.asarray(column.index)
+        if (place == place[0]).all() and place[0] in (0, 1):
             return "it only numbers the rows"
         if LIKE_A_KEY.fullmatch(name) and values.is_unique:
             return f"it seems to be a key (--keep {name} makes it an input)"
@@ -229,8 +230,9 @@ def _prepare(column: pd.Series, kind: str) -> pd.Series:
         bad = np.flatnonzero(days.isna() & column.notna())
         if len(bad):
             raise UsageError(
-                f"column {column.name!r} holds dates ({kind}), but data row {bad[0] + 1} is "
-                f"{column.iloc[bad[0]]!r}; correct the cell, or leave it empty."
+                f"column {column.name!r} holds dates ({kind}), but data row "
+                f"{column.index[bad[0]] + 1} is {column.iloc[bad[0]]!r}; correct the cell, or "
+                f"leave it empty."
             )
         return days
     if is_text(column):

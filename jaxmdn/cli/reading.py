@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import gzip
 import io
+import itertools
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from jaxmdn.cli.errors import UsageError
 
 SEPARATORS = (",", ";", "\t", "|")
 PARQUET = (".parquet", ".pq")
+PIECE = 50_000  # rows of a piece of a large table
 UNITS = " \u00a0\u202f$€£¥%"  # around a number, they are left out
 
 
@@ -65,26 +69,33 @@ def read_table(path: str | Path, form: Format | None = None) -> pd.DataFrame:
     Lines that are empty are left out. Columns of text that are numbers with a unit around them
     (``$12.30``, ``5 %``) become numbers.
     """
-    path, form = Path(path), form or Format()
+    return next(read_pieces(path, form, None))
+
+
+def read_pieces(
+    path: str | Path, form: Format | None = None, rows: int | None = PIECE
+) -> Iterator[pd.DataFrame]:
+    """The same so many rows at a time (None: all at once); the index counts on."""
+    path, form, count = Path(path), form or Format(), 0
     if not path.exists():
         raise UsageError(f"there is no file {path}; check the name and the folder.")
-    if path.suffix in PARQUET:
-        frame = _parquet(path)
-    elif path.is_dir():
+    if path.is_dir() and path.suffix not in PARQUET:
         raise UsageError(f"{path} is a folder; name a CSV or Parquet file.")
-    else:
-        frame = _csv(path, form)
-    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        raise UsageError(f"{path} has two columns named {repeated[0]!r}; rename one.")
-    frame = frame.dropna(how="all").reset_index(drop=True)
-    if len(frame) == 0:
+    for frame in (_parquet if path.suffix in PARQUET else _csv)(path, form, rows):
+        frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+        repeated = frame.columns[frame.columns.duplicated()]
+        if len(repeated):
+            raise UsageError(f"{path} has two columns named {repeated[0]!r}; rename one.")
+        frame = frame.dropna(how="all").reset_index(drop=True)
+        frame.index += count
+        for name in frame.columns:
+            if is_text(frame[name]):
+                frame[name] = _without_units(frame[name], form)
+        count += len(frame)
+        if len(frame):
+            yield frame
+    if count == 0:
         raise UsageError(f"{path} has a header but no rows.")
-    for name in frame.columns:
-        if is_text(frame[name]):
-            frame[name] = _without_units(frame[name], form)
-    return frame
 
 
 def is_text(column: pd.Series) -> bool:
@@ -99,9 +110,18 @@ def as_numbers(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column, errors="coerce").astype(np.float64)
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def _parquet(path: Path, form: Format, rows: int | None) -> Iterator[pd.DataFrame]:
     try:
-        return pd.read_parquet(path).reset_index(drop=True)
+        if rows is None:
+            yield pd.read_parquet(path)
+            return
+        from pyarrow.parquet import ParquetFile
+
+        inside = sorted(own for own in path.rglob("*.*") if own.suffix in PARQUET)
+        for file in inside if path.is_dir() else [path]:
+            with ParquetFile(file, buffer_size=2**20) as table:
+                for batch in table.iter_batches(rows, use_threads=False):
+                    yield batch.to_pandas()
     except ImportError:
         raise UsageError(f"{path}: Parquet needs pyarrow; pip install pyarrow.") from None
     except (OSError, ValueError) as error:
@@ -109,9 +129,34 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise UsageError(f"{path} cannot be read as a Parquet table: {reason}") from None
 
 
-def _csv(path: Path, form: Format) -> pd.DataFrame:
-    text = _text(path, form.encoding)
-    lines = [line for line in text.splitlines()[:100] if line.strip()]
+def _csv(path: Path, form: Format, rows: int | None) -> Iterator[pd.DataFrame]:
+    with _text(path, form.encoding) as text:
+        lines = [line for line in itertools.islice(text, 100) if line.strip()]
+        text.seek(0)
+        options, reader = _options(path, lines, form), None
+        try:
+            while True:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", pd.errors.ParserWarning)
+                    reader = reader or pd.read_csv(text, **options, iterator=True)
+                    frame = reader.read(rows)
+                yield frame
+        except StopIteration:
+            return
+        except pd.errors.ParserWarning:
+            raise UsageError(
+                f"{path} has rows with more cells than its first line has names, by separator "
+                f"{options['sep']!r}; is there text above the header, or another --sep?"
+            ) from None
+        except (pd.errors.ParserError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"{path} cannot be read as a CSV table by separator {options['sep']!r}: {reason}"
+            ) from None
+
+
+def _options(path: Path, lines: list[str], form: Format) -> dict[str, Any]:
+    """How pandas is to read a text that begins so."""
     if not lines:
         raise UsageError(f"{path} is empty; it must have a header line and rows.")
     sep = {"tab": "\t", "\\t": "\t"}.get(form.sep or "", form.sep) or max(
@@ -131,42 +176,38 @@ def _csv(path: Path, form: Format) -> pd.DataFrame:
         raise UsageError(f"{path} has two columns named {repeated[0]!r}; rename one.")
     if len(lines) > 1 and all(re.fullmatch(r"[-+]?[\d.,eE]+", name) for name in names):
         raise UsageError(f"{path} has only numbers in its first line; a header must name columns.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                io.StringIO(text), sep=sep, decimal=decimal, thousands=form.thousands,
-                skipinitialspace=True, index_col=False, na_values=form.missing, low_memory=False,
-            )  # fmt: skip
-    except pd.errors.ParserWarning:
-        raise UsageError(
-            f"{path} has rows with more cells than its first line has names ({len(names)}, by "
-            f"separator {sep!r}); is there text above the header, or another --sep?"
-        ) from None
-    except (pd.errors.ParserError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"{path} cannot be read as a CSV table by separator {sep!r}: {reason}"
-        ) from None
+    return {
+        "sep": sep, "decimal": decimal, "thousands": form.thousands, "na_values": form.missing,
+        "skipinitialspace": True, "index_col": False, "low_memory": False,
+    }  # fmt: skip
 
 
-def _text(path: Path, encoding: str | None) -> str:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        data = file.read()
-    if data[:2] == b"PK":
+def _text(path: Path, encoding: str | None) -> io.TextIOWrapper:
+    """The file as text, all of which can be decoded."""
+    read = gzip.open if path.suffix == ".gz" else open
+    with read(path, "rb") as file:
+        start = file.read(2)
+    if start == b"PK":
         raise UsageError(f"{path} is a spreadsheet or an archive; save the table as CSV.")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if start in (b"\xff\xfe", b"\xfe\xff"):
         encoding = encoding or "utf-16"
+    encoding, line = encoding or "utf-8-sig", 1
     try:
-        return data.decode(encoding or "utf-8-sig")
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with read(path, "rb") as file:
+            while data := file.read(2**20):
+                decoder.decode(data)
+                line += data.count(b"\n")
+        decoder.decode(b"", final=True)
     except LookupError:
         raise UsageError(f"--encoding {encoding}: there is no such encoding.") from None
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line += error.object[: error.start].count(b"\n")
         raise UsageError(
             f"{path} is no {error.encoding} text: line {line} holds the byte "
-            f"0x{data[error.start]:02x}; pass --encoding, such as latin-1 or cp1252."
+            f"0x{error.object[error.start]:02x}; pass --encoding, such as latin-1 or cp1252."
         ) from None
+    return read(path, "rt", encoding=encoding)
 
 
 def _cells(line: str, sep: str) -> list[str]:

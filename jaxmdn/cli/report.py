@@ -112,7 +112,7 @@ def page(
       frame, y, numbers: rows to judge by, their targets ``[N, D]`` and numbers in their file.
     """
     targets, density = trained.targets, trained.predict(frame)
-    own = trained.as_targets(y)
+    own = trained.targets.whole(y)
     if scores is None:
         scores = trained.scores("network", density, y)
     log_prob = trained.log_prob(frame, y)

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxmdn.cli import split
 from jaxmdn.cli.errors import UsageError
 from jaxmdn.cli.inputs import Inputs, detect, require_columns
-from jaxmdn.cli.reading import Format, read_table
+from jaxmdn.cli.reading import Format
 from jaxmdn.cli.targets import Targets
 
 MIN_ROWS = 20
@@ -42,10 +42,8 @@ class Table:
     notes: list[str]
 
     @classmethod
-    def read(cls, arguments: argparse.Namespace) -> Table:
-        """The table that the options of ``jaxmdn fit`` name; ``UsageError`` for what is wrong."""
-        form = Format.of(arguments)
-        frame = read_table(arguments.file, form)
+    def of(cls, frame: pd.DataFrame, arguments: argparse.Namespace, form: Format) -> Table:
+        """A file's rows by the options of ``jaxmdn fit``; ``UsageError`` for what is wrong."""
         if len(frame) < MIN_ROWS:
             raise UsageError(f"the table has {len(frame)} row(s); at least {MIN_ROWS} are needed.")
         targets = Targets.of(frame, arguments.target)

@@ -72,6 +72,10 @@ class Targets:
             require_numeric(frame, name)
         return np.stack([as_numbers(frame[name]).to_numpy() for name in self.names], axis=1)
 
+    def whole(self, y: np.ndarray) -> np.ndarray:
+        """Values as the head takes them: classes as whole numbers."""
+        return y.astype(np.int32) if self.classes else y
+
     def head(self, components: int, covariance: str | None, **floors: Any) -> Head:
         """The head that predicts them."""
         written = [family or "normal" for family in self.families.values()]

@@ -83,17 +83,13 @@ class Trained:
 
     def log_prob(self, frame: pd.DataFrame, y: np.ndarray) -> np.ndarray:
         """Log-density of targets ``y [N, D]``, ``[N]``, nats."""
-        return np.asarray(self.result.log_prob(self.rows(frame), self.as_targets(y)))
+        return np.asarray(self.result.log_prob(self.rows(frame), self.targets.whole(y)))
 
     def scores(self, model: str, density: Any, y: np.ndarray) -> list[dict[str, Any]]:
         """Rows of the table of scores of a density ``[N]``: as its targets ask for."""
         if self.targets.classes:
             return evaluate.class_scores(model, density, y.astype(int), self.targets.names[0])
         return evaluate.scores(model, density, y, self.targets.names)
-
-    def as_targets(self, y: np.ndarray) -> np.ndarray:
-        """Targets as the head takes them: classes as whole numbers."""
-        return y.astype(np.int32) if self.targets.classes else y
 
 
 def is_known(columns: Columns, prepared: pd.DataFrame) -> np.ndarray:

@@ -21,12 +21,15 @@ from jaxmdn.train import (
     FitResult,
     NonFiniteLossError,
     Recipe,
+    ShuffledBatches,
     fit,
     fit_ensemble,
+    fit_stream,
 )
 from jaxmdn.train.recipe import resolve
 
 HIDDEN, COMPONENTS, EPOCHS, PATIENCE, BATCH = (64, 64), 5, 500, 50, 64
+STREAM_EPOCHS, STREAM_PATIENCE, STREAM_BATCH = 20, 5, 1024
 RATE, DECAY, MIN_SCALE = 2e-3, 1e-2, 1e-3
 
 
@@ -45,32 +48,59 @@ def one_network(
     arguments: argparse.Namespace, head: Head, table: Table, columns: Columns
 ) -> FitResult:
     """Train a single network; a tenth of the rows (of groups, of the time) stops the training."""
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(10.0),
-        optax.adamw(
-            RATE if arguments.learning_rate is None else arguments.learning_rate,
-            weight_decay=DECAY if arguments.weight_decay is None else arguments.weight_decay,
-        ),
-    )
     validation: Any = 0.1
     if _groups(table) is not None or table.times is not None:
         held = table.held_back(0.1, arguments.seed)
-        validation, table = _rows(table.take(held), columns), table.take(~held)
-    x, y, weights = _rows(table, columns)
+        validation, table = rows_of(table.take(held), columns), table.take(~held)
+    x, y, weights = rows_of(table, columns)
     try:
-        model = MDN(
-            x.shape[1], head, hidden_features=tuple(arguments.hidden or HIDDEN),
-            dropout=arguments.dropout or 0.0, rngs=nnx.Rngs(arguments.seed),
-        )  # fmt: skip
         return fit(
-            model, x, y, optimizer=optimizer, num_epochs=arguments.epochs or EPOCHS,
-            weights=weights, validation=validation, batch_size=arguments.batch_size or BATCH,
-            patience=arguments.patience or PATIENCE, seed=arguments.seed,
-            checkpoint=arguments.checkpoint, resume=arguments.resume,
-            progress=not arguments.quiet,
+            _model(arguments, head, x.shape[1]), x, y, weights=weights, validation=validation,
+            num_epochs=arguments.epochs or EPOCHS, batch_size=arguments.batch_size or BATCH,
+            patience=arguments.patience or PATIENCE, **_options(arguments),
         )  # fmt: skip
     except (NonFiniteLossError, TypeError) as error:
         raise UsageError(str(error)) from None
+
+
+def streamed(
+    arguments: argparse.Namespace,
+    head: Head,
+    batches: ShuffledBatches,
+    validation: tuple[Any, ...],
+    maps: tuple[Any, Any],
+) -> FitResult:
+    """Train a single network on batches from a file; judge it after a million rows or a pass."""
+    a_pass = -(-batches.num_rows // batches.batch_size)
+    try:
+        return fit_stream(
+            _model(arguments, head, len(maps[0].shift)), batches, validation=validation,
+            steps=a_pass * (arguments.epochs or STREAM_EPOCHS), standardizer=maps,
+            every=min(a_pass, -(-(10**6) // batches.batch_size)),
+            patience=arguments.patience or STREAM_PATIENCE, **_options(arguments),
+        )  # fmt: skip
+    except (NonFiniteLossError, TypeError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _model(arguments: argparse.Namespace, head: Head, in_features: int) -> MDN:
+    return MDN(
+        in_features, head, hidden_features=tuple(arguments.hidden or HIDDEN),
+        dropout=arguments.dropout or 0.0, rngs=nnx.Rngs(arguments.seed),
+    )  # fmt: skip
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``fit`` and ``fit_stream`` are both told."""
+    rate, decay = arguments.learning_rate, arguments.weight_decay
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(10.0),
+        optax.adamw(RATE if rate is None else rate, weight_decay=DECAY if decay is None else decay),
+    )
+    return {
+        "optimizer": optimizer, "seed": arguments.seed, "checkpoint": arguments.checkpoint,
+        "resume": arguments.resume, "progress": not arguments.quiet,
+    }  # fmt: skip
 
 
 def ensemble(
@@ -92,7 +122,7 @@ def ensemble(
         "cycles": _cycles(recipe, arguments.epochs),
     }
     own = any(table.targets.families.values()) or arguments.covariance or arguments.min_weight
-    _, y, weights = _rows(table, columns)
+    _, y, weights = rows_of(table, columns)
     try:
         recipe = dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
         return fit_ensemble(
@@ -105,10 +135,9 @@ def ensemble(
         raise UsageError(str(error)) from None
 
 
-def _rows(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def rows_of(table: Table, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Inputs, targets and weights, as ``fit`` takes them."""
-    y = table.y.astype(np.int32) if table.targets.classes else table.y
-    return np.asarray(columns(table.prepared)), y, table.weights
+    return np.asarray(columns(table.prepared)), table.targets.whole(table.y), table.weights
 
 
 def _groups(table: Table) -> np.ndarray | None:
