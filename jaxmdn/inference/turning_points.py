@@ -24,7 +24,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density
 from jaxmdn.inference.lengths import TURN, on_circle, representative
 from jaxmdn.mixture import Mixture
-from jaxmdn.typing import Array, Bool, Float
+from jaxmdn.typing import Array, Bool, Float, Int
 
 # Each component is sampled at the quantiles of z = -7, -6.5625, ..., 7 of a standard normal, and
 # at its ends, beyond which there is nothing (a probability of 1e-30).
@@ -150,7 +150,7 @@ def turning_points(mixture: Mixture) -> TurningPoints:
         rising = (rising | beside[0]) & ~beside[1]
     turns = rising[1:] != rising[:-1]
     start = grid[:-1]
-    lower, upper, _ = _cells(grid, start, turns, start, 2 * slots - 1)
+    lower, upper, *_ = _cells(grid, start, turns, start, 2 * slots - 1)
     # The first turn is to the left of a mode, and they alternate.
     is_mode = jnp.arange(lower.shape[0]) % 2 == 0
     sign = jnp.where(is_mode, -1, 1).astype(grid.dtype).reshape(-1, *(1,) * (grid.ndim - 1))
@@ -250,19 +250,33 @@ def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Ar
         grid, _, first, second = columns
         pairs, changes = (find(grid, first, second) for find in (_hidden_pairs, _sign_changes))
         side, flags, priority = jax.tree.map(partial(jnp.where, extrema), pairs, changes)
-        lower, upper, side = _cells(grid, side, flags, priority, count)
+        lower, upper, side, place = _cells(grid, side, flags, priority, count)
 
         def sought(y: Array) -> tuple[Array, Any]:
             *known, change = derivatives(parts, y, 3)
             return side * jnp.where(extrema, change, known[2]), tuple(known)
 
         found, known = _bisect(sought, lower, upper, ROUGH_STEPS)
-        joined = zip(columns, (found, *known), strict=True)
-        columns = [jnp.concatenate([old[:-count], new]) for old, new in joined]
-        return tuple(jax.lax.sort(columns, dimension=0, num_keys=1))
+        return _insert([column[:-count] for column in columns], (found, *known), place)
 
     grid, height, first, _ = meshes.fori_loop(0, 2, add, columns)
     return grid, first, height
+
+
+def _insert(columns: Any, new: Any, place: Int[Array, "S ..."]) -> tuple[Array, ...]:
+    """Insert new points behind those of index ``place``: few are not worth sorting all again."""
+    joined = [jnp.concatenate(pair) for pair in zip(columns, new, strict=True)]
+    if len(place) > FEW:
+        return tuple(jax.lax.sort(joined, dimension=0, num_keys=1))
+    order = jnp.arange(len(place)).reshape(-1, *(1,) * (place.ndim - 1))
+    before = (place < place[:, None]) | ((place == place[:, None]) & (order < order[:, None]))
+    target = place + 1 + jnp.sum(before, axis=1, dtype=place.dtype)
+    slots = jnp.arange(len(columns[0]) + len(place)).reshape(-1, *(1,) * (place.ndim - 1))
+    hit = target[:, None] == slots  # [S, N, ...]
+    old = jnp.minimum(slots - jnp.sum(target[:, None] < slots, axis=0), len(columns[0]) - 1)
+    number = len(columns[0]) + jnp.sum(jnp.where(hit, order[:, None], 0), axis=0)
+    source = jnp.where(jnp.any(hit, axis=0), number, old)
+    return tuple(jnp.take_along_axis(jnp.stack(joined), source[None], axis=1, mode="clip"))
 
 
 def _hidden_pairs(grid: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
@@ -301,10 +315,10 @@ def _cells(
     flags: Bool[Array, "..."],
     priority: Float[Array, "..."],
     size: int,
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """Ends and sides of ``size`` flagged cells, lowest priority first.
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Int[Array, "..."]]:
+    """Ends, sides and indices of ``size`` flagged cells, lowest priority first.
 
-    Where none is left, both ends are the last point.
+    Where none is left, both ends are the last point, and the index is its.
     """
     cells = jnp.arange(flags.shape[0]).reshape(-1, *(1,) * (flags.ndim - 1))
 
@@ -324,7 +338,7 @@ def _cells(
     columns = jnp.stack([side, grid[:-1], grid[1:]])
     side, *ends = jnp.take_along_axis(columns, index[None], axis=1, mode="clip")
     lower, upper = (jnp.where(used, end, grid[-1:]) for end in ends)
-    return lower, upper, side
+    return lower, upper, side, jnp.where(used, index, len(grid) - 1)
 
 
 def _bisect(
