@@ -12,4 +12,5 @@ needs JAX and NumPy alone, so that a broken release of Flax (``jaxmdn.nn``), Opt
 
 import lazy_loader
 
+__version__ = "0.1.0"  # first: the build reads it without importing, and rooms may
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,6 @@ from . import nn as nn
 from . import plots as plots
 from . import scoring as scoring
 from . import train as train
-from ._version import __version__ as __version__
 from .calibration import conformal_hdr as conformal_hdr
 from .calibration import coverage as coverage
 from .calibration import pit as pit
@@ -66,3 +65,5 @@ from .scoring import crps as crps
 from .scoring import energy_score as energy_score
 from .scoring import log_score as log_score
 from .train import checkpoint as checkpoint
+
+__version__: str

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxmdn._version import __version__
+from jaxmdn import __version__
 from jaxmdn.cli import config
 from jaxmdn.cli.errors import UsageError
 

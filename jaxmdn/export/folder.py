@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmdn import checks
-from jaxmdn._version import __version__
+from jaxmdn import __version__, checks
 from jaxmdn.export import archive, onnx_graph, program
 from jaxmdn.export.program import OUTPUTS
 from jaxmdn.train import Columns, EnsembleResult, FitResult, folders

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from jaxmdn._version import __version__
+from jaxmdn import __version__
 from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
 from jaxmdn.train import Columns, EnsembleResult, FitResult, folders

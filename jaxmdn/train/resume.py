@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxmdn._version import __version__
+from jaxmdn import __version__
 from jaxmdn.train import folders
 from jaxmdn.train.data import Rows
 from jaxmdn.train.loop import Progress
