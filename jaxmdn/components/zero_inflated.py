@@ -12,6 +12,7 @@ from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.zero_mass import ZeroMass
 from jaxmdn.special.sides import log_complement
+from jaxmdn.special.softplus import log_sigmoid
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -35,13 +36,8 @@ class ZeroInflated(ZeroMass, CountDensity):
     logit: Parameter = real()
 
     def log_mass(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        extra, rest = self.log_shares()
-        log_base = self.inner(counts=True).log_mass(y)
-        zero = y == 0
-        # Where there is mass only: the derivative of a sum of two zeros is none.
-        log_zero = jnp.where(zero, log_base, 0)
-        above = -jnp.exp(rest) * numerics.expm1(log_zero)
-        return jnp.where(zero, log_complement(above, extra, rest + log_zero), rest + log_base)
+        (logit,) = numerics.upcast_tree(self.base, self.logit)[1:]
+        return _log_inflated(y, logit, self.inner(counts=True).log_mass(y))
 
     def tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
         extra, rest = self.shares()
@@ -70,6 +66,32 @@ class ZeroInflated(ZeroMass, CountDensity):
         extra, rest = self.shares()
         base = self.inner(counts=True)
         return self._fill(rest * (base.variance() + extra * base.mean() ** 2))
+
+
+@jax.custom_jvp
+def _log_inflated(y: Array, logit: Array, log_base: Array) -> Array:
+    """``log P(y)`` from the base's ``log p(y)``; constant in ``y``."""
+    extra, rest = log_sigmoid(logit), log_sigmoid(-logit)
+    zero = y == 0
+    # Where there is mass only: the derivative of a sum of two zeros is none.
+    log_zero = jnp.where(zero, log_base, 0)
+    above = -jnp.exp(rest) * numerics.expm1(log_zero)
+    return jnp.where(zero, log_complement(above, extra, rest + log_zero), rest + log_base)
+
+
+@_log_inflated.defjvp
+def _log_inflated_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """``dP(0) = (1 - z) dp(0) + z (1 - z) (1 - p(0)) dlogit``, each over ``P(0)``."""
+    (y, logit, log_base), (_, dlogit, dlog_base) = primals, tangents
+    value = _log_inflated(y, logit, log_base)
+    extra, rest = log_sigmoid(logit), log_sigmoid(-logit)
+    zero = y == 0
+    log_zero, log_mass = jnp.where(zero, log_base, 0), jnp.where(value > -jnp.inf, value, 0)
+    of_base = jnp.where(zero, jnp.exp(rest + log_zero - log_mass), 1)
+    of_logit = jnp.where(
+        zero, -numerics.expm1(log_zero) * jnp.exp(extra + rest - log_mass), -jnp.exp(extra)
+    )
+    return value, of_base * dlog_base + of_logit * dlogit
 
 
 __all__ = ["ZeroInflated"]
