@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from crepes import ConformalRegressor, WrapRegressor
 from mapie.regression import ConformalizedQuantileRegressor, SplitConformalRegressor
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -314,6 +315,24 @@ def test_conformal_intervals_of_mapie(single):
     _, intervals = model.conformalize(x, y).predict_interval(x)
     inside = (intervals[:, 0, 0] <= y) & (y <= intervals[:, 1, 0])
     assert inside.mean() >= 0.9
+
+
+def test_conformal_intervals_of_crepes(single):
+    """Of one width, and as multiples of the predicted standard deviation."""
+    x, y = table()
+    points, deviations = single.predict(x, return_std=True)
+    wrapped = WrapRegressor(single)
+    wrapped.calibrate(x, y)
+    own = ConformalRegressor().fit(y - points, sigmas=deviations)
+    for intervals, unit in (
+        (wrapped.predict_int(x, confidence=0.9), np.ones(64)),
+        (own.predict_int(points, sigmas=deviations, confidence=0.9), deviations),
+    ):
+        np.testing.assert_allclose(intervals.mean(axis=1), points, rtol=1e-6)
+        ratio = (intervals[:, 1] - points) / unit
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+        inside = (intervals[:, 0] <= y) & (y <= intervals[:, 1])
+        assert inside.mean() >= 0.9
 
 
 @pytest.mark.nightly
