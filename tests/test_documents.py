@@ -88,6 +88,15 @@ def test_links_lead_somewhere(page, made):
             assert anchor in _anchors(path.read_text()), f"{page}: {link}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_are_described_in_words(page):
+    """For those who cannot see them; small drawings of families in one word."""
+    text = re.sub(r"```(?!{).*?```", "", PAGES[page], flags=re.DOTALL)
+    assert all(re.findall(r"!\[(.*?)\]\(", text)), page
+    for block in re.findall(r"^```{(?:figure|image)}.*?^```", text, re.MULTILINE | re.DOTALL):
+        assert re.search(r"^:alt: .{40}", block, re.MULTILINE), f"{page}: {block}"
+
+
 def test_every_name_that_a_page_mentions_is_there():
     """``jaxmdn.NAME`` in code between backticks, and in the blocks."""
     found = 0

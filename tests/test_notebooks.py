@@ -27,3 +27,11 @@ def test_notebook_runs(path, monkeypatch):
 def _pictures(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_pictures_are_described_in_words(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.get("outputs")]
+    for cell in cells:
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 40
