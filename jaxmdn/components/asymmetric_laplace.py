@@ -111,7 +111,7 @@ class AsymmetricLaplace(Univariate):
         _, scale, asymmetry = self._parameters()
         return self._fill((scale / asymmetry) ** 2 + (scale * asymmetry) ** 2)
 
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> AsymmetricLaplace:
+    def affine(self, shift: Float[Array, "... D"], scale: Float[Array, "#D"]) -> AsymmetricLaplace:
         return dataclasses.replace(
             self,
             loc=shift + scale * self.loc,

@@ -87,7 +87,7 @@ class LocationScale(Univariate):
         return self._fill(self.loc)
 
     def affine(
-        self: LocationScaleT, shift: Float[Array, "D"], scale: Float[Array, "#D"]
+        self: LocationScaleT, shift: Float[Array, "... D"], scale: Float[Array, "#D"]
     ) -> LocationScaleT:
         return dataclasses.replace(  # type: ignore[type-var]
             self, loc=shift + scale * self.loc, scale=jnp.abs(scale) * self.scale

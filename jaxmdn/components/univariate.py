@@ -131,7 +131,7 @@ class Univariate(Density):
         """
         raise UndefinedError(f"from_moments: not defined for {cls.__name__}.")
 
-    def affine(self, shift: Float[Array, "D"], scale: Float[Array, "#D"]) -> Any:
+    def affine(self, shift: Float[Array, "... D"], scale: Float[Array, "#D"]) -> Any:
         """The density of ``shift + scale * y`` (elementwise), by what ``closed_under`` allows."""
         raise UndefinedError(
             f"affine: {type(self).__name__} does not stay in its family under a change of unit."

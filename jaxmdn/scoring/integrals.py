@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -33,8 +34,9 @@ from jaxmdn.scoring.panels import component_edges, insert, open_ended
 from jaxmdn.special import unimodal
 from jaxmdn.typing import Array, Float
 
-# Nodes of a panel; and where it may hold a tail over many decades.
-NODES, OPEN_NODES = 6, 8
+# Nodes of a panel; and where it may hold a tail over many decades, by the dtype's bytes: of random
+# Student-t mixtures the largest error is 6e-8 by 8 nodes, 3e-9 by 10 and 2e-10 by 12.
+NODES, OPEN_NODES = 6, {4: 8, 8: 12}
 
 
 def _rule(count: int) -> tuple[np.ndarray, ...]:
@@ -60,7 +62,25 @@ def squared_distance(mixture: Mixture, y: Float[Array, "... D"]) -> Float[Array,
 
 
 def _squared_distance(mixture: Mixture, y: Array) -> Array:
-    return (_over_steps if mixture.components.domain.step else _over_panels)(mixture, y)
+    if mixture.components.domain.step:
+        return _over_steps(mixture, y)
+    return _over_panels(*_centred(mixture, y))
+
+
+def _centred(mixture: Mixture, y: Array) -> tuple[Mixture, Array]:
+    """The same on the whole line with zero where the components are.
+
+    There numbers keep their places: float32 has 1e-7 of a location that may be many scales.
+    """
+    family = mixture.components
+    shifts = family.domain.closed_under in ("affine", "positive_affine")
+    if family.domain.kind != "real" or not shifts:
+        return mixture, y
+    weights, centre = jax.lax.stop_gradient((mixture.weights()[..., None], family.place()[0]))
+    origin = numerics.weighted_sum(weights, centre, -2) / jnp.sum(weights, axis=-2)
+    one = jnp.ones(mixture.event_dim, y.dtype)
+    moved = family.affine(-origin[..., None, :], one)
+    return dataclasses.replace(mixture, components=moved), y - origin
 
 
 @squared_distance.defjvp
@@ -140,7 +160,7 @@ def _over_panels(mixture: Mixture, y: Array) -> Array:
     nearest = jnp.where(inside | jnp.isnan(y), y, forward(t))
     edges = functools.reduce(insert, [*marks, t], back(cuts))
     first, last = edges[:-1], edges[1:]
-    count = OPEN_NODES if open_ended(mixture) else NODES
+    count = OPEN_NODES[y.dtype.itemsize] if open_ended(mixture) else NODES
     x, weights, upto, *_ = (jnp.asarray(part, y.dtype) for part in _rule(count))
     length = last - first
     nodes = first[:, None] + length[:, None] * x.reshape(-1, *(1,) * y.ndim)

@@ -330,5 +330,4 @@ def test_crps_of_other_families(name, seed, spread, width):
     logits, y = 2 * rng.normal(size=(N, K)), 2 * spread * rng.normal(size=(N, 1))
     found = jaxmdn.crps(jaxmdn.Mixture(logits=jnp.asarray(logits), components=components), y)
     expected = crps_by_panels(special.softmax(logits, axis=-1), exact(**parameters), y)
-    # Student's by quadrature, to what the docstring says; the others to rounding.
-    compare(found, expected, rtol=1e-6 if name == "student" else 1e-8, atol=1e-9)
+    compare(found, expected, rtol=1e-8, atol=1e-9)
