@@ -15,7 +15,7 @@ from matplotlib.patches import Ellipse
 from jaxmdn.inference import hdr_intervals, hdr_threshold, quantile
 from jaxmdn.mixture import Mixture, component_log_prob, log_prob
 from jaxmdn.mixture.class_conditional import flatten_mixture
-from jaxmdn.plots.style import BLACK, BLUE, ORANGE, PALETTE, STYLES, axes
+from jaxmdn.plots.style import BLACK, BLUE, ORANGE, axes, is_heavy, look
 
 MANY = 20  # more components than these are a tangle
 
@@ -109,7 +109,8 @@ def density(
 
     Args:
       mixture: a density with ``D = 1`` and no batch axes (``mixture[0]`` picks a row).
-      y: grid ``[Y]``; by default from the 0.1 % to the 99.9 % quantile and a little beyond.
+      y: grid ``[Y]``; by default from the 0.1 % to the 99.9 % quantile and a little beyond, on a
+        logarithmic axis if both are positive and the latter is 30 times the median or more.
       level: probability of the highest-density region; None leaves it out.
       components: whether to draw the components; None: of a mixture of at most 20.
       value: what the target turned out to be, drawn as a line.
@@ -125,9 +126,12 @@ def density(
     if isinstance(mixture, Mixture):
         mixture = flatten_mixture(mixture)
     if y is None:
-        ends = np.ravel(quantile(mixture, [0.001, 0.999]))
-        margin = 0.1 * (ends[1] - ends[0])
-        y = np.linspace(ends[0] - margin, ends[1] + margin, 1001)
+        ends = np.ravel(quantile(mixture, [0.001, 0.5, 0.999]))
+        margin = 0.1 * (ends[2] - ends[0])
+        y = np.linspace(ends[0] - margin, ends[2] + margin, 1001)
+        if is_heavy(ends):
+            y = np.geomspace(ends[0] / 1.2, 1.2 * ends[2], 1001)
+            ax.set_xscale("log")
     points = jnp.asarray(y, mixture.dtype)[:, None]
     total = np.exp(np.asarray(log_prob(mixture, points)))
     highest = ax.get_ylim()[1] if ax.lines else 0.0  # of a density drawn before
@@ -147,8 +151,7 @@ def density(
             mixture.weights()
         )
         for k, part in enumerate(parts.T):
-            color = PALETTE[(1 + k) % len(PALETTE)]
-            style = STYLES[1 + k % (len(STYLES) - 1)]
+            style, color = look(k, beside_others=True)
             ax.plot(y, part, style, color=color, lw=1.0, label="components" if k == 0 else None)
     ax.plot(y, total, color=BLUE, lw=1.8, label="density")
     if value is not None:

@@ -8,13 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxmdn.mixture import mean, variance
-from jaxmdn.plots.style import BLUE, ORANGE, axes
+from jaxmdn.plots.style import BLUE, ORANGE, axes, is_heavy
 
 
 def predicted_against_actual(
     mixture: Any, y: Any, *, dim: int = 0, name: str = "y", ax: Axes | None = None
 ) -> Axes:
     """Actual values against predicted means, with bars of one predicted standard deviation.
+
+    Positive values of which the largest is 30 times the median or more get logarithmic axes.
 
     Args:
       mixture: predictive densities, batch shape ``[N]``.
@@ -34,5 +36,7 @@ def predicted_against_actual(
     low, high = actual.min(), actual.max()
     ax.plot([low, high], [low, high], "--", color=ORANGE, lw=1.2, label="actual = predicted")
     ax.set(xlabel=f"predicted {name}: mean and standard deviation", ylabel=f"actual {name}")
+    if is_heavy(actual) and (predicted > 0).all():
+        ax.set(xscale="log", yscale="log")
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     return ax

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxmdn.plots.style import BLACK, BLUE, ORANGE, PALETTE, STYLES, axes
+from jaxmdn.plots.style import BLACK, BLUE, ORANGE, axes, look
 
 MAX_LABELS = 10  # more lines in a legend than this are not read
 
@@ -61,7 +61,7 @@ def component_usage(
     weights = np.asarray(history["mean_weight"])
     order = np.argsort(-weights[-1])
     for rank, k in enumerate(order):
-        color, style = PALETTE[rank % len(PALETTE)], STYLES[rank % len(STYLES)]
+        style, color = look(rank)
         label = f"component {k}" if rank < MAX_LABELS else None
         ax.plot(weights[:, k], style, color=color, lw=1.4, label=label)
     if best_epoch is not None:

@@ -131,6 +131,7 @@ def test_a_table_larger_than_memory_is_streamed(command, monkeypatch, capsys):
         raise TypeError("enough")
 
     monkeypatch.setattr(training, "fit_stream", fit_stream)
+    monkeypatch.setattr(training, "_model", lambda *_: None)
     assert cli.main(command) == 2
     printed = capsys.readouterr()
     assert "a.csv: 400 rows\n  streamed     " in printed.out

@@ -69,6 +69,34 @@ def test_predicted_against_actual_uses_mean_and_deviation():
     np.testing.assert_allclose([abs(b[1][0] - b[0][0]) for b in bars], 1.0, rtol=1e-5)
 
 
+def test_looks_are_told_apart():
+    """Of 24 lines, and none beside a density is drawn like it or like the observation."""
+    for beside_others in (False, True):
+        looks = [plots.style.look(k, beside_others=beside_others) for k in range(24)]
+        assert len(set(looks)) == 24
+    assert not {color for _, color in looks} & {plots.BLUE, plots.BLACK}
+
+
+def test_tails_are_heavy_beside_the_median():
+    claims = np.exp(2 * np.random.default_rng(0).normal(size=200))
+    assert plots.style.is_heavy(claims)
+    assert not plots.style.is_heavy(1 + claims.clip(0, 5))
+    assert not plots.style.is_heavy(claims - claims.min())
+
+
+@pytest.mark.nightly
+def test_heavy_tails_have_a_logarithmic_axis():
+    claims = np.exp(2 * np.random.default_rng(0).normal(size=(200, 1))).astype("f")
+    normal = jaxmdn.components.LogNormal(loc=jnp.zeros((1, 1)), scale=jnp.full((1, 1), 2.0))
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(1), components=normal)
+    assert plots.density(mixture, level=None).get_xscale() == "log"
+    many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (200, *leaf.shape)), mixture)
+    ax = plots.predicted_against_actual(many, claims)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    ax = plots.predicted_against_actual(many, 1 + claims.clip(0, 5))
+    assert ax.get_xscale() == "linear"
+
+
 def two_modes():
     """0.5 N(0, 1) + 0.5 N(6, 2^2) in one dimension, no batch axes."""
     normal = jaxmdn.components.Normal(
