@@ -150,8 +150,9 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
             f"load: the network in {folder} has parameters {stored}, "
             f"but the model passed in has {wanted}; build it with the same arguments."
         )
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf[0], jnp.dtype(leaf[1])),
+        lambda leaf: jax.ShapeDtypeStruct(leaf[0], jnp.dtype(leaf[1]), sharding=here),
         config["shapes"],
         is_leaf=lambda node: isinstance(node, list),
     )

@@ -218,6 +218,7 @@ def fit_ensemble(
     recipe: Recipe | None = None,
     effort: str = "default",
     callbacks: Callback | Sequence[Callback] = (),
+    mesh: Any = None,
     seed: int = 0,
     progress: bool = True,
 ) -> EnsembleResult:
@@ -245,6 +246,8 @@ def fit_ensemble(
       effort: ``"fast"``, ``"default"`` or ``"best"``.
       callbacks: ``callback(cycle, record)``, or several, called after every cycle; one that returns
         "stop" ends the training. ``record`` holds what the history gets.
+      mesh: devices of this process (``jax.make_mesh``), whatever the axes: the networks are spread
+        over as many of them as divide their number. None: over all that the process has.
       seed: seeds folds, networks and shuffling.
       progress: show a progress bar.
 
@@ -304,7 +307,7 @@ def fit_ensemble(
     if cells is not None and y_map is not None:
         log_det, width = 0.0, jnp.asarray(cells / y_map.scale, jnp.float32)
 
-    run = Run(recipe, head, table, folds, floor, seed, width)
+    run = Run(recipe, head, table, folds, floor, seed, width, mesh)
     history: dict[str, list[float]] = {}
     start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None

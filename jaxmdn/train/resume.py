@@ -10,9 +10,11 @@ when it is complete. The last two are kept. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from jaxmdn.train.program import Carry
 
 FORMAT = 1
 SECONDS = 60  # between saves, unless a number of epochs is given
+QUIET, PATIENCE = 0.3, 10.0  # seconds without a change, and at most, after a save that failed
 SAVED = ("epoch", "step_size", "calm", "data", "finer", "since", "path", "best")  # of Progress
 
 
@@ -135,10 +138,9 @@ class Keeper:
 
     def __exit__(self, kind: Any, *error: Any) -> None:
         if kind is not None:  # its own failure would hide the error
-            try:
+            with contextlib.suppress(Exception):
                 self.manager.close()
-            except Exception:
-                return
+            _settle(self.folder)
             return
         with folders.writing(self.function, self.folder):
             self.manager.close()
@@ -211,6 +213,22 @@ class Keeper:
             for name, leaf in zip(_names(carry), leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, new)
+
+
+def _settle(folder: Path) -> None:
+    """Wait for what a save that failed still writes: another run may begin in the folder at once.
+
+    Orbax raises the first error of several threads; the others go on for a while.
+    """
+    before: Any = None
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):  # it goes while it is looked at
+            now = [(path, path.lstat().st_mtime_ns) for path in folder.glob("*-tmp/**/*")]
+            if now == before or not now:
+                return
+            before = now
+        time.sleep(QUIET)
 
 
 def fingerprint(rows: Rows | None) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
+from jaxmdn.train.spread import over_members, own_devices
 from jaxmdn.train.state import copied
 from jaxmdn.train.watch import Interrupts
 from jaxmdn.typing import Array
@@ -170,16 +171,6 @@ def _start(
     return Member(params, model_state, opt_state, jax.random.split(key_train, arms * each))
 
 
-def over_devices(count: int, tree: Any) -> Any:
-    """Spread the leading axis, of length ``count``, over as many devices as divide it."""
-    parts = max(n for n in range(1, jax.device_count() + 1) if count % n == 0)
-    if parts == 1:
-        return tree
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:parts]), ("networks",))
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks"))
-    return jax.device_put(tree, spread)
-
-
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
     """An ensemble at one moment, calibrated on held-out rows.
@@ -210,6 +201,7 @@ class Run:
         floor: Array,
         seed: int,
         width: Array | None = None,
+        mesh: Any = None,
     ) -> None:
         self.recipe, self.rows, self.floor, self.width = recipe, rows, floor, width
         self.arms = len(recipe.frequency_scales)
@@ -241,7 +233,8 @@ class Run:
 
         each = recipe.members * num_folds
         members = _start(recipe, self.plan, num_inputs, each, key_start, key_train, bias)
-        self.members, self.index = over_devices(self.arms * each, (members, self.index))
+        spread, devices = (members, self.index), own_devices("fit_ensemble", mesh)
+        self.members, self.index = over_members(devices, self.arms * each, spread)
 
     def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
         """Train for a cycle; return in how many epochs some loss was not finite.

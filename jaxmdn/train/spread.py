@@ -1,4 +1,4 @@
-"""A mesh of devices for training: rows of a batch spread over all of them, the rest on each."""
+"""A mesh of devices for training: a batch's rows, or networks, spread over it, the rest on each."""
 
 from __future__ import annotations
 
@@ -26,6 +26,32 @@ def automatic(function: str, mesh: Any) -> Mesh | None:
             f"got {type(mesh).__name__}."
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def own_devices(function: str, mesh: Any) -> list[Any]:
+    """The devices of a mesh, all of this process; None stands for all that it has.
+
+    Raises:
+      TypeError: for something else than a mesh of devices.
+      ValueError: for one of several processes.
+    """
+    mesh = automatic(function, mesh)
+    if mesh is None:
+        return jax.local_devices()
+    others = mesh.size - mesh.local_mesh.size if mesh.is_multi_process else 0
+    if others:
+        raise ValueError(
+            f"{function}: mesh must have devices of this process alone, got {others} of others; "
+            f"pass jax.sharding.Mesh(jax.local_devices(), ('networks',))."
+        )
+    return list(mesh.devices.flat)
+
+
+def over_members(devices: list[Any], count: int, tree: Any) -> Any:
+    """Spread the leading axis, of length ``count``, over as many devices as divide it."""
+    parts = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+    mesh = Mesh(np.array(devices[:parts]), ("networks",))
+    return jax.device_put(tree, NamedSharding(mesh, P("networks")) if parts > 1 else devices[0])
 
 
 def over_rows(mesh: Mesh, tree: Any) -> Any:

@@ -22,6 +22,7 @@ from jaxmdn.train.data import Rows, make_rows
 from jaxmdn.train.feed import END, Cutter, Feed, Source, as_rows
 from jaxmdn.train.fit import DEFAULT_OPTIMIZER, FitResult, check_model
 from jaxmdn.train.loop import Loop, Progress, Unit
+from jaxmdn.train.optimizers import shared
 from jaxmdn.train.prepare import (
     Map,
     input_map,
@@ -199,7 +200,7 @@ def fit_stream(
     held_out = None if held_out is None else put(held_out)
     if initialize:
         start_from(sample, model, key_bias)
-    optimizer = optimizer or DEFAULT_OPTIMIZER
+    optimizer = DEFAULT_OPTIMIZER if optimizer is None else shared(optimizer)
     mesh = automatic(name, mesh)
     program, params, model_state = Program.create(
         model, optimizer, loss, cutter.batch_size, float(ema), mesh, calibrate

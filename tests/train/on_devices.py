@@ -1,7 +1,8 @@
 """Training on eight devices, or in two processes; a program of its own.
 
-``python on_devices.py FOLDER``: eight virtual devices. ``python on_devices.py FOLDER PORT I``:
-process I of two, with a device each. A checkpoint is left in FOLDER, the history in FOLDER.npz.
+``python on_devices.py FOLDER``: as many virtual devices as there are. ``python on_devices.py FOLDER
+PORT I``: process I of two, with a device each. A checkpoint is left in FOLDER, the history in
+FOLDER.npz.
 """
 
 import sys
@@ -50,7 +51,7 @@ def main(folder, port=None, number=0):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
     kind = AxisType.Explicit if port is None else AxisType.Auto
-    shape = (4, 2) if port is None else (2, 1)
+    shape = (jax.device_count() // 2, 2) if port is None else (2, 1)
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
     results = [fit(folder, mesh), stream(mesh)]
     x, y = rows(3)

@@ -1,6 +1,7 @@
 """Training on several devices is training on one, but for rounding."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -47,7 +48,12 @@ def agree(folder):
 
 @pytest.mark.nightly
 def test_eight_devices_and_then_one(tmp_path):
+    """And two, which load what eight have saved."""
     finish(run(tmp_path / "run", devices=8))
+    shutil.copytree(tmp_path / "run", tmp_path / "two")
+    finish(run(tmp_path / "two", devices=2))
+    eight, two = (np.load(tmp_path / f"{name}.npz")["log_prob"][0] for name in ("run", "two"))
+    np.testing.assert_array_equal(two, eight)
     agree(tmp_path / "run")
 
 

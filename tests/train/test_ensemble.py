@@ -168,48 +168,60 @@ ON_FOUR_DEVICES = """
 import jax, json, sys
 import numpy as np
 from jaxmdn import train
-from jaxmdn.train import run
 
-spread = []
-start = run.over_devices
-
-def watched(count, tree):
-    found = start(count, tree)
-    spread.append(len(jax.tree.leaves(found)[0].sharding.device_set))
-    return found
-
-run.over_devices = watched
 rows = json.load(sys.stdin)
 x, y = np.array(rows["x"]), np.array(rows["y"])
 recipe = train.Recipe(**rows["recipe"])
-result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
-leaves = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(result.networks)]
+mesh = jax.make_mesh((2, 2), ("networks", "other"))
+result = train.fit_ensemble(x, y, recipe=recipe, mesh=mesh, progress=False)
+train.checkpoint.save(sys.argv[1], result)
+spread = [len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.networks)]
 nll = -float(np.mean(result.log_prob(x, y)))
-print(json.dumps({"devices": spread, "networks": leaves, "nll": nll}))
+print(json.dumps({"devices": spread, "nll": nll}))
+"""
+ON_TWO_DEVICES = """
+import jax, json, sys
+import numpy as np
+from jaxmdn import train
+
+rows = json.load(sys.stdin)
+x, y = np.array(rows["x"]), np.array(rows["y"])
+assert jax.device_count() == 2
+nll = -float(np.mean(train.checkpoint.load(sys.argv[1]).log_prob(x, y)))
+print(json.dumps({"nll": nll}))
 """
 
 
-def test_networks_spread_over_four_devices_are_those_of_one(fitted):
+def test_networks_spread_over_four_devices_are_those_of_one(fitted, tmp_path, user_errors):
+    """Saved there, they are loaded with two devices and with one."""
     result, x, y = fitted
     rows = {"x": x.tolist(), "y": y.tolist(), "recipe": dataclasses.asdict(RECIPE)}
-    flags = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES],
-        input=json.dumps(rows),
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["devices"] == [4], "12 networks go evenly on four devices"
-    own = jax.device_get(jax.tree.leaves(result.networks))
-    for leaf, expected in zip(found["networks"], own, strict=True):
-        np.testing.assert_allclose(leaf, expected.ravel(), atol=1e-5)
+    found = []
+    for program, count in ((ON_FOUR_DEVICES, 4), (ON_TWO_DEVICES, 2)):
+        flags = f"--xla_force_host_platform_device_count={count} {os.environ.get('XLA_FLAGS', '')}"
+        done = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "saved"],
+            input=json.dumps(rows),
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert set(found[0]["devices"]) == {4}, "12 networks go evenly on four devices"
+    assert found[1]["nll"] == pytest.approx(found[0]["nll"], rel=1e-5)
+    loaded = train.checkpoint.load(tmp_path / "saved")
+    for leaf, expected in zip(
+        *(jax.tree.leaves(one.networks) for one in (loaded, result)), strict=True
+    ):
+        np.testing.assert_allclose(leaf, expected, atol=1e-5)
     # Temperatures are fitted until the slope is below 3e-5, from sums of another order: they agree
     # to some 1e-4, and these are not the rows that they were fitted to.
-    np.testing.assert_allclose(found["nll"], -np.mean(result.log_prob(x, y)), atol=3e-4)
+    np.testing.assert_allclose(found[0]["nll"], -np.mean(result.log_prob(x, y)), atol=3e-4)
+    assert -np.mean(loaded.log_prob(x, y)) == pytest.approx(found[0]["nll"], rel=1e-5)
+    with pytest.raises(TypeError, match="fit_ensemble: mesh must be a mesh of devices"):
+        train.fit_ensemble(x, y, recipe=RECIPE, mesh=4, progress=False)
 
 
 def test_the_same_seed_gives_the_same_networks(fitted):
