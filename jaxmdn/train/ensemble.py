@@ -33,6 +33,7 @@ from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.prepare import mean_log_det
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.run import Calibrated, Run, densities, moments
+from jaxmdn.train.spread import own_devices
 from jaxmdn.train.standardize import Standardizer, to_unit
 from jaxmdn.train.targets import check_targets, find_cells, grid_steps, refuse_constant
 from jaxmdn.train.watch import Callback, Interrupts, check_callbacks
@@ -274,6 +275,7 @@ def fit_ensemble(
     """
     recipe = resolve("fit_ensemble", recipe, effort)
     callbacks = check_callbacks("fit_ensemble", callbacks)
+    devices = own_devices("fit_ensemble", mesh)
     if isinstance(y, Labeled):
         raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
     columns = Columns.fit(x, weights, categorical=categorical, function="fit_ensemble")
@@ -307,7 +309,7 @@ def fit_ensemble(
     if cells is not None and y_map is not None:
         log_det, width = 0.0, jnp.asarray(cells / y_map.scale, jnp.float32)
 
-    run = Run(recipe, head, table, folds, floor, seed, width, mesh)
+    run = Run(recipe, head, table, folds, floor, seed, width, devices)
     history: dict[str, list[float]] = {}
     start, epochs, lost = time.perf_counter(), 0, 0
     best: Calibrated | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
-from jaxmdn.train.spread import over_members, own_devices
+from jaxmdn.train.spread import over_members
 from jaxmdn.train.state import copied
 from jaxmdn.train.watch import Interrupts
 from jaxmdn.typing import Array
@@ -201,7 +202,7 @@ class Run:
         floor: Array,
         seed: int,
         width: Array | None = None,
-        mesh: Any = None,
+        devices: Sequence[Any] = (),
     ) -> None:
         self.recipe, self.rows, self.floor, self.width = recipe, rows, floor, width
         self.arms = len(recipe.frequency_scales)
@@ -233,8 +234,10 @@ class Run:
 
         each = recipe.members * num_folds
         members = _start(recipe, self.plan, num_inputs, each, key_start, key_train, bias)
-        spread, devices = (members, self.index), own_devices("fit_ensemble", mesh)
-        self.members, self.index = over_members(devices, self.arms * each, spread)
+        spread = (members, self.index)
+        self.members, self.index = over_members(
+            devices or jax.local_devices(), self.arms * each, spread
+        )
 
     def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
         """Train for a cycle; return in how many epochs some loss was not finite.

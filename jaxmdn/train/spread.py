@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,7 @@ def own_devices(function: str, mesh: Any) -> list[Any]:
     return list(mesh.devices.flat)
 
 
-def over_members(devices: list[Any], count: int, tree: Any) -> Any:
+def over_members(devices: Sequence[Any], count: int, tree: Any) -> Any:
     """Spread the leading axis, of length ``count``, over as many devices as divide it."""
     parts = max(n for n in range(1, len(devices) + 1) if count % n == 0)
     mesh = Mesh(np.array(devices[:parts]), ("networks",))

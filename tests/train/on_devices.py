@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
@@ -55,6 +56,9 @@ def main(folder, port=None, number=0):
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
     results = [fit(folder, mesh), stream(mesh)]
     x, y = rows(3)
+    if port is not None:
+        with pytest.raises(ValueError, match=r"fit_ensemble: mesh must .* got 1 of others"):
+            train.fit_ensemble(x, y, mesh=mesh, progress=False)
     if not int(number):
         log_prob = [np.asarray(result.log_prob(x, y)) for result in results]
         names = ("train_nll", "valid_nll", "grad_norm")
