@@ -120,7 +120,8 @@ class BoundedDensity(IntervalDensity):
 
     @property
     def domain(self) -> Support:  # type: ignore[override]
-        return Support("interval", self.lower, self.upper, closed=self.closed)
+        kind = "interval" if math.isfinite(self.lower) or math.isfinite(self.upper) else "real"
+        return Support(kind, self.lower, self.upper, closed=self.closed)
 
     @property
     def width(self) -> float:

@@ -7,6 +7,7 @@ left of the second, and so on.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -84,7 +85,8 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
 
 def _count_until(turns: TurningPoints) -> Int[Array, "P ..."]:
     """How many points of the grid lie at or before each turning point."""
-    grid, ends = (values.reshape(len(values), -1) for values in (turns.grid, turns.location))
+    size = math.prod(turns.location.shape[1:])
+    grid, ends = (values.reshape(len(values), size) for values in (turns.grid, turns.location))
     search = jax.vmap(partial(jnp.searchsorted, side="right"), in_axes=1, out_axes=1)
     return search(grid, ends).reshape(turns.location.shape).astype(jnp.int32)
 

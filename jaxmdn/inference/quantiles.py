@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -254,9 +255,10 @@ def _bracket(mixture: Mixture, near: Array, side: Array) -> tuple[Array, Array, 
             ]
         )  # [2, ..., D]
         sides = jnp.stack([side != both, side != other])
+        count = math.prod(levels.shape[: levels.ndim - len(own)])  # a batch may be empty
         found = component.tail_quantile(
-            jnp.concatenate([levels.reshape(-1, *own), edges]),
-            jnp.concatenate([sides.reshape(-1, *own), edge_sides]),
+            jnp.concatenate([levels.reshape(count, *own), edges]),
+            jnp.concatenate([sides.reshape(count, *own), edge_sides]),
         )
         first, second = found[:-2].reshape(levels.shape)
         # The outer bound lies below where the nearer tail is the lower one.
@@ -280,7 +282,7 @@ def _bracket(mixture: Mixture, near: Array, side: Array) -> tuple[Array, Array, 
         narrow, start, (components_first(mixture), weights)
     )
     lower, upper = jnp.maximum(least, lower), jnp.minimum(most, upper)
-    edges = edges.reshape(-1, *edges.shape[2:])
+    edges = jax.lax.collapse(edges, 0, 2)
     return jnp.minimum(lower, upper), jnp.maximum(lower, upper), guess, edges
 
 

@@ -174,14 +174,13 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
 
     Also, for each of :func:`grid_levels`, an interval that leaves no component more on either side.
     """
-    batch = mixture.batch_shape
     below, above = _component_grid(mixture, mixture.components)
     alive = mixture.weights() > 0
     least = jnp.min(jnp.where(alive, below, jnp.inf), axis=-1)
     most = jnp.max(jnp.where(alive, above, -jnp.inf), axis=-1)
     points = jnp.concatenate([below, above[:-1]])  # [G, ..., K]
     points = jnp.where(alive, points, most[:1, ..., None])
-    points = jnp.moveaxis(points, -1, 0).reshape(-1, *batch)
+    points = jax.lax.collapse(jnp.moveaxis(points, -1, 0), 0, 2)  # [K G, ...]
     return jnp.sort(points, axis=0), least, most
 
 
@@ -205,7 +204,7 @@ def _circle_grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     below, above = _component_grid(mixture, components.turn(-centre))
     points = jnp.concatenate([below, above[:-1]]) + centre[..., 0]
     points = jnp.where(mixture.weights() > 0, points, 0)
-    points = jnp.moveaxis(points, -1, 0).reshape(-1, *batch)
+    points = jax.lax.collapse(jnp.moveaxis(points, -1, 0), 0, 2)  # [K G, ...]
     even = jnp.asarray([TURN * i / CIRCLE_POINTS for i in range(CIRCLE_POINTS)], points.dtype)
     even = jnp.broadcast_to(even.reshape(-1, *(1,) * len(batch)), (CIRCLE_POINTS, *batch))
     points = representative(jnp.concatenate([points, even]))

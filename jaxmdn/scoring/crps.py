@@ -85,7 +85,12 @@ def _score(flat: Mixture, y: Array) -> Array:
     family = flat.components
     family.cdf  # noqa: B018 - classes have none, and say so
     shape = (*jnp.broadcast_shapes(flat.batch_shape, y.shape[:-1]), flat.event_dim)
-    y = jnp.broadcast_to(y, shape)
+    # Without any weight there is no distribution: no score, least of all zero.
+    none = jnp.sum(flat.weights(), axis=-1, keepdims=True) == 0
+    return jnp.where(none, jnp.nan, _of_each(flat, jnp.broadcast_to(y, shape)))
+
+
+def _of_each(flat: Mixture, y: Array) -> Array:
     if flat.event_dim == 1:
         return _of_one(flat, y)
 
@@ -96,7 +101,7 @@ def _score(flat: Mixture, y: Array) -> Array:
             shared = rank == 0 or leaf.shape[-1] == 1
             return leaf if shared else jax.lax.dynamic_index_in_dim(leaf, d, -1)
 
-        own = dataclasses.replace(flat, components=family.map_parameters(pick))
+        own = dataclasses.replace(flat, components=flat.components.map_parameters(pick))
         return _of_one(own, jax.lax.dynamic_index_in_dim(y, d, -1))[..., 0]
 
     each = meshes.scan(lambda _, d: (None, body(d)), None, jnp.arange(flat.event_dim))[1]

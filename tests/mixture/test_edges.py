@@ -148,3 +148,40 @@ def test_components_never_broadcast_against_weights(logits, components, user_err
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("family", ["normal", "gamma"])
+def test_a_batch_without_rows_has_answers_without_rows(family):
+    """As the last part of a table may have none; nothing is run, only traced."""
+    head, none = jaxmdn.FactorizedHead(family, 2), jnp.zeros((0, 1))
+
+    def ask(raw, y):
+        density = head(raw)
+        return (
+            jaxmdn.quantile(density, 0.3),
+            jaxmdn.quantile(density, [0.1, 0.9]),
+            jaxmdn.modes(density).location,
+            jaxmdn.hdr_intervals(density, 0.5).lower,
+            jaxmdn.hdr_level(density, y).value,
+            jaxmdn.crps(density, y),
+            jaxmdn.scoring.quantile_crps(density, y),
+        )
+
+    found = jax.eval_shape(ask, jnp.zeros((0, head.num_outputs)), none)
+    slots = 2 if family == "normal" else 4
+    shapes = [(0, 1), (2, 0, 1), (0, slots, 1), (0, slots), (0,), (0, 1), (0, 1)]
+    assert [leaf.shape for leaf in found] == shapes
+
+
+def test_a_normal_truncated_nowhere_is_a_normal_and_no_weight_has_no_score():
+    loc, y = jnp.asarray([[1000.0], [1002.0]]), jnp.asarray([1001.3])
+    nowhere = jaxmdn.components.TruncatedNormal(
+        loc=loc, scale=jnp.ones((2, 1)), lower=-np.inf, upper=np.inf
+    )
+    normal = jaxmdn.components.Normal(loc=loc, scale=jnp.ones((2, 1)))
+    mixtures = [jaxmdn.Mixture(logits=jnp.zeros(2), components=own) for own in (nowhere, normal)]
+    scores = [jaxmdn.crps(mixture, y) for mixture in mixtures]
+    np.testing.assert_allclose(*scores, rtol=1e-9)
+    for own in (nowhere, normal):
+        dead = jaxmdn.Mixture(logits=jnp.full(2, -jnp.inf), components=own)
+        assert np.isnan(jaxmdn.crps(dead, y)).all()
