@@ -199,11 +199,15 @@ def orthonormalize(
     identity = jnp.eye(loading.shape[-1], dtype=loading.dtype)
     identity = jnp.broadcast_to(identity, (*loading.shape[:-2], *identity.shape))
     remaining = jnp.concatenate([jnp.swapaxes(loading, -1, -2), identity], axis=-1)  # [..., r, D+r]
-    directions, log_det = [], jnp.zeros((), loading.dtype)
+    directions: list[Array] = []
+    log_det = jnp.zeros((), loading.dtype)
     while remaining.shape[-2]:
         column, remaining = remaining[..., 0, :], remaining[..., 1:, :]
         peak = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=-1, keepdims=True))
         column = column / peak
+        for direction in directions:  # once more: beside a narrow dimension rounding left some
+            share = jnp.sum(column * direction, axis=-1, keepdims=True)
+            column = column - share * direction
         norm = jnp.sqrt(jnp.sum(column**2, axis=-1, keepdims=True))
         direction = column / norm
         log_det = log_det + jnp.sum(jnp.log(peak) + jnp.log(norm), axis=-1)

@@ -48,8 +48,12 @@ def low_rank_normal(
     log_prob = -0.5 * quadratic - log_det - 0.5 * dim * numerics.LOG_2PI
 
     def pullback(r: Float[Array, "n K"]) -> tuple[Array, Array, Array]:
-        r = r[..., None]
-        rho, t = residual[..., :dim], -residual[..., dim:]
+        r, again = r[..., None], residual
+        # What rounding has left of the directions goes by projecting once more: next to a narrow
+        # dimension it is not small. (The derivative of the loop above does the same.)
+        for direction in reversed(directions):
+            again = again - jnp.sum(direction * again, axis=-1, keepdims=True) * direction
+        rho, t = again[..., :dim], -again[..., dim:]
         r_rho = r * rho  # before anything else: a far component has r = 0, and v may be infinite
         rv = r_rho * inverse
         remaining = jnp.ones_like(scale)  # 1 - |Q1_d|^2
