@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environment, grid, pictures, records, report, suite
+from benchmarks import environment, grid, pictures, records, report, scaling, suite
 
 RESULTS = Path(report.__file__).parent / "results"
 CPU = "cpu-amd-epyc-2-cores"
 NAMES = ("throughput", "scaling", "ratios")
+WRITERS = {"-grid": grid.markdown, "-many-devices": scaling.report}
 
 
 def load(name):
@@ -20,12 +21,10 @@ def load(name):
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_the_report_of_a_committed_result_is_the_committed_one(path):
-    if path.stem.endswith("-grid"):
-        written = grid.markdown(load(path.stem))
-    else:
-        images = [f"{path.stem}-{name}.png" for name in NAMES]
-        images = [name for name in images if (RESULTS / name).exists()]
-        written = report.markdown(load(path.stem), images)
+    own = [writer for end, writer in WRITERS.items() if path.stem.endswith(end)]
+    images = [f"{path.stem}-{name}.png" for name in NAMES]
+    images = [name for name in images if (RESULTS / name).exists()]
+    written = own[0](load(path.stem)) if own else report.markdown(load(path.stem), images)
     assert written == path.with_suffix(".md").read_text()
 
 
