@@ -18,7 +18,11 @@ few = pytest.mark.parametrize("name", ["full", "gamma"])
 every = pytest.mark.parametrize("name", HEADS)
 
 
-def asked(name, chosen):
+# No mean of one degree of freedom; draws of a beta round to a bound, where its density is infinite.
+UNDEFINED = {"student_t": ("mean", "variance", "covariance"), "beta": ("kl_divergence",)}
+
+
+def asked(name, chosen, without=()):
     head = HEADS[name]
     raw, y = questions.rows(head)
     found = questions.answered(head, raw, y)
@@ -26,7 +30,7 @@ def asked(name, chosen):
     return [
         (partial(questions.QUESTIONS[which], head), raw, y)
         for which in found
-        if chosen is None or which in chosen
+        if (chosen is None or which in chosen) and which not in without
     ]
 
 
@@ -97,7 +101,7 @@ def test_no_answer_holds_a_nan(name):
 @every
 def test_no_answer_of_all_holds_a_nan(name):
     with jax.debug_nans(True):
-        for ask, raw, y in asked(name, None):
+        for ask, raw, y in asked(name, None, without=UNDEFINED.get(name, ())):
             jax.jit(ask)(raw, y)
 
 

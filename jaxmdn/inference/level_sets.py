@@ -148,7 +148,9 @@ def solve_level(
 
 def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array, Array]:
     turns = turning_points(mixture)
-    highest = jnp.max(turns.value, axis=0)
+    # Where a density is infinite at an end of its support, it is as high as a number can be there.
+    top = math.log(float(jnp.finfo(level.dtype).max))
+    highest = jnp.minimum(jnp.max(turns.value, axis=0), top)
     # All but 1 - level lies above t >= (1 - level) / 2 / L, if all but half of that lies in an
     # interval of length L: the shortest one known that leaves a quarter on either side at most.
     outside = (1 - level) / 2

@@ -428,3 +428,25 @@ PLANE = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2)
 def test_errors(user_errors, function, arguments, kind, message):
     with pytest.raises(kind, match=message):
         getattr(jaxmdn, function)(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_density_that_is_infinite_at_both_ends(dtype):
+    """Beta(1/2, 1/2), the arcsine law: ``F(y) = 2 asin(sqrt(y)) / pi``."""
+    ones = jnp.ones((1, 1), dtype)
+    beta = jaxmdn.components.Beta(concentration1=ones / 2, concentration0=ones / 2)
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(1, dtype), components=beta)
+    level = np.array([0.1, 0.5, 0.9])
+
+    @jax.jit
+    def ask(level):
+        threshold = jaxmdn.hdr_threshold(mixture, level)
+        return jnp.sum(threshold.value), (threshold.value, jaxmdn.hdr_intervals(mixture, level))
+
+    slope, (value, intervals) = jax.grad(ask, has_aux=True)(jnp.asarray(level, dtype))
+    rtol = 2e-5 if dtype == np.float32 else 1e-10
+    np.testing.assert_allclose(value, np.log(2 / np.pi / np.sin(np.pi * level / 2)), rtol=rtol)
+    np.testing.assert_allclose(slope, -np.pi / 2 / np.tan(np.pi * level / 2), rtol=20 * rtol)
+    end = np.sin(np.pi * level / 4) ** 2
+    np.testing.assert_allclose(intervals.upper[:, 0], end, rtol=20 * rtol)
+    np.testing.assert_allclose(intervals.lower[:, 1], 1 - end, rtol=20 * rtol)
