@@ -21,7 +21,6 @@ from test_train import linear_data, quick_fit, small_model
 from jaxmdn.train import checkpoint, folders, resume
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
-KILLS = 50
 TIMES = ("seconds", "rows_per_second")
 
 
@@ -189,7 +188,8 @@ def test_damaged_networks(tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_killed_at_any_moment(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.optimised), 50])
+def test_killed_at_any_moment(tmp_path, monkeypatch, kills):
     """SIGKILL at random moments, the last epoch's included: the result is the same as ever."""
     monkeypatch.delenv("JAXMDN_CHECK_TYPES")
     context = multiprocessing.get_context("forkserver")
@@ -215,7 +215,7 @@ def test_killed_at_any_moment(tmp_path, monkeypatch):
     process.join()
     expected = np.load(tmp_path / "whole.npz")
     rng, done, lost, over = np.random.default_rng(0), 0, 0, 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         process, pipe = start(f"run {over}")
         pipe.poll(60)  # until it has compiled, and its first epoch is over
         time.sleep(rng.exponential(0.15))
@@ -235,4 +235,4 @@ def test_killed_at_any_moment(tmp_path, monkeypatch):
         found = np.load(tmp_path / "last.npz")
         for name in expected.files:
             np.testing.assert_array_equal(found[name], expected[name])
-    print(f"{KILLS} kills, {over + 1} runs, at most {lost} epochs lost")
+    print(f"{kills} kills, {over + 1} runs, at most {lost} epochs lost")
