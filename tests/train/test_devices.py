@@ -47,6 +47,7 @@ def agree(folder):
 
 
 @pytest.mark.nightly
+@pytest.mark.optimised
 def test_eight_devices_and_then_one(tmp_path):
     """And two, which load what eight have saved."""
     finish(run(tmp_path / "run", devices=8))
@@ -58,6 +59,7 @@ def test_eight_devices_and_then_one(tmp_path):
 
 
 @pytest.mark.nightly
+@pytest.mark.optimised
 def test_two_processes_and_then_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
