@@ -144,4 +144,6 @@ def test_the_normaliser_of_any_concentration(dtype):
     value, slope = jax.jvp(circular.log_i0e, (jnp.asarray(k),), (jnp.ones(13, dtype),))
     eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(value, log, rtol=4 * eps, atol=4 * eps)
-    np.testing.assert_allclose(slope, -ratio, rtol=30 * eps)
+    # Up to 8 one less a quotient, to last places of one; beyond, a series that cancels nothing.
+    room = 30 * eps * ratio + np.where(k < 8, 4 * eps, 0)
+    assert np.all(np.abs(np.asarray(slope) + ratio) <= room)
