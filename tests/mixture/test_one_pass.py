@@ -86,7 +86,7 @@ def test_what_carries_no_weight_or_is_out_of_reach_has_no_derivative(dtype):
     np.testing.assert_allclose(dy[:3, 0], [-0.5] * 3, 1e-6)
 
 
-def test_one_component_and_precision_of_half():
+def test_one_component_and_precision_of_half(float16):
     y = jnp.asarray([[0.25], [3.0]], jnp.float16)
     arguments = (
         jnp.asarray([0.3], jnp.float16), jnp.zeros((1, 1), jnp.float16),
