@@ -47,7 +47,6 @@ def agree(folder):
 
 
 @pytest.mark.nightly
-@pytest.mark.optimised
 def test_eight_devices_and_then_one(tmp_path):
     """And two, which load what eight have saved."""
     finish(run(tmp_path / "run", devices=8))
