@@ -25,7 +25,8 @@ def shared(optimizer: Optimizer) -> Optimizer:
     Functions from elsewhere (a schedule of your own) are equal to themselves alone.
 
     >>> import optax
-    >>> shared(optax.adam(1e-3)) is shared(optax.adam(1e-3)), shared(optax.adam(1e-2)) is None
+    >>> first = shared(optax.adam(1e-3))
+    >>> first is shared(optax.adam(1e-3)), first is shared(optax.adam(1e-2))
     (True, False)
     """
     try:

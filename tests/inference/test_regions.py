@@ -450,3 +450,27 @@ def test_a_density_that_is_infinite_at_both_ends(dtype):
     end = np.sin(np.pi * level / 4) ** 2
     np.testing.assert_allclose(intervals.upper[:, 0], end, rtol=20 * rtol)
     np.testing.assert_allclose(intervals.lower[:, 1], 1 - end, rtol=20 * rtol)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("family", "parameters", "law"),
+    [
+        ("Gamma", {"concentration": 0.05, "rate": 1.0}, stats.gamma(0.05)),
+        ("Weibull", {"concentration": 0.1, "scale": 1.0}, stats.weibull_min(0.1)),
+        ("Beta", {"concentration1": 0.1, "concentration0": 2.0}, stats.beta(0.1, 2.0)),
+    ],
+)
+def test_densities_that_fall_from_infinity(family, parameters, law, dtype):
+    """The region is all below a quantile, and the threshold the density there."""
+    values = {name: jnp.full((1, 1), value, dtype) for name, value in parameters.items()}
+    components = getattr(jaxmdn.components, family)(**values)
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(1, dtype), components=components)
+    level = np.array([0.3, 0.6, 0.95])
+    found = jax.jit(jaxmdn.hdr_threshold)(mixture, jnp.asarray(level, dtype)).value
+    rounded = {name: float(value[0, 0]) for name, value in values.items()}
+    exact = law.dist(*list(rounded.values())[: len(law.args)])
+    points = exact.ppf(np.asarray(jnp.asarray(level, dtype), float))
+    rtol = 1e-4 if dtype == np.float32 else 1e-9
+    np.testing.assert_allclose(found, exact.logpdf(points), rtol=rtol)
