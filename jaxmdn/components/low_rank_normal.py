@@ -1,15 +1,6 @@
 """The normal family with low-rank plus diagonal covariance: ``F F^T + diag(scale^2)``.
 
-With ``A = F / scale`` and ``z = (y - loc) / scale``, the determinant lemma and Woodbury's identity
-reduce both parts of the log-density to one least-squares problem with the ``D + r`` rows of
-``[A; I]``, whose triangular factor is ``R``:
-
-    log det C = 2 sum(log scale) + 2 sum(log diag(R)),
-    (y - loc)^T C^-1 (y - loc) = min_u |u|^2 + |z - A u|^2,
-
-which modified Gram-Schmidt solves, ``r`` steps of vector arithmetic. Woodbury's difference would
-cancel when the factor dominates, and forming ``R^T R = I + A^T A`` squares its condition number:
-in float32 its Cholesky factor is NaN for two nearly parallel loadings of size 1e4.
+Its log-density and the derivatives of that are in :mod:`jaxmdn.components.low_rank_density`.
 """
 
 from __future__ import annotations
@@ -23,6 +14,7 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, others
 from jaxmdn.components.declare import family, parameter
 from jaxmdn.components.full_normal import FullNormal
+from jaxmdn.components.low_rank_density import log_prob, orthonormalize
 from jaxmdn.components.normal import Normal
 from jaxmdn.components.normal_density import CorrelatedNormal
 from jaxmdn.typing import Array, Float, Key, Parameter
@@ -48,18 +40,7 @@ class LowRankNormal(CorrelatedNormal):
     scale: Parameter = parameter()
 
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        loc, factor, scale, y = numerics.upcast(self.loc, self.factor, self.scale, y)
-        z = numerics.standardize(y, loc, scale)  # [..., D]
-        loading = numerics.divide(factor, scale[..., None])  # [..., D, r]
-        directions, log_det = orthonormalize(loading)
-        log_det = log_det + jnp.sum(jnp.log(scale), axis=-1)
-        unexplained = jnp.zeros((*z.shape[:-1], factor.shape[-1]), z.dtype)
-        residual = jnp.concatenate([z, unexplained], axis=-1)  # [..., D + r]
-        for direction in directions:
-            share = jnp.sum(direction * residual, axis=-1, keepdims=True)
-            residual = residual - share * direction
-        quadratic = jnp.sum(residual**2, axis=-1)
-        return -0.5 * quadratic - log_det - 0.5 * numerics.LOG_2PI * loc.shape[-1]
+        return log_prob(*numerics.upcast(self.loc, self.scale, self.factor, y))
 
     @classmethod
     def align(cls, densities: tuple[LowRankNormal, ...]) -> tuple[LowRankNormal, ...]:
@@ -186,32 +167,3 @@ def _hypotenuse(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, 
 def _pad_last(array: Float[Array, "..."], size: int) -> Float[Array, "..."]:
     """Append zeros to the last axis up to ``size`` entries."""
     return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, size - array.shape[-1])])
-
-
-def orthonormalize(
-    loading: Float[Array, "... D r"],
-) -> tuple[list[Float[Array, "..."]], Float[Array, "..."]]:
-    """Return an orthonormal basis of the columns of ``[loading; I]`` and ``sum(log diag(R))``.
-
-    ``r`` vectors ``[..., D + r]``; ``R`` is the triangular factor. Each column is divided by its
-    largest entry before it is squared, so that loadings up to the dtype's largest number pass.
-    """
-    identity = jnp.eye(loading.shape[-1], dtype=loading.dtype)
-    identity = jnp.broadcast_to(identity, (*loading.shape[:-2], *identity.shape))
-    remaining = jnp.concatenate([jnp.swapaxes(loading, -1, -2), identity], axis=-1)  # [..., r, D+r]
-    directions: list[Array] = []
-    log_det = jnp.zeros((), loading.dtype)
-    while remaining.shape[-2]:
-        column, remaining = remaining[..., 0, :], remaining[..., 1:, :]
-        peak = jax.lax.stop_gradient(jnp.max(jnp.abs(column), axis=-1, keepdims=True))
-        column = column / peak
-        for direction in directions:  # once more: beside a narrow dimension rounding left some
-            share = jnp.sum(column * direction, axis=-1, keepdims=True)
-            column = column - share * direction
-        norm = jnp.sqrt(jnp.sum(column**2, axis=-1, keepdims=True))
-        direction = column / norm
-        log_det = log_det + jnp.sum(jnp.log(peak) + jnp.log(norm), axis=-1)
-        share = numerics.matvec(remaining, direction)  # [..., r]
-        remaining = remaining - share[..., None] * direction[..., None, :]
-        directions.append(direction)
-    return directions, log_det

@@ -7,8 +7,7 @@ while they are in cache, and the backward pass has nothing left to do.
 
 | module | what it holds |
 |---|---|
-| ``mixing`` | what every mixture shares: responsibilities, the gradient of the logits |
-| ``normal``, ``full_normal``, ``low_rank_normal`` | one family's log-density and its pullback |
+| ``full_normal`` | one family's log-density and its pullback (others': in ``components``) |
 | ``rows`` | raw outputs of a block of rows -> NLL, gradient (any head; by autodiff if need be) |
 | ``chunked`` | the loop over blocks of rows, from raw outputs |
 | ``linear`` | the same from the last hidden layer: raw outputs exist a block at a time |

@@ -6,16 +6,17 @@ block by row block: no faster than autodiff over everything at once, but in boun
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes, numerics
+from jaxmdn.components import low_rank_density
 from jaxmdn.components.normal_pullback import Pullback, normal
 from jaxmdn.heads import Head, NormalHead
 from jaxmdn.losses.kernels.full_normal import full_normal
-from jaxmdn.losses.kernels.low_rank_normal import low_rank_normal
 from jaxmdn.losses.reductions import silence
 from jaxmdn.mixture.mixing import Mixed, mix
 from jaxmdn.typing import Array, Bool, Float
@@ -104,7 +105,9 @@ def _components(
 
         return slope, Pullback(log_prob, pull)
     if head.covariance == "low_rank":
-        return slope, Pullback(*low_rank_normal(loc, scale, shape[0], y))
+        density = partial(low_rank_density.log_prob, y=y[:, None, :])
+        log_prob, transposed = jax.vjp(density, loc, scale, *shape)
+        return slope, Pullback(log_prob, lambda r: transposed(-r))
     return slope, normal(loc, scale, y)
 
 
