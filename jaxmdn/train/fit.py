@@ -32,8 +32,8 @@ from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likel
 from jaxmdn.train.recipe import FEW_ROWS
 from jaxmdn.train.result import FitResult
 from jaxmdn.train.resume import Store, fingerprint
-from jaxmdn.train.spread import automatic, gather, place
-from jaxmdn.train.state import Optimizer, TrainState, matrices
+from jaxmdn.train.spread import Layout
+from jaxmdn.train.state import Optimizer, matrices
 from jaxmdn.train.targets import check_targets, find_cells
 from jaxmdn.train.watch import Callback, check_callbacks
 
@@ -71,6 +71,7 @@ def fit(
     save_every: int | None = None,
     resume: bool = False,
     mesh: Any = None,
+    sharding: Callable[[Any], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -132,8 +133,11 @@ def fit(
         result is that of a run that was never interrupted, bit for bit.
       mesh: devices to train on (``jax.make_mesh``), of one process or of several that are given
         the same rows: each batch is spread over all of them, whatever the axes; each device holds
-        all rows and parameters (20 bytes a parameter: four billion in 80 GB). The result is that of
-        one device but for rounding.
+        all rows. The result is that of one device but for rounding.
+      sharding: a rule: ``sharding(array) -> PartitionSpec`` says over which axes of the mesh a
+        parameter is spread, and with it its gradient, its average and the optimizer's moments; what
+        a step needs of it is gathered when it is needed. The trained network's parameters stay as
+        they lie. None: every device holds all (20 bytes a parameter: four billion in 80 GB).
       seed: seeds the split, the initialisation and the shuffling; the same seed on the same
         machine gives the same result, bit for bit.
       progress: show a progress bar.
@@ -169,6 +173,7 @@ def fit(
         checks.require_count("fit", "patience", patience)
     checks.require_number("fit", "ema", ema, lower=0.0, upper=1.0)
     callbacks = check_callbacks("fit", callbacks)
+    layout = Layout.create("fit", mesh, sharding)
     rows = make_rows("fit", x, y, weights)
     few = rows.size < FEW_ROWS
     batch_size = (64 if few else 128) if batch_size is None else batch_size
@@ -209,18 +214,17 @@ def fit(
         start_from(rows, model, key_bias)
     optimizer = DEFAULT_OPTIMIZER if optimizer is None else shared(optimizer)
 
-    mesh = automatic("fit", mesh)
     every = concatenate(rows, held_out) if refit and held_out is not None else rows
     program, params, model_state = Program.create(
-        model, optimizer, loss, min(batch_size, every.size), float(ema), mesh, calibrate
+        model, optimizer, loss, min(batch_size, every.size), float(ema), layout, calibrate
     )
     log_map = y_map if cells is None else None  # a probability has no unit
     log_dets = [mean_log_det(log_map, model.head, part) for part in (rows, held_out)]
-    rows, every, held_out, params, model_state, key_train = place(
-        mesh, (rows, every, held_out, params, model_state, key_train)
+    rows, every, held_out, model_state, key_train = layout.place(
+        (rows, every, held_out, model_state, key_train)
     )
-    state = TrainState.create(params, optimizer, key_train, model_state=model_state)
-    carry = program.start(state, held_out)
+    params = layout.place_by_rule(params)
+    carry = program.start(program.state(params, model_state, key_train), held_out)
     unit = Unit(
         log_det=log_dets[0],
         valid_log_det=log_dets[1],
@@ -230,7 +234,7 @@ def fit(
     progressed = Progress()
 
     def finish(carry: Carry) -> FitResult:
-        nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
+        nnx.update(model, *layout.gather((carry.best_params, carry.best_model_state)))
         model.eval()
         return FitResult(
             model=model,
@@ -269,7 +273,7 @@ def fit(
     )
     carry = loop.run(carry, progressed)
     # Before the model, which shares its parameters with `params`, gets the best ones.
-    again = TrainState.create(params, optimizer, key_train, model_state=model_state)
+    again = program.state(params, model_state, key_train)
     result = finish(carry)
     if refit and held_out is not None and result.best_epoch and not progressed.interrupted:
         path = progressed.path[: progressed.best]
@@ -288,7 +292,7 @@ def fit(
         )
         carry = final.run(program.start(again, held_out), progressed_again := Progress())
         if not progressed_again.interrupted:
-            nnx.update(model, *gather(mesh, (carry.average, carry.state.model_state)))
+            nnx.update(model, *layout.gather((carry.average, carry.state.model_state)))
     if result.report is not None:
         result.report.warn(model.head)
     return result

@@ -23,10 +23,11 @@ from jaxmdn import meshes
 from jaxmdn.components.declare import register
 from jaxmdn.heads import Head
 from jaxmdn.inference.widening import has_scales
-from jaxmdn.train import evaluation, spread
+from jaxmdn.train import evaluation
 from jaxmdn.train.data import Rows, batch_indices
 from jaxmdn.train.evaluation import negative_log_likelihood as negative_log_likelihood
 from jaxmdn.train.report import ComponentReport, combine
+from jaxmdn.train.spread import ONE_DEVICE, Layout
 from jaxmdn.train.state import Optimizer, TrainState, copied, train_step
 from jaxmdn.typing import Array
 
@@ -85,8 +86,8 @@ class EpochResult(NamedTuple):
 class Program:
     """Static description of a training run: architecture, loss, optimizer, batch size, devices.
 
-    On a mesh every device holds all rows and parameters, and takes its part of each batch; what is
-    computed is that of the whole batch.
+    On a mesh every device holds all rows, and takes its part of each batch; what is computed is
+    that of the whole batch.
     """
 
     train_graph: Any
@@ -96,7 +97,7 @@ class Program:
     loss: Callable[..., Any]
     batch_size: int
     ema: float
-    mesh: Any = None
+    layout: Layout = ONE_DEVICE
     calibrate: bool = False
 
     @classmethod
@@ -107,7 +108,7 @@ class Program:
         loss: Callable[..., Any],
         batch_size: int,
         ema: float = 0.0,
-        mesh: Any = None,
+        layout: Layout = ONE_DEVICE,
         calibrate: bool = False,
     ) -> tuple[Program, Any, Any]:
         """Split a model into the static program, its parameters and its other state.
@@ -122,13 +123,13 @@ class Program:
         eval_graph = nnx.graphdef(model)
         model.train()
         train_graph, params, model_state = nnx.split(model, nnx.Param, ...)
-        options = (optimizer, loss, batch_size, ema, mesh, calibrate)
+        options = (optimizer, loss, batch_size, ema, layout, calibrate)
         return cls(train_graph, eval_graph, model.head, *options), params, model_state
 
     def cuts(self, order: Array, batch_size: int) -> tuple[Array, Array]:
         """Batches of rows as ``batch_indices`` has them, each a multiple of the devices long."""
         index, counts = batch_indices(order, batch_size)
-        missing = 0 if self.mesh is None else -batch_size % self.mesh.size
+        missing = -batch_size % self.layout.num_devices
         pad = partial(jnp.pad, pad_width=((0, 0), (0, missing)))
         return (pad(index), pad(counts)) if missing else (index, counts)
 
@@ -138,11 +139,17 @@ class Program:
         batch = rows.take(index)
         counts = counts.reshape(counts.shape + (1,) * (batch.weights.ndim - 1))
         batch = batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
-        return batch if self.mesh is None else spread.over_rows(self.mesh, batch)
+        return self.layout.over_rows(batch)
 
     def whole(self, tree: Any) -> Any:
         """Results that every device holds."""
-        return tree if self.mesh is None else spread.on_every_device(self.mesh, tree)
+        return self.layout.on_every_device(tree)
+
+    def state(self, params: Any, model_state: Any, key: Array) -> TrainState:
+        """The state before the first step, where the layout has it."""
+        if self.layout.rule is None:
+            return TrainState.create(params, self.optimizer, key, model_state=model_state)
+        return _state(self, params, model_state, key)
 
     def start(self, state: TrainState, held_out: Rows | None) -> Carry:
         """The carry of epoch 0, whose best parameters are the initial ones."""
@@ -201,6 +208,13 @@ class Program:
         return None if statistics is None else combine(statistics)
 
 
+@partial(jax.jit, static_argnums=0)
+def _state(program: Program, params: Any, model_state: Any, key: Array) -> TrainState:
+    """In one program, so that no moment is ever whole on a device."""
+    state = TrainState.create(params, program.optimizer, key, model_state=model_state)
+    return program.layout.by_rule(state)
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _epoch(
     program: Program,
@@ -255,8 +269,10 @@ def stepper(program: Program, step_size: Any) -> Callable[[Any, Rows], tuple[Tra
         state, metrics = train_step(
             objective, program.optimizer, state, batch, stateful=True, step_size=step_size
         )
-        average = _averaged(program.ema, state, average)
-        return Trained(state, average), (metrics, jnp.sum(batch.weights))
+        trained = Trained(state, _averaged(program.ema, state, average))
+        if program.layout.rule is not None:  # else each device has all of it anyway
+            trained = program.layout.by_rule(trained)
+        return trained, (metrics, jnp.sum(batch.weights))
 
     return step
 
@@ -308,7 +324,7 @@ def judge(
     usage = evaluation.usage(program, carry.average, carry.state.model_state, rows)
     rate = step_size * learning_rate(carry.state.opt_state)
     numbers = EpochResult((), train, valid, score, factor, sound, usage, grad_norm, rate)
-    return program.whole((carry, numbers))
+    return program.layout.by_rule(carry), program.whole(numbers)
 
 
 @jax.jit

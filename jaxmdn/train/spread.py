@@ -1,7 +1,8 @@
-"""A mesh of devices for training: a batch's rows, or networks, spread over it, the rest on each."""
+"""Devices for training: a batch's rows, parameters by a rule, or networks spread over them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,105 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+Rule = Callable[[Any], P]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a run lies over devices. The rows of a batch are spread over all of them.
+
+    Attributes:
+      mesh: the devices, with automatic axes; None: JAX's default device, and nothing is moved.
+      rule: of each array of the training state (parameters, their averages and moments), over
+        which axes of the mesh it is spread; None: every device holds all of it.
+    """
+
+    mesh: Mesh | None = None
+    rule: Rule | None = None
+
+    @classmethod
+    def create(cls, function: str, mesh: Any, rule: Any) -> Layout:
+        """Check what a user gave.
+
+        Raises:
+          TypeError: for something else than a mesh of devices or a function.
+          ValueError: for a rule without a mesh.
+        """
+        if rule is not None and not callable(rule):
+            raise TypeError(
+                f"{function}: sharding must be a function of an array that returns a "
+                f"jax.sharding.PartitionSpec, got {type(rule).__name__}."
+            )
+        if rule is not None and mesh is None:
+            raise ValueError(f"{function}: sharding says how the state lies over mesh=; pass both.")
+        return cls(automatic(function, mesh), rule)
+
+    @property
+    def num_devices(self) -> int:
+        """Over how many devices rows are spread."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def over_rows(self, tree: Any) -> Any:
+        """Inside a program: spread the leading axis of every leaf over all devices."""
+        if self.mesh is None:
+            return tree
+        rows = NamedSharding(self.mesh, P(self.mesh.axis_names))
+        return jax.lax.with_sharding_constraint(tree, rows)
+
+    def on_every_device(self, tree: Any) -> Any:
+        """Inside a program: a copy of every leaf on each device."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P()))
+
+    def by_rule(self, tree: Any) -> Any:
+        """Inside a program: a training state, or a part of one, as the rule has it."""
+        if self.rule is None:
+            return self.on_every_device(tree)
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, self._of(leaf)), tree
+        )
+
+    def place(self, tree: Any) -> Any:
+        """Bring arrays and random keys, the same in every process, to every device."""
+        return self._put(tree, lambda leaf: P())
+
+    def place_by_rule(self, tree: Any) -> Any:
+        """Bring parameters to where the rule has them."""
+        return tree if self.mesh is None else self._put(tree, lambda leaf: self._of(leaf).spec)
+
+    def gather(self, tree: Any) -> Any:
+        """Arrays of a state as arrays of this process on its own device; by a rule, as they lie."""
+        if self.mesh is None or self.rule is not None:
+            return tree
+        return _each(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), tree)
+
+    def _put(self, tree: Any, spec: Rule) -> Any:
+        mesh = self.mesh
+        if mesh is None:
+            return tree
+        return _each(
+            lambda leaf: jax.device_put(np.asarray(leaf), NamedSharding(mesh, spec(leaf))), tree
+        )
+
+    def _of(self, leaf: Any) -> NamedSharding:
+        """Where the rule has an array; numbers and random keys are on every device."""
+        mesh, rule = self.mesh, self.rule
+        assert mesh is not None
+        if rule is None or not leaf.ndim or not jnp.issubdtype(leaf.dtype, jnp.number):
+            return NamedSharding(mesh, P())
+        spec = rule(leaf)
+        try:
+            found = NamedSharding(mesh, spec)
+            found.shard_shape(leaf.shape)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"sharding: expected a jax.sharding.PartitionSpec over axes {mesh.axis_names} of "
+                f"{tuple(mesh.shape.values())} devices that divide an array {list(leaf.shape)}, "
+                f"got {spec}; return jax.sharding.PartitionSpec() for a copy on every device."
+            ) from error
+        return found
 
 
 def automatic(function: str, mesh: Any) -> Mesh | None:
@@ -26,6 +126,9 @@ def automatic(function: str, mesh: Any) -> Mesh | None:
             f"got {type(mesh).__name__}."
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+ONE_DEVICE = Layout()
 
 
 def own_devices(function: str, mesh: Any) -> list[Any]:
@@ -52,31 +155,6 @@ def over_members(devices: Sequence[Any], count: int, tree: Any) -> Any:
     parts = max(n for n in range(1, len(devices) + 1) if count % n == 0)
     mesh = Mesh(np.array(devices[:parts]), ("networks",))
     return jax.device_put(tree, NamedSharding(mesh, P("networks")) if parts > 1 else devices[0])
-
-
-def over_rows(mesh: Mesh, tree: Any) -> Any:
-    """Inside a program: spread the leading axis of every leaf over all devices."""
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P(mesh.axis_names)))
-
-
-def on_every_device(mesh: Mesh, tree: Any) -> Any:
-    """Inside a program: a copy of every leaf on each device."""
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
-
-
-def place(mesh: Mesh | None, tree: Any) -> Any:
-    """Bring arrays and random keys, the same in every process, to every device."""
-    if mesh is None:
-        return tree
-    everywhere = NamedSharding(mesh, P())
-    return _each(lambda leaf: jax.device_put(np.asarray(leaf), everywhere), tree)
-
-
-def gather(mesh: Mesh | None, tree: Any) -> Any:
-    """Arrays that every device holds, as arrays of this process on its own device."""
-    if mesh is None:
-        return tree
-    return _each(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), tree)
 
 
 def _each(function: Callable[[Any], Any], tree: Any) -> Any:

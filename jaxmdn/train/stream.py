@@ -42,9 +42,9 @@ from jaxmdn.train.program import (
     stepper,
 )
 from jaxmdn.train.resume import Store, fingerprint
-from jaxmdn.train.spread import automatic, gather, place
+from jaxmdn.train.spread import Layout
 from jaxmdn.train.standardize import Standardizer
-from jaxmdn.train.state import Optimizer, TrainState, copied
+from jaxmdn.train.state import Optimizer, copied
 from jaxmdn.train.targets import check_targets
 from jaxmdn.train.watch import Callback, check_callbacks
 from jaxmdn.typing import Array
@@ -123,6 +123,7 @@ def fit_stream(
     save_every: int | None = None,
     resume: bool = False,
     mesh: Any = None,
+    sharding: Callable[[Any], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FitResult:
@@ -146,7 +147,7 @@ def fit_stream(
       resume: as in ``fit``, for a stream that gives the same batches again: an iterator with
         ``get_state`` and ``set_state`` (Grain's) is put at its place, of others the batches that
         are done are drawn again and dropped.
-      mesh: as in ``fit``; every process is given the whole batches.
+      mesh, sharding: as in ``fit``; every process is given the whole batches.
       seed: seeds the start, dropout and a loss of your own.
 
     Returns:
@@ -173,6 +174,7 @@ def fit_stream(
     checks.require_count(name, "every", every)
     checks.require_number(name, "ema", ema, lower=0.0, upper=1.0)
     told = check_callbacks(name, callbacks)
+    layout = Layout.create(name, mesh, sharding)
     key_bias, key_train = jax.random.split(jax.random.key(seed))
     batches, first = _first(batches)
     cutter = Cutter(first[0])
@@ -201,16 +203,14 @@ def fit_stream(
     if initialize:
         start_from(sample, model, key_bias)
     optimizer = DEFAULT_OPTIMIZER if optimizer is None else shared(optimizer)
-    mesh = automatic(name, mesh)
     program, params, model_state = Program.create(
-        model, optimizer, loss, cutter.batch_size, float(ema), mesh, calibrate
+        model, optimizer, loss, cutter.batch_size, float(ema), layout, calibrate
     )
-    sample, held_out, params, model_state, key_train = place(
-        mesh, (sample, held_out, params, model_state, key_train)
+    sample, held_out, model_state, key_train = layout.place(
+        (sample, held_out, model_state, key_train)
     )
-    carry = program.start(
-        TrainState.create(params, optimizer, key_train, model_state=model_state), held_out
-    )
+    params = layout.place_by_rule(params)
+    carry = program.start(program.state(params, model_state, key_train), held_out)
     state = Progress()
     feeds: list[Feed] = []
 
@@ -225,7 +225,7 @@ def fit_stream(
         (trained, sums), done, count = _begin(carry), 0, 0
         wanted = min(every, steps - (epoch - 1) * every)
         while done < wanted and (chunk := feed().next()) is not END:
-            rows = place(mesh, chunk.rows) if mesh else chunk.rows.on_device()
+            rows = layout.place(chunk.rows) if layout.mesh else chunk.rows.on_device()
             trained, sums = _chunk(program, trained, sums, rows, chunk.steps, step_size)
             done, count, state.data = done + chunk.steps, count + chunk.num_rows, chunk.state
         carry, numbers = _judge(program, carry, trained, sums, sample, held_out, epoch, step_size)
@@ -233,7 +233,7 @@ def fit_stream(
         return carry, numbers, count
 
     def finish(carry: Carry) -> FitResult:
-        nnx.update(model, *gather(mesh, (carry.best_params, carry.best_model_state)))
+        nnx.update(model, *layout.gather((carry.best_params, carry.best_model_state)))
         model.eval()
         return FitResult(
             model=model,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxmdn
 from jaxmdn import train
@@ -41,10 +41,23 @@ def fit(folder, mesh, epochs=EPOCHS, **options):
     )  # fmt: skip
 
 
-def stream(mesh):
+def stream(mesh, **options):
     cuts = [rows(seed, 30) for seed in range(5)] + [rows(9, 11)]
-    options = {"validation": rows(2, 50), "mesh": mesh, "progress": False}
+    options |= {"validation": rows(2, 50), "mesh": mesh, "progress": False}
     return train.fit_stream(model(), cuts, steps=12, every=6, **options)
+
+
+def halves(array):
+    """A rule: matrices, and what is as large, are cut in two where that is possible."""
+    even = array.ndim == 2 and array.shape[0] % 2 == 0
+    return PartitionSpec("data" if even else None)
+
+
+def check_halves(result):
+    """The network's parameters lie as the rule says."""
+    for leaf in jax.tree.leaves(nnx.state(result.model, nnx.Param)):
+        expected = NamedSharding(leaf.sharding.mesh, halves(leaf))
+        assert leaf.sharding.is_equivalent_to(expected, leaf.ndim), (leaf.shape, leaf.sharding)
 
 
 def main(folder, port=None, number=0):
@@ -52,18 +65,22 @@ def main(folder, port=None, number=0):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
     kind = AxisType.Explicit if port is None else AxisType.Auto
-    shape = (jax.device_count() // 2, 2) if port is None else (2, 1)
+    shape = (2, jax.device_count() // 2)
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
-    results = [fit(folder, mesh), stream(mesh)]
+    results = [fit(folder, mesh), stream(mesh), fit(f"{folder} halves", mesh, sharding=halves)]
+    check_halves(results[2])
     x, y = rows(3)
     if port is not None:
         with pytest.raises(ValueError, match=r"fit_ensemble: mesh must .* got 1 of others"):
             train.fit_ensemble(x, y, mesh=mesh, progress=False)
+    log_prob = [np.asarray(result.log_prob(x, y)) for result in results]  # all processes together
     if not int(number):
-        log_prob = [np.asarray(result.log_prob(x, y)) for result in results]
         names = ("train_nll", "valid_nll", "grad_norm")
-        history = [np.stack([r.history[name][1:] for name in names]) for r in results]
-        np.savez(f"{folder}.npz", fit=history[0], stream=history[1], log_prob=np.stack(log_prob))
+        history = {
+            f"history {i}": np.stack([result.history[name][1:] for name in names])
+            for i, result in enumerate(results)
+        }
+        np.savez(f"{folder}.npz", log_prob=np.stack(log_prob), **history)
 
 
 if __name__ == "__main__":

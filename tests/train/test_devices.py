@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import on_devices
 import pytest
+from jax.sharding import PartitionSpec
 
 pytestmark = [pytest.mark.usefixtures("as_users_run"), pytest.mark.version]
 PROGRAM = Path(on_devices.__file__)
@@ -32,18 +33,25 @@ def finish(*processes):
 
 
 def agree(folder):
-    """Both runs are those of one device; the folder is that of the run and goes on here."""
+    """All runs are those of one device, and their folders, of whole and of cut parameters, go on.
+
+    ``fit``, ``fit_stream`` and ``fit`` with parameters spread by a rule, in this order.
+    """
     x, y = on_devices.rows(3)
     one = [on_devices.fit(f"{folder} one", None), on_devices.stream(None)]
     found = np.load(f"{folder}.npz")
-    for result, name, row in zip(one, ("fit", "stream"), found["log_prob"], strict=True):
+    for i, result in enumerate([*one, one[0]]):
         expected = [result.history[part][1:] for part in ("train_nll", "valid_nll", "grad_norm")]
-        np.testing.assert_allclose(found[name], np.stack(expected), rtol=2e-4, atol=1e-5)
-        np.testing.assert_allclose(row, result.log_prob(x, y), rtol=1e-3, atol=1e-4)
-    loaded = on_devices.fit(folder, None)
-    np.testing.assert_array_equal(loaded.log_prob(x, y), found["log_prob"][0])
-    longer = [on_devices.fit(path, None, epochs=6) for path in (folder, f"{folder} one")]
-    np.testing.assert_allclose(*(r.log_prob(x, y) for r in longer), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found[f"history {i}"], np.stack(expected), rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            found["log_prob"][i], result.log_prob(x, y), rtol=1e-3, atol=1e-4
+        )
+    # Cut matrices are multiplied in two parts, whose sum is rounded once more.
+    for path, i, rtol in ((folder, 0, 0.0), (f"{folder} halves", 2, 1e-6)):
+        loaded = on_devices.fit(path, None).log_prob(x, y)
+        np.testing.assert_allclose(loaded, found["log_prob"][i], rtol=rtol)
+        longer = [on_devices.fit(each, None, epochs=6) for each in (path, f"{folder} one")]
+        np.testing.assert_allclose(*(r.log_prob(x, y) for r in longer), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.nightly
@@ -72,5 +80,11 @@ def test_a_mesh_of_one_device_is_one_device(user_errors):
     results = [on_devices.fit(None, mesh, epochs=2), on_devices.fit(None, None, epochs=2)]
     np.testing.assert_allclose(*(r.history["valid_nll"] for r in results), rtol=1e-5)
     assert results[0].predict(on_devices.rows(3)[0]).batch_shape == (203,)
-    with pytest.raises(TypeError, match="mesh must be a mesh of devices"):
-        on_devices.fit(None, 8)
+    for given, options, message in (
+        (8, {}, "mesh must be a mesh of devices"),
+        (mesh, {"sharding": "data"}, "sharding must be a function"),
+        (None, {"sharding": on_devices.halves}, "pass both"),
+        (mesh, {"sharding": lambda leaf: PartitionSpec("model")}, r"over axes \('data',\)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            on_devices.fit(None, given, **options)
