@@ -17,54 +17,83 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 import jaxmdn
-from benchmarks import environment, problem
+from benchmarks import environment, plain_families, problem
 from benchmarks.cases import Case
 from benchmarks.densities import PLAIN, loss_runner
 from benchmarks.report import replace_file
 from jaxmdn.cli import timing
+from jaxmdn.cli.bench import draw
 
 RESULTS = Path(__file__).parent / "results"
-ROWS, COMPONENTS, DIMS = (1, 64, 4096, 65536), (1, 2, 5, 32, 256), (1, 2, 8, 32)
-QUICK = ((64, 65536), (1, 5, 32), (1, 8))
+Shapes = tuple[Sequence[int], Sequence[int], Sequence[int]]
+SHAPES = ((1, 64, 4096, 65536), (1, 2, 5, 32, 256), (1, 2, 8, 32))  # rows, components, dimensions
+OTHERS = ((64, 4096, 65536), (1, 5, 32), (1, 8))  # of other families
+QUICK = (((64, 65536), (1, 5, 32), (1, 8)), ((64, 65536), (5,), (1,)))
 LINKS = ("softplus", "exp")
 MAX_ENTRIES = 2**24  # raw outputs of one problem
 AIM_WORST, AIM_MEAN = 0.95, 2.0
 
 
-def cases(rows: Sequence[int], components: Sequence[int], dims: Sequence[int]) -> Iterator[Case]:
-    """Every shape, link and operation, the largest left out."""
-    for n, k, d, link, operation in itertools.product(
-        rows, components, dims, LINKS, ("nll_gradient", "nll")
-    ):
-        case = Case(
-            operation=operation, rows=n, components=k, dim=d, link=link, peers=False
-        )  # fmt: skip
-        if n * case.head.num_outputs <= MAX_ENTRIES:
-            yield case
+class Question(NamedTuple):
+    """One shape of one family: is the default slower than plain JAX?"""
+
+    family: str
+    rows: int
+    components: int
+    dim: int
+    link: str
+    operation: str
+
+    def runners(self) -> list[timing.Runner]:
+        """jaxmdn's default and plain JAX on the same numbers."""
+        if self.family == "normal":
+            case = Case(**{k: v for k, v in self._asdict().items() if k != "family"}, peers=False)
+            arrays = problem.create(case)
+            own = functools.partial(jaxmdn.nll, case.head)
+            return [
+                loss_runner(case, own, arrays.arguments("whitening")),
+                PLAIN.prepare(case, arrays),
+            ]
+        head = plain_families.create(self.family, self.components, self.dim, self.link)
+        raw, y = draw(head, self.rows, "float32")
+        plain = plain_families.nll(self.family, head, self.link)
+        losses = [functools.partial(jaxmdn.nll, head), plain]
+        if self.operation == "nll_gradient":
+            losses = [jax.value_and_grad(loss) for loss in losses]
+        return [timing.jax_runner(loss, raw, y) for loss in losses]
+
+    @property
+    def entries(self) -> int:
+        """Raw outputs, about."""
+        return self.rows * self.components * (2 * self.dim + 1)
 
 
-def measure(case: Case, *, repeats: int, budget: float) -> dict[str, Any]:
+def questions(shapes: Shapes, others: Shapes) -> Iterator[Question]:
+    """Every shape, link and operation, the largest left out; of other families, some shapes."""
+    for family in ("normal", *plain_families.NAMES):
+        rows, components, dims = shapes if family == "normal" else others
+        classes = family == "categorical"
+        links, dims = (LINKS[:1], (1,)) if classes else (LINKS, dims)
+        for parts in itertools.product(rows, components, dims, links, ("nll_gradient", "nll")):
+            found = Question(family, *parts)
+            if found.entries <= MAX_ENTRIES and not (classes and found.components == 1):
+                yield found
+
+
+def measure(question: Question, *, repeats: int, budget: float) -> dict[str, Any]:
     """Seconds of jaxmdn's default and of plain JAX, and what the second takes of the first."""
-    arrays = problem.create(case)
-    own = loss_runner(case, functools.partial(jaxmdn.nll, case.head), arrays.arguments("whitening"))
-    runners = [own, PLAIN.prepare(case, arrays)]
+    runners = question.runners()
     for runner in runners:
         runner.call()
-    own_seconds, plain = (
-        found["median"] for found in timing.alternate(runners, repeats, budget)
-    )  # fmt: skip
-    return {
-        "rows": case.rows, "components": case.components, "dim": case.dim, "link": case.link,
-        "operation": case.operation, "seconds": own_seconds, "plain": plain,
-        "ratio": plain / own_seconds,
-    }  # fmt: skip
+    own, plain = (found["median"] for found in timing.alternate(runners, repeats, budget))
+    return {**question._asdict(), "seconds": own, "plain": plain, "ratio": plain / own}
 
 
 def instructions() -> str:
@@ -79,7 +108,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"# No default slower than plain JAX: {timing.device_title(found['device'])}",
         "",
         "`python -m benchmarks.grid`: plain JAX's time divided by jaxmdn's, mean NLL with and "
-        "without its gradient, diagonal normals, float32. Aims: every ratio at least "
+        "without its gradient, float32. Aims: every ratio at least "
         f"{AIM_WORST}, the geometric mean at least {AIM_MEAN:g}.",
         "",
         "| JAX | instructions | problems | worst | below the aim | geometric mean | date |",
@@ -97,13 +126,13 @@ def markdown(found: dict[str, Any]) -> str:
         slow += [(name, record) for record in run["measurements"] if record["ratio"] < AIM_WORST]
     lines += [
         "",
-        "| run | operation | N, K, D | link | ms | ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| run | family | operation | N, K, D | link | ms | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, record in sorted(slow, key=lambda item: item[1]["ratio"]):
         shape = f"{record['rows']}, {record['components']}, {record['dim']}"
         lines.append(
-            f"| {name} | {record['operation']} | {shape} | {record['link']} "
+            f"| {name} | {record['family']} | {record['operation']} | {shape} | {record['link']} "
             f"| {1e3 * record['seconds']:.3f} | {record['ratio']:.2f} |"
         )
     return "\n".join(lines) + "\n"
@@ -118,9 +147,9 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--quiet", action="store_true", help="no progress bar")
     arguments = options.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)
-    selected = list(cases(*(QUICK if arguments.quick else (ROWS, COMPONENTS, DIMS))))
+    selected = list(questions(*(QUICK if arguments.quick else (SHAPES, OTHERS))))
     bar = tqdm(selected, desc="grid", file=sys.stderr, disable=arguments.quiet, leave=False)
-    records = [measure(case, repeats=arguments.repeats, budget=0.3) for case in bar]
+    records = [measure(each, repeats=arguments.repeats, budget=0.3) for each in bar]
     described = environment.describe()
     name = f"jax {jax.__version__}, {instructions()}" + ", quick" * arguments.quick
     stem = arguments.out / f"{environment.slug(described['device'])}-grid"
