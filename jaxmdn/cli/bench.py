@@ -117,7 +117,7 @@ def draw(head: heads.Head, rows: int, dtype: str) -> tuple[Any, Any]:
     """Raw outputs ``[N, P]`` and a sample of their densities, so that no branch is left out."""
     key_raw, key_target = jax.random.split(jax.random.key(0))
     raw = 0.5 * jax.random.normal(key_raw, (rows, head.num_outputs))
-    y = jaxmdn.sample(key_target, head(raw))
+    y: Any = jaxmdn.sample(key_target, head(raw))
     classes = jnp.issubdtype(y.dtype, jnp.integer)
     return raw.astype(dtype), y if classes else jnp.asarray(y, jnp.float32)
 
