@@ -80,9 +80,18 @@ def log_normalize(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
     """
     if logits.shape[-1] == 1:
         return jnp.where(logits == -jnp.inf, logits, logits - logits)
+    shifted, log_total = log_normalizer(logits)
+    return shifted - log_total
+
+
+def log_normalizer(logits: Float[Array, "... K"]) -> tuple[Array, Array]:
+    """Return ``[..., K]`` and ``[..., 1]``, whose difference are the log-weights of above.
+
+    Whoever needs one of the log-weights subtracts last.
+    """
     shifted = logits - finite_peak(logits)
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
-    return shifted - jnp.log(jnp.where(total == 0, jnp.ones_like(total), total))
+    return shifted, jnp.log(jnp.where(total == 0, jnp.ones_like(total), total))
 
 
 def silent_product(weights: Float[Array, "..."], values: Float[Array, "..."]) -> Array:

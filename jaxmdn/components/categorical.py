@@ -35,7 +35,8 @@ class Categorical(Density):
 
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         (logits,) = numerics.upcast(self.logits)
-        return gather_class(numerics.log_normalize(logits), y[..., 0])
+        shifted, log_total = numerics.log_normalizer(logits)
+        return gather_class(shifted, y[..., 0]) - log_total[..., 0]
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         return draw_index(key, self.logits, (*shape, *self.batch_shape))[..., None]
