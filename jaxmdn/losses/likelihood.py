@@ -69,8 +69,9 @@ def nll(
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` (weighted rows ``[...]``; static).
       implementation: ``"xla"``, the plain composition; ``"xla_chunked"``, value and gradient in
         one pass over blocks of rows (any head; hand-derived for :class:`NormalHead`);
-        ``"pallas_triton"``, the same by a GPU kernel (isotropic and diagonal :class:`NormalHead` in
-        float32 or less). None takes the fastest that serves on this device.
+        ``"pallas_triton"``, the same by a GPU kernel (:class:`NormalHead`, no low rank or graph, in
+        float32 or less). None takes the fastest that serves on this device; not yet the kernel
+        for full covariances, which was not measured.
       chunk_size: rows per block; chosen by head and device if absent.
 
     Returns:

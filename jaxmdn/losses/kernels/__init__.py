@@ -13,6 +13,7 @@ while they are in cache, and the backward pass has nothing left to do.
 | ``linear`` | the same from the last hidden layer: raw outputs exist a block at a time |
 | ``devices`` | each device on its own rows, where the compiler spreads rows over several |
 | ``triton``, ``triton_program`` | ``rows`` as one kernel for GPUs (Pallas) |
+| ``triton_diagonal``, ``triton_full`` | a covariance's part of that kernel |
 | ``dispatch`` | which implementation serves |
 
 All of it is reached through :func:`jaxmdn.nll` and :func:`jaxmdn.linear_nll`. Each is a

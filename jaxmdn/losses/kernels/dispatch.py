@@ -23,8 +23,8 @@ from jaxmdn.losses.kernels.rows import has_closed_form
 
 # Raw outputs narrower than this are cheaper to store than to produce block by block.
 NARROW = 32
-# Of a row's locations, which a program of the GPU kernels holds in registers.
-MAX_ENTRIES = 2**12
+# Of a row's locations or factors, which a program of the GPU kernels holds in registers.
+MAX_ENTRIES, MAX_FACTOR_ENTRIES = 2**12, 2**14
 IMPLEMENTATIONS = ("xla", "xla_chunked", "pallas_triton")
 
 
@@ -66,8 +66,9 @@ def choose(
         shared = by_device and (array is None or even(math.prod(array.shape[:-1])))
         if mesh.manual_axes or not shared:  # a loop over blocks would gather the rows
             return "xla"
-    if refusal is None and not mesh.manual_axes:  # or a kernel must say where its result varies
-        return "pallas_triton"
+    measured = has_closed_form(head) and head.covariance != "full"
+    if refusal is None and measured and not mesh.manual_axes:  # there a kernel would have to say
+        return "pallas_triton"  # where its result varies
     backend = jax.default_backend()
     if linear:
         narrow = backend == "cpu" and has_closed_form(head) and head.num_outputs < NARROW
@@ -93,11 +94,14 @@ def rows_of(implementation: str) -> Any:
 
 def _why_not_triton(head: Head, dtype: Any) -> str | None:
     """Why GPU kernels cannot serve; None if they can."""
-    covariance = getattr(head, "covariance", None)
-    if not has_closed_form(head) or covariance not in ("isotropic", "diagonal"):
-        return f"serves NormalHead with isotropic or diagonal covariance, got {head!r}"
+    if not has_closed_form(head) or head.covariance == "low_rank" or head.graph is not None:
+        return f"serves NormalHead without low rank and without a graph, got {head!r}"
     if head.num_components * head.event_dim > MAX_ENTRIES:
         return f"serves at most {MAX_ENTRIES} locations (K x D), got {head!r}"
+    padded = [2 ** (n - 1).bit_length() for n in (head.num_components, head.event_dim)]
+    if head.covariance == "full" and padded[0] * padded[1] ** 2 > MAX_FACTOR_ENTRIES:
+        limit = f"{MAX_FACTOR_ENTRIES} entries of full factors"
+        return f"serves at most {limit} (K x D x D, powers of two), got {head!r}"
     if dtype != jnp.float32:
         return f"computes in float32, got {jnp.dtype(dtype).name}"
     if jax.default_backend() != "gpu":

@@ -61,9 +61,9 @@ class Config(NamedTuple):
     implementation: str = "xla_chunked"
 
 
-def product(a: Array, b: Array, precision: Any) -> Array:
-    """Return ``a @ b``, accumulated in float32 at least."""
-    dtype = numerics.compute_dtype(a, b)
+def product(a: Array, b: Array, precision: Any, dtype: Any = None) -> Array:
+    """Return ``a @ b``, accumulated in float32 at least; rounded to ``dtype`` if given."""
+    dtype = numerics.compute_dtype(a, b) if dtype is None else dtype
     return jnp.matmul(a, b, precision=precision, preferred_element_type=dtype)
 
 
@@ -79,9 +79,9 @@ def raw_outputs(layer: Layer, precision: Any) -> Float[Array, "... P"]:
 
 
 def _block(config: Config, layer: Layer, kept: Any, start: Any, size: int) -> tuple[Array, Array]:
-    """Return the block's hidden features (silenced where not kept) and raw outputs."""
+    """Return the block's hidden features (silenced where not kept), raw outputs without bias."""
     hidden = silence(take(layer.hidden, start, size), kept)
-    return hidden, raw_outputs(layer._replace(hidden=hidden), config.precision)
+    return hidden, product(hidden, layer.kernel, config.precision)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -94,7 +94,7 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
         def step(sums: Array, block: Any, start: Any, size: int) -> Array:
             y, coefficient, kept = take_batch(config.head, batch, start, size)
             raw = _block(config, layer, kept, start, size)[1]
-            nll = rows_of(config.implementation).value(config.head, raw, y)
+            nll = rows_of(config.implementation).value(config.head, raw, y, kept, layer.bias)
             return put(sums, weighted_sum(coefficient.astype(nll.dtype), nll)[None], block)
 
         num_rows = layer.hidden.shape[0]
@@ -110,6 +110,9 @@ def weighted_nll(config: Config, layer: Layer, batch: Batch) -> Float[Array, ""]
 def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
     (layer, batch), (dlayer, dbatch) = primals, tangents
     dtype, stored = numerics.compute_dtype(*layer), _wider(layer.hidden.dtype, layer.kernel.dtype)
+    # Rounded by the product itself, which spares a pass over a float32 array as long as the rows.
+    alike = layer.hidden.dtype == layer.kernel.dtype
+    back_dtype = block_dtype(layer.hidden.dtype) if alike else None
     with_hidden = not is_zero(dlayer.hidden)
     with_parameters = not is_zero((dlayer.kernel, dlayer.bias))
     with_y = not is_zero(dbatch.y)
@@ -124,12 +127,12 @@ def _weighted_nll_jvp(config: Config, primals: tuple, tangents: tuple) -> tuple:
             y, coefficient, kept = take_batch(config.head, batch, start, size)
             hidden, raw = _block(config, layer, kept, start, size)
             part = rows_of(config.implementation).gradient(
-                config.head, raw, y, coefficient, dtype=stored, with_y=with_y
+                config.head, raw, y, coefficient, kept, layer.bias, dtype=stored, with_y=with_y
             )
-            factor = silence(jnp.concatenate(part.raw, axis=-1), kept)
+            factor = jnp.concatenate(part.raw, axis=-1)
             hidden_gradient, kernel_gradient, bias_gradient = total
             if with_hidden:
-                back = product(factor, layer.kernel.T, config.precision)
+                back = product(factor, layer.kernel.T, config.precision, back_dtype)
                 hidden_gradient = put(hidden_gradient, back, start)
             if with_parameters:
                 kernel_gradient = kernel_gradient + product(hidden.T, factor, config.precision)

@@ -48,10 +48,17 @@ def has_closed_form(head: Head) -> TypeGuard[NormalHead]:
 
 
 def value(
-    head: Head, raw: Float[Array, "n P"], y: Any, kept: Bool[Array, "n"] | None = None
+    head: Head,
+    raw: Float[Array, "n P"],
+    y: Any,
+    kept: Bool[Array, "n"] | None = None,
+    bias: Float[Array, "P"] | None = None,
 ) -> Float[Array, "n"]:
-    """Return the NLL of each row, nats; of one that is not ``kept``, that of zeros."""
-    (raw,) = numerics.upcast(silence(raw, kept))
+    """Return the NLL of each row, nats; of one that is not ``kept``, that of zeros.
+
+    ``bias`` is added to the raw outputs: elsewhere that might be a pass over them.
+    """
+    raw = silence(_biased(raw, bias), kept)
     if not has_closed_form(head) or head.covariance in ("isotropic", "diagonal"):
         return -head.log_prob(raw, y)  # there the plain form is the faster one
     return _mix(head, raw, _components(head, raw, y)[1], jnp.ones(1, raw.dtype)).nll
@@ -63,6 +70,7 @@ def gradient(
     y: Any,
     coefficient: Float[Array, "#n"],
     kept: Bool[Array, "n"] | None = None,
+    bias: Float[Array, "P"] | None = None,
     *,
     dtype: Any,
     with_y: bool = False,
@@ -71,7 +79,7 @@ def gradient(
 
     ``dtype`` is that of the raw outputs' gradient, computed in float32 at least.
     """
-    (raw,) = numerics.upcast(silence(raw, kept))
+    raw = silence(_biased(raw, bias), kept)
     if not has_closed_form(head):
         found = _autodiff(head, raw, y, coefficient, with_y=with_y)
         return found._replace(raw=(found.raw[0].astype(dtype),))
@@ -81,6 +89,11 @@ def gradient(
     parts = (mixed.logits_gradient, loc, scale * slope, *shape)
     blocks = tuple(part.reshape(raw.shape[0], -1).astype(dtype) for part in parts)
     return Gradient(mixed.nll, blocks, (-jnp.sum(loc, axis=1),) if with_y else ())
+
+
+def _biased(raw: Array, bias: Array | None) -> Array:
+    (raw,) = numerics.upcast(raw)
+    return raw if bias is None else raw + bias.astype(raw.dtype)
 
 
 def _mix(head: NormalHead, raw: Float[Array, "n P"], components: Pullback, c: Array) -> Mixed:

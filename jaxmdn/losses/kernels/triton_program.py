@@ -1,10 +1,9 @@
 """What one program of the GPU kernels does with its block of rows (Pallas, Triton backend).
 
-The equations are those of :mod:`jaxmdn.mixture.mixing` (responsibilities, logits) and
-:mod:`jaxmdn.components.normal_pullback` (log-density, pullback); here is how they are laid out. A
-program holds all that belongs to a few rows at once: logits ``[R, K]``, locations and raw scales
-``[R, K, D]``, as they adjoin each other in memory; with one dimension that axis is left out. So
-memory is read once, in the order it lies in, and the gradient written once.
+The equations are those of :mod:`jaxmdn.mixture.mixing` (responsibilities, logits); the components'
+are a covariance's own (``triton_diagonal``, ``triton_full``). A program holds all that belongs to a
+few rows at once: logits ``[R, K]``, locations ``[R, K, D]`` and so on, as they adjoin each other
+in memory. So memory is read once, in the order it lies in, and the gradient written once.
 
 Triton wants powers of two: K and D are padded and the padding masked, and so is the last block. A
 row that is not kept is never loaded: zeros stand for it.
@@ -13,12 +12,12 @@ row that is not kept is never loaded: zeros stand for it.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import numerics
 from jaxmdn.heads import NormalHead
 from jaxmdn.typing import Array
 
@@ -35,12 +34,14 @@ class Inputs(NamedTuple):
       y: targets ``[N, D]``.
       coefficient: ``[N]`` or ``[1]``.
       kept: ``[N]``, or None.
+      bias: ``[P]``, or None: added to every row's raw outputs.
     """
 
     raw: Any
     y: Any
     coefficient: Any
     kept: Any
+    bias: Any
 
 
 class Outputs(NamedTuple):
@@ -65,9 +66,51 @@ class Sides(NamedTuple):
     dims: int
 
 
-def span(sides: Sides, axis: int, size: int) -> Array:
-    """Return ``0 .. size - 1`` along an axis of ``[R, K, D]``, or of ``[R, K]`` where D = 1."""
-    rank = 2 if sides.dims == 1 else 3
+class Block(NamedTuple):
+    """A program's rows ``[R]``, and which of them lie inside the arrays and which are loaded."""
+
+    inputs: Inputs
+    rows: Array
+    inside: Array
+    loaded: Array
+
+    def raw(self, column: Array, mask: Array, other: Any = 0) -> Array:
+        """Return columns ``[1, ...]`` of the raw outputs; ``other`` for what is masked."""
+        raw = self._read(self.inputs.raw, column, mask, other)
+        if self.inputs.bias is None:
+            return raw
+        bias = plgpu.load(self.inputs.bias.at[column], mask=mask, other=0).astype(jnp.float32)
+        return raw + jnp.where(over(self.loaded, column.ndim), bias, 0)
+
+    def y(self, column: Array, mask: Array) -> Array:
+        """Return columns of the targets; zeros for what is masked."""
+        return self._read(self.inputs.y, column, mask, 0)
+
+    def _read(self, array: Any, column: Array, mask: Array, other: Any) -> Array:
+        place = (over(self.rows, column.ndim), column)
+        mask = over(self.loaded, column.ndim) & mask
+        other = jnp.asarray(other).astype(array.dtype)
+        return plgpu.load(array.at[place], mask=mask, other=other).astype(jnp.float32)
+
+    def write(self, array: Any, column: Array, mask: Array, value: Array) -> None:
+        """Store ``value`` in the rows' columns ``[1, ...]``, in the array's dtype."""
+        place = (over(self.rows, column.ndim), column)
+        mask = over(self.inside, column.ndim) & mask
+        plgpu.store(array.at[place], value.astype(array.dtype), mask=mask)
+
+
+# From a block to its components' log-densities ``[R, K]`` and a function that writes, for given
+# responsibilities, the gradient of all but the logits.
+Components = Callable[[NormalHead, Sides, Block, Outputs], tuple[Array, Callable[[Array], None]]]
+
+
+def over(x: Array, rank: int) -> Array:
+    """Return ``x [R]`` as ``[R, 1, ...]``."""
+    return x[(slice(None), *[None] * (rank - 1))]
+
+
+def span(axis: int, size: int, rank: int) -> Array:
+    """Return ``0 .. size - 1`` along one of ``rank`` axes."""
     shape = [1] * rank
     if axis >= rank:
         return jnp.zeros(shape, jnp.int32)
@@ -75,72 +118,32 @@ def span(sides: Sides, axis: int, size: int) -> Array:
     return jax.lax.broadcasted_iota(jnp.int32, tuple(shape), axis)
 
 
-def visit(head: NormalHead, sides: Sides, number: Any, inputs: Inputs, out: Outputs) -> None:
+def visit(
+    components: Components,
+    head: NormalHead,
+    sides: Sides,
+    number: Any,
+    inputs: Inputs,
+    out: Outputs,
+) -> None:
     """Write a block's NLL, and its gradient where there is a place for it."""
-    K, D = head.num_components, head.event_dim
-    isotropic, rows = (
-        head.covariance == "isotropic",
-        number * sides.rows + jax.lax.iota(jnp.int32, sides.rows),
-    )
+    rows = number * sides.rows + jax.lax.iota(jnp.int32, sides.rows)
     inside = loaded = rows < inputs.y.shape[0]
     if inputs.kept is not None:
         loaded = loaded & (plgpu.load(inputs.kept.at[rows], mask=inside, other=0) != 0)
-
-    def over_rows(x: Array) -> Array:
-        return x[:, None] if sides.dims == 1 else x[:, None, None]
-
-    def over_dims(x: Array) -> Array:
-        return x if sides.dims == 1 else x[:, :, None]
-
-    row, here, there = over_rows(rows), over_rows(loaded), over_rows(inside)
-    component, dim = span(sides, 1, sides.components), span(sides, 2, sides.dims)
-    live = (component < K) & (dim < D)
-    # Of a scale that components or dimensions share there is one column.
-    of, along = span(sides, 1, 1), span(sides, 2, 1)
-    of = of if head.tied else component
-    along = along if isotropic else dim
-    scales = (of < K) & (along < D)
-    loc_index = K + D * component + dim
-    scale_index = K + K * D + (1 if isotropic else D) * of + along
-
-    def read(array: Any, index: Array, mask: Array) -> Array:
-        return plgpu.load(array.at[row, index], mask=here & mask, other=0).astype(jnp.float32)
-
-    def write(array: Any, index: Array, mask: Array, value: Array) -> None:
-        plgpu.store(array.at[row, index], value.astype(array.dtype), mask=there & mask)
-
-    raw_scale, slope = head.link.value_and_slope(read(inputs.raw, scale_index, scales))
-    scale = jnp.where(scales, raw_scale + head.min_scale, 1.0)
-    z = (read(inputs.y, dim, dim < D) - read(inputs.raw, loc_index, live)) / scale
-    each = jnp.where(live, -0.5 * z * z - jnp.log(scale), 0.0)
-    log_prob = (each if sides.dims == 1 else jnp.sum(each, axis=2)) - 0.5 * D * numerics.LOG_2PI
-
-    columns = jax.lax.broadcasted_iota(jnp.int32, (1, sides.components), 1)
-    place, alive = (rows[:, None], columns), columns < K
-    logits = plgpu.load(inputs.raw.at[place], mask=loaded[:, None] & alive, other=0)
+    block = Block(inputs, rows, inside, loaded)
+    log_prob, write_gradient = components(head, sides, block, out)
+    column = span(1, sides.components, 2)
+    alive = column < head.num_components
+    logits = block.raw(column, alive)
     every = 0 * rows if inputs.coefficient.shape[0] == 1 else rows
     coefficient = plgpu.load(inputs.coefficient.at[every], mask=loaded, other=0)
-    nll, r, logits_gradient = mix(
-        head, logits.astype(jnp.float32), log_prob, alive, coefficient.astype(jnp.float32)
-    )
+    coefficient = coefficient.astype(jnp.float32)
+    nll, r, logits_gradient = mix(head, logits, log_prob, alive, coefficient)
     plgpu.store(out.nll.at[rows], nll, mask=inside)
-    if out.raw is None:
-        return
-    value = logits_gradient.astype(out.raw.dtype)
-    plgpu.store(out.raw.at[place], value, mask=inside[:, None] & alive)
-    r = over_dims(r)
-    rz = r * z  # before anything else: a far component has r = 0, and z^2 may be infinite
-    loc_gradient = -rz / scale
-    write(out.raw, loc_index, live, loc_gradient)
-    change = jnp.where(live, r - rz * z, 0.0)
-    if isotropic and sides.dims > 1:
-        change = jnp.sum(change, axis=2, keepdims=True)
-    change = change / scale * slope
-    if head.tied:
-        change = jnp.sum(change, axis=1, keepdims=True)
-    write(out.raw, scale_index, scales, change)
-    if out.y is not None:
-        write(out.y, dim, dim < D, -jnp.sum(loc_gradient, axis=1, keepdims=True))
+    if out.raw is not None:
+        block.write(out.raw, column, alive, logits_gradient)
+        write_gradient(r)
 
 
 def mix(

@@ -120,10 +120,10 @@ def test_each_device_takes_its_own_rows_however_they_lie():
 
 @pytest.mark.parametrize(
     "head",
-    [NormalHead(2, 2, covariance="full"), jaxmdn.CategoricalHead(3)],
-    ids=["full", "softmax"],
+    [NormalHead(2, 2, covariance="full", graph=((), ())), jaxmdn.CategoricalHead(3)],
+    ids=["graph", "softmax"],
 )
 def test_triton_says_what_it_serves(head, user_errors):
-    message = '"pallas_triton" serves NormalHead with isotropic or diagonal covariance, got'
+    message = '"pallas_triton" serves NormalHead without low rank and without a graph, got'
     with pytest.raises(NotImplementedError, match=message):
         dispatch.choose("nll", "pallas_triton", head)

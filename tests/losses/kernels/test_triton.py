@@ -7,6 +7,7 @@ numbers that the kernel's dtype holds.
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from functools import partial
@@ -21,7 +22,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 import jaxmdn
 from jaxmdn import NormalHead
 from jaxmdn.heads import links
-from jaxmdn.losses.kernels import chunked, dispatch, linear, triton
+from jaxmdn.losses.kernels import chunked, dispatch, linear, rows, triton
 from jaxmdn.losses.kernels.chunked import Batch, Blocks
 from jaxmdn.losses.kernels.linear import Layer
 
@@ -140,6 +141,16 @@ ROWS = [
     Case("tied-line", 6, 1, 200, {"tied": True}),
     Case("tied-bfloat16", 5, 5, 37, {"tied": True, "scale_link": "sigmoid"}, jnp.bfloat16),
     Case("many", 70, 30, 3, {}),
+    Case("full", 3, 3, 4, {"covariance": "full", "min_weight": 0.02}, weighted=True),
+]
+FULL = [
+    Case("full-line", 3, 1, 37, {"covariance": "full"}),
+    Case("full-plane", 5, 2, 70, {"covariance": "full", "scale_link": "exp"}, chunk_size=16),
+    Case("full-tied", 3, 5, 13, {"covariance": "full", "tied": True}, weighted=True),
+    Case("full-bfloat16", 2, 6, 9, {"covariance": "full"}, jnp.bfloat16, weighted=True),
+    Case("full-large", 8, 32, 3, {"covariance": "full"}),
+    Case("full-one", 1, 3, 5, {"covariance": "full", "scale_link": "damped_exp"}),
+    Case("full-layer", 3, 2, 37, {"covariance": "full"}, jnp.bfloat16, H=16, chunk_size=16),
 ]
 LAYERS = [
     Case("plain", 3, 1, 37, {"min_weight": 0.05}, H=7, chunk_size=16),
@@ -151,6 +162,12 @@ by_name = {"ids": lambda case: case.name}
 
 @pytest.mark.parametrize("case", ROWS + LAYERS, **by_name)
 def test_value_and_gradients(case):
+    compare(*case.build())
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", FULL, **by_name)
+def test_value_and_gradients_of_full_covariances(case):
     compare(*case.build())
 
 
@@ -168,27 +185,33 @@ def test_value_and_gradients_of_random_shapes(seed):
     compare(*Case("random", K, D, N, options, weighted=bool(rng.integers(2))).build())
 
 
-@pytest.mark.parametrize("case", ROWS[:5], **by_name)
+@pytest.mark.parametrize(
+    "case",
+    [*ROWS[:5], *(pytest.param(case, marks=pytest.mark.nightly) for case in (ROWS[-1], *FULL[:3]))],
+    **by_name,
+)
 def test_value_alone_is_the_kernel_s_where_rows_are_many(case, monkeypatch):
     monkeypatch.setattr(triton, "FEWEST_ENTRIES", 0)
     head, _, raw, y, weights = case.build()
     kept = None if weights.shape[0] == 1 else weights != 0
 
-    def found(raw, y):
-        return triton.value(head, raw, y, kept)
+    bias = jnp.asarray(0.2 * np.cos(np.arange(raw.shape[1])), raw.dtype)
+    counted = np.asarray(weights if kept is None else kept)
 
-    def plain(raw, y):
-        return -head.log_prob(raw, y)
+    def found(raw, y, bias):
+        return triton.value(head, raw, y, kept, bias)
+
+    def plain(raw, y, bias):
+        return -head.log_prob(raw + np.where(counted[:, None], 1.0, 0.0) * bias, y)
 
     @partial(jax.jit, static_argnums=0)
-    def along(function, raw, y):
-        return jax.jvp(function, (raw, y), (raw, jnp.ones_like(y)))
+    def along(function, raw, y, bias):
+        return jax.jvp(function, (raw, y, bias), (raw, jnp.ones_like(y), bias))
 
-    nll, tangent = along(found, raw, y)
-    raw, y = (np.where(np.asarray(weights)[:, None] != 0, x, 0) for x in wide((raw, y)))
-    expected, wanted = along(plain, raw, y)
+    nll, tangent = along(found, raw, y, bias)
+    raw, y, bias = wide((raw, y, bias))
+    expected, wanted = along(plain, *(np.where(counted[:, None], x, 0) for x in (raw, y)), bias)
     close(nll, expected, 1e-5)
-    counted = np.asarray(weights if kept is None else kept)
     close(np.where(counted, tangent, 0), np.where(counted, wanted, 0), 1e-5)
 
 
@@ -243,6 +266,30 @@ def test_edges(min_weight, monkeypatch):
         close(gradient[4, 3:], gradient[0, 3:], 1e-6)
         assert np.all(gradient[4, :3] == 0)
     assert np.isnan(nll[5])
+
+
+@pytest.mark.nightly
+def test_edges_of_full_covariances(monkeypatch):
+    head = NormalHead(3, 3, covariance="full", scale_link="exp", min_scale=0.0)
+    monkeypatch.setattr(triton, "FACTOR_ENTRIES", 128)  # blocks of two rows
+    raw, y = np.full((7, head.num_outputs), 0.5, np.float32), np.zeros((7, 3), np.float32)
+    raw[1, 0] = -np.inf  # a component without weight
+    raw[2, 3:6], y[3] = 1e30, 1e30  # one component out of reach, and all
+    raw[4, :3] = -np.inf  # no weight at all
+    raw[5, -1] = np.nan
+    raw[6, 12:15] = -40.0  # a narrow component
+    arguments = jnp.asarray(raw), jnp.asarray(y), jnp.ones(7, jnp.float32)
+    options = {"dtype": jnp.float32, "with_y": True}
+    found = jax.jit(partial(triton.gradient, head, **options))(*arguments)
+    plain = jax.jit(partial(rows.gradient, head, **options))(*arguments)
+    np.testing.assert_allclose(found.nll, plain.nll, rtol=1e-5)
+    assert np.isfinite(found.nll[:3]).all()
+    assert np.all(found.nll[3:5] == np.inf)
+    assert np.isnan(found.nll[5])
+    whole = np.concatenate(plain.raw, axis=1)
+    for i in (0, 1, 2, 3, 4, 6):  # each in units of its own largest entry
+        close(found.raw[0][i], whole[i], 1e-5, str(i))
+        close(found.y[0][i], plain.y[0][i], 1e-5, str(i))
 
 
 def test_nothing_is_zero():
@@ -353,13 +400,13 @@ def test_what_cannot_serve_says_so(pretend, user_errors):
     run = partial(nll, implementation=KERNEL)
     with pytest.raises(NotImplementedError, match=r"nll: .* computes in float32, got float64; le"):
         run(HEAD, RAW.astype(jnp.float64), Y)
-    full = NormalHead(3, 2, covariance="full")
-    with pytest.raises(NotImplementedError, match=r"serves NormalHead.*, got .*covariance='full'"):
-        run(full, jnp.zeros((N, full.num_outputs), jnp.float32), Y)
-    with pytest.raises(
-        NotImplementedError, match=r"at most 4096 locations \(K x D\), got .*=65, event_dim=64"
+    for head, message in (
+        (NormalHead(3, 2, covariance="low_rank"), r"serves NormalHead without low .*'low_rank'"),
+        (NormalHead(65, 64), r"at most 4096 locations \(K x D\), got .*=65, event_dim=64"),
+        (NormalHead(5, 33, covariance="full"), r"at most 16384 entries .*=5, event_dim=33"),
     ):
-        dispatch.choose("nll", KERNEL, NormalHead(65, 64))
+        with pytest.raises(NotImplementedError, match=message):
+            dispatch.choose("nll", KERNEL, head)
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="serves there")
@@ -441,6 +488,25 @@ def test_nll_lowers_for_cuda(monkeypatch, link):
 
 @pytest.mark.version
 @pytest.mark.parametrize(
+    ("K", "D", "options"), [(8, 32, {}), (3, 5, {"tied": True, "min_weight": 0.01})]
+)
+def test_full_covariance_lowers_for_cuda(monkeypatch, K, D, options):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(triton, "FEWEST_ENTRIES", 0)
+    head = NormalHead(K, D, covariance="full", **options)
+    raw, y = jnp.zeros((130, head.num_outputs), jnp.bfloat16), jnp.zeros((130, D), jnp.float32)
+    mask = jnp.ones(130, bool)
+
+    def loss(raw, y, implementation=KERNEL):
+        return nll(head, raw, y, mask=mask, implementation=implementation)
+
+    assert lowered(jax.value_and_grad(loss, argnums=(0, 1)), raw, y).count(CALL) == 1
+    assert lowered(loss, raw, y).count(CALL) == 1
+    assert CALL not in lowered(partial(loss, implementation=None), raw, y)  # not measured yet
+
+
+@pytest.mark.version
+@pytest.mark.parametrize(
     ("K", "D", "H", "dtype"), [(5, 3, 100, "float32"), (32, 1, 256, "bfloat16")]
 )
 def test_linear_nll_lowers_for_cuda(monkeypatch, K, D, H, dtype):
@@ -455,4 +521,12 @@ def test_linear_nll_lowers_for_cuda(monkeypatch, K, D, H, dtype):
 
     text = lowered(jax.value_and_grad(loss, argnums=(0, 1)), layer, y)
     assert text.count(CALL) == 1
-    assert text.count("stablehlo.dot_general") == 3
+    # Raw outputs go from a product to the kernel, their gradient from it to two products and the
+    # bias's sum: nothing converts, turns or silences either, and no product is rounded afterwards.
+    passes = [line for line in text.splitlines() if f"tensor<1000x{P}x" in line]
+    names = sorted(name for line in passes for name in re.findall(r"= (stablehlo\.\w+)", line))
+    converted = ["stablehlo.convert"] * (dtype == "bfloat16")  # as it is summed, in one loop
+    products = ["stablehlo.dot_general"] * 3
+    assert names == [*converted, "stablehlo.custom_call", *products, "stablehlo.reduce"]
+    (back,) = re.findall(rf"dot_general.*-> tensor<1000x{H}x(\w+)>", text)
+    assert back == {"float32": "f32", "bfloat16": "bf16"}[dtype]
