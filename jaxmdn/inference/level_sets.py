@@ -67,19 +67,36 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     late, early = sign * excess[1:] <= 0, sign * excess[:-1] >= 0
     start, stop = (jnp.where(early, below, jnp.where(late, above, end)) for end in (start, stop))
 
+    start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
+    lower, upper = mixture.support[0].lower, mixture.support[0].upper
+    # Next to an end of the support, in the logarithm of the distance: a power of that is straight.
+    origin = jnp.where(start - lower <= upper - stop, lower, upper).astype(log_t.dtype)
+    straight = 4 * jnp.abs(start - origin) < jnp.abs(stop - origin)
+    straight |= 4 * jnp.abs(stop - origin) < jnp.abs(start - origin)
+
+    def halfway(start: Array, stop: Array) -> Array:
+        limits = jnp.finfo(start.dtype)  # beside an origin numbers lie apart
+        least = jnp.maximum(float(limits.epsneg) * jnp.abs(origin), float(limits.tiny))
+        near, far = (jnp.sqrt(jnp.maximum(jnp.abs(y - origin), least)) for y in (start, stop))
+        mean = jnp.where(stop > origin, near * far, -near * far)
+        return jnp.where(straight, origin + mean, start + (stop - start) / 2)
+
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         y, start, stop = state
         value, rate, bend = (sign * part for part in derivatives(parts, y, 2))
         value = value - sign * log_t
         start, stop = jnp.where(value < 0, y, start), jnp.where(value < 0, stop, y)
         # To the root of the parabola through this point; where there is none, halfway.
+        unit = jnp.where(straight, y - origin, 1)
+        rate, bend = rate * unit, bend * unit * unit + jnp.where(straight, rate * unit, 0)
+        bend = jnp.where(jnp.isfinite(bend), bend, 0)
         root = jnp.sqrt(rate * rate - 2 * value * bend)
-        new = y - 2 * value / (rate + root)
+        change = -2 * value / (rate + jnp.where(rate < 0, -root, root))
+        new = jnp.where(straight, origin + unit * jnp.exp(change), y + change)
         good = (new >= start) & (new <= stop)  # False for NaN
-        return jnp.where(good, new, start + (stop - start) / 2), start, stop
+        return jnp.where(good, new, halfway(start, stop)), start, stop
 
-    start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
-    state = (start + (stop - start) / 2, start, stop)
+    state = (halfway(start, stop), start, stop)
     return meshes.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
 
 

@@ -86,7 +86,8 @@ def hdr_threshold(
     zeros of a hurdle) are enough for the level the threshold is ``inf``. For D = 1 it is
     differentiable in the level and in every parameter (the implicit function, with what moves in
     and out at the region's ends); for D > 1 no derivative passes. Where a mode lies exactly at the
-    threshold the derivative is one-sided.
+    threshold the derivative is one-sided. Where a density is infinite at an end of its support, no
+    region is narrower than what the dtype tells from that end: 1e-7 beside an end of 1 in float32.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((1, 1)), scale=jnp.ones((1, 1)))

@@ -181,7 +181,15 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     points = jnp.concatenate([below, above[:-1]])  # [G, ..., K]
     points = jnp.where(alive, points, most[:1, ..., None])
     points = jax.lax.collapse(jnp.moveaxis(points, -1, 0), 0, 2)  # [K G, ...]
-    return jnp.sort(points, axis=0), least, most
+    points = jnp.sort(points, axis=0)
+    # Quantiles may round to the ends, where a density is infinite: the rest has slopes.
+    own, limits = mixture.support[0], jnp.finfo(points.dtype)
+    first, last = (
+        end + sign * max(abs(end) * float(limits.eps), float(limits.tiny))
+        for end, sign in ((own.lower, 1), (own.upper, -1))
+    )
+    points = points.at[1:].max(first) if math.isfinite(first) else points
+    return points.at[:-1].min(last) if math.isfinite(last) else points, least, most
 
 
 def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... K"]:
@@ -192,7 +200,8 @@ def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... 
     levels = jnp.broadcast_to(p.reshape(-1, *(1,) * len(batch)), (len(p), *batch))
     upper = jnp.stack([jnp.zeros(levels.shape, bool), jnp.ones(levels.shape, bool)])
     found = components.tail_quantile(jnp.stack([levels, levels]), upper)
-    return jnp.broadcast_to(found, upper.shape)[..., 0]
+    most = float(jnp.finfo(found.dtype).max) / 2  # an interval's length is a number, too
+    return jnp.clip(jnp.broadcast_to(found, upper.shape)[..., 0], -most, most)
 
 
 def _circle_grid(mixture: Mixture) -> tuple[Array, Array, Array]:

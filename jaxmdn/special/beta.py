@@ -30,7 +30,7 @@ from jaxmdn.special.elementary import (
     centred_cumulant,
     centred_slope,
     integrate,
-    log_gap,
+    log_excess,
 )
 from jaxmdn.special.gamma import solve_fraction, stirling_rest
 from jaxmdn.special.sides import complete, log_complete, log_rest, log_side, nearer_side
@@ -55,7 +55,8 @@ def kernel_of_gap(x: Array, y: Array, a: Array, b: Array, gap: Array) -> Array:
     """
     n = a + b
     # Two terms, and not one of stacked pairs: those would be stored, at 2.5 times the time.
-    fit = a * log_gap(a, x * n, gap) + b * log_gap(b, y * n, -gap)
+    # Of shares of n, which underflow no earlier than x and y do.
+    fit = a * log_excess(x * (n / a), gap / a) + b * log_excess(y * (n / b), -gap / b)
     rests = stirling_rest(n) - stirling_rest(a) - stirling_rest(b)
     return 0.5 * (jnp.log(a / n * b) - numerics.LOG_2PI) + rests - fit
 
