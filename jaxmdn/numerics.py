@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn.typing import Array, Float, Int, Num
+from jaxmdn.typing import Array, Float, Int, Key, Num
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -118,6 +118,15 @@ def expm1(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def _expm1_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     return jnp.expm1(x), jnp.exp(x) * dx
+
+
+def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Float[Array, "..."]:
+    """Uniform numbers inside (0, 1): the middles of the ``1 / eps`` cells that JAX's begin.
+
+    JAX draws zero with probability eps (1e-7 in float32). Moved to the smallest number that is not
+    zero it would stand for a quantile 1e-38 from the end, which no sample of any size should reach.
+    """
+    return jax.random.uniform(key, shape, dtype) + 0.5 * float(jnp.finfo(dtype).eps)
 
 
 def inverse_softplus(y: Float[Array, "..."]) -> Float[Array, "..."]:

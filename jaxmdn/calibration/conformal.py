@@ -188,7 +188,7 @@ def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Flo
     count = scores.shape[0]  # in an exported program a symbol
     # In whole numbers: 10 * 0.9 must not be rounded up to 10 for being 9.000000000000002.
     share = Fraction(level).limit_denominator(10**9)
-    rank = -(-(count + 1) * share.numerator // share.denominator)
+    rank = -(-(count + 1) * share.numerator // share.denominator) if share else 1
     last = jnp.full((1, *scores.shape[1:]), everything, scores.dtype)
     chosen = jnp.concatenate([jnp.sort(scores, axis=0), last])[jnp.minimum(rank - 1, count)]
     return jnp.where(jnp.isnan(scores).any(axis=0), jnp.nan, chosen)

@@ -156,8 +156,10 @@ def recalibrated_log_prob(
 ) -> Float[Array, "..."]:
     """Log-density after recalibration, ``[...]``, in nats; it integrates to one.
 
-    For one dimension ``log R'(F(y)) + log p(y)``. For several, the marginals are recalibrated and
-    the dependence between them (the copula) is kept: with ``z_d = Q_d(R_d(F_d(y_d)))``,
+    For one dimension ``log R'(F(y)) + log p(y)``, and at a value of positive probability (a
+    hurdle's zero) the logarithm of ``R(P(Y <= y)) - R(P(Y < y))``. For several, the
+    marginals are recalibrated and the dependence between them (the copula) is kept: with
+    ``z_d = Q_d(R_d(F_d(y_d)))``,
     ``log p(z) + sum_d [log R_d'(F_d(y_d)) + log f_d(y_d) - log f_d(z_d)]``. Where the dimensions
     are independent that is ``log p(y) + sum_d log R_d'(F_d(y_d))``.
 
@@ -167,7 +169,8 @@ def recalibrated_log_prob(
       y: targets ``[..., D]``.
 
     Raises:
-      TypeError: for a discrete density, which has no slope to multiply.
+      TypeError: for a discrete density, which has no slope to multiply, or for several dimensions
+        of which one has values of positive probability.
       ValueError: for a map of another event size, on a wrong event size of ``y``, or if leading
         axes do not broadcast.
 
@@ -181,6 +184,13 @@ def recalibrated_log_prob(
             "recalibrated_log_prob: needs a continuous density; of a discrete one take differences "
             "of recalibrated_cdf."
         )
+    if density.event_dim > 1 and any(density.jumps):
+        dims = np.flatnonzero(density.jumps).tolist()
+        raise TypeError(
+            f"recalibrated_log_prob: dimensions {dims} have values "
+            f"of positive probability, where a copula is not unique; take one dimension at a time "
+            f"(jaxmdn.marginal), with a map of its own."
+        )
     return _log_prob(recalibration, density, y)
 
 
@@ -192,11 +202,26 @@ def _log_prob(recalibration: Recalibration, density: Density, y: Array) -> Array
     steps = recalibration.knots.shape[-1] - 1
     log_slope = -jnp.sum(jnp.log(steps * (high - low)), axis=-1)
     if density.event_dim == 1:
-        return density.log_prob(y) + log_slope
+        value = density.log_prob(y) + log_slope
+        if not any(density.jumps):
+            return value
+        below, at = density.jump(y)
+        some = at > 0
+        log_mass = jnp.log(_mass(recalibration, below, jnp.where(some, at, 1)))
+        return jnp.where(some, log_mass, value[..., None])[..., 0]
     z = quantile_at(density, _apply(recalibration, p))
     z = jnp.where(jnp.isfinite(z), z, y)
     change = _log_marginals(density, y) - _log_marginals(density, z)
     return density.log_prob(z) + log_slope + jnp.sum(change, axis=-1)
+
+
+def _mass(recalibration: Recalibration, below: Array, at: Array) -> Array:
+    """``R(below + at) - R(below)``; within one segment without a difference."""
+    low, high, first = _segment(recalibration.knots, below)
+    last = _segment(recalibration.knots, below + at)[-1]
+    across = _apply(recalibration, below + at) - _apply(recalibration, below)
+    slope = 1 / ((recalibration.knots.shape[-1] - 1) * (high - low))
+    return jnp.where(first == last, slope * at, across)
 
 
 def _log_marginals(density: Density, y: Array) -> Array:

@@ -20,12 +20,13 @@ def stacking_weights(
 
     Args:
       log_prob: log-densities of held-out rows under each model, ``[N, A]``, nats.
-      weights: nonnegative row weights ``[N]``.
+      weights: nonnegative row weights ``[N]``; a row of weight zero may hold anything.
 
     Returns:
       Weights ``[A]`` that add up to one.
 
-    Limits: at most 20,000 iterations; rows that no model reaches (all ``-inf``) do not count.
+    Limits: at most 20,000 iterations; rows that no model reaches (all ``-inf``) do not count. NaN
+    in a row that counts, a negative weight and no weight at all give NaN.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> log_prob = jnp.log(jnp.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]))
@@ -54,6 +55,8 @@ def stacking_weights(
 @meshes.jit
 def _stack(log_prob: Array, rows: Array) -> Array:
     log_prob, rows = numerics.upcast(log_prob, rows)
+    rows = jnp.where(rows < 0, jnp.nan, rows)
+    log_prob = jnp.where((rows == 0)[:, None], 0, log_prob)
     peak = numerics.finite_peak(log_prob)
     density = jnp.exp(log_prob - peak)
     rows = jnp.where(jnp.all(jnp.isneginf(log_prob), axis=-1), 0, rows)

@@ -154,7 +154,7 @@ def fit_temperature(
     check_target(name, models, y)
     (models, y) = numerics.upcast_tree(models, y)
     dtype = numerics.compute_dtype(*jax.tree.leaves(models))
-    share = jnp.ones(len(y), dtype) if weights is None else jnp.asarray(weights, dtype)
+    share = jnp.ones(len(y), dtype) if weights is None else _weights(weights, dtype)
     if share.shape != (len(y),):
         raise ValueError(f"{name}: expected weights of shape [{len(y)}], got {list(share.shape)}.")
     kept = share > 0
@@ -212,7 +212,8 @@ def fit_scale_factor(
       width: as in :func:`fit_temperature`.
 
     Returns:
-      T, a scalar. Limits: at most ``e^3``, to within about one percent.
+      T, a scalar. Limits: at most ``e^3``, to within about one percent; one without any weight;
+      NaN where a row that counts is NaN or likely under no factor, or a weight is negative.
 
     Raises:
       TypeError: for components without a location and a scale.
@@ -229,15 +230,24 @@ def fit_scale_factor(
     """
     check_target("fit_scale_factor", density, y)
     logs = STEP * jnp.arange(MOST_FACTORS, dtype=numerics.compute_dtype(y))
-    share = jnp.ones(y.shape[:-1], logs.dtype) if weights is None else weights
-    share = jnp.broadcast_to(share.astype(logs.dtype), y.shape[:-1])
+    share = jnp.ones((), logs.dtype) if weights is None else _weights(weights, logs.dtype)
+    share = jnp.broadcast_to(share, y.shape[:-1])
+    mass = jnp.sum(share)
 
     def score(log: Array) -> Array:
         each = log_likelihood(widen(density, jnp.exp(log)), y, width)
         total = jnp.sum(share * jnp.where(share > 0, each, 0).astype(share.dtype))
-        return (total - 0.5 * log**2) / jnp.sum(share)
+        return (total - 0.5 * log**2) / jnp.where(mass == 0, 1, mass)
 
-    return jnp.exp(STEP * peak(jax.lax.map(score, logs)))
+    scores = jax.lax.map(score, logs)
+    known = jnp.isfinite(jnp.max(scores))
+    return jnp.where(known, jnp.exp(STEP * peak(scores)), jnp.nan)
+
+
+def _weights(weights: Any, dtype: Any) -> Array:
+    """Row weights; a negative one is none: NaN."""
+    weights = jnp.asarray(weights, dtype)
+    return jnp.where(weights < 0, jnp.nan, weights)
 
 
 def peak(scores: Float[Array, "S ..."]) -> Float[Array, "..."]:

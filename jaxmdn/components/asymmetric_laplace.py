@@ -100,8 +100,9 @@ class AsymmetricLaplace(Univariate):
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         full = (2, *shape, *self.batch_shape, self.event_dim)
-        up, down = jax.random.exponential(key, full, self.dtype)
-        return self.loc + self.scale * (up / self.asymmetry - down * self.asymmetry)
+        loc, scale, asymmetry = self._parameters()
+        up, down = jax.random.exponential(key, full, loc.dtype)
+        return (loc + scale * (up / asymmetry - down * asymmetry)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         loc, scale, asymmetry = self._parameters()

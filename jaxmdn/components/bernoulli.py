@@ -73,7 +73,7 @@ class Bernoulli(CountDensity):
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
         _, yes = self._chances()
-        return (jax.random.uniform(key, shape, yes.dtype) < yes).astype(yes.dtype)
+        return (numerics.uniform(key, shape, yes.dtype) < yes).astype(yes.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(self._chances()[1])

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logit
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.counts import reached
@@ -158,7 +159,7 @@ class DiscretizedLogistic(Univariate):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         loc, scale = jax.lax.stop_gradient(self._parameters())
         full = (*shape, *self.batch_shape, self.event_dim)
-        draw = loc + scale * jax.random.logistic(key, full, loc.dtype)
+        draw = loc + scale * logit(numerics.uniform(key, full, loc.dtype))
         origin, step = self.lattice
         return origin + jnp.clip(jnp.round((draw - origin) / step), 0, self.num_bins - 1) * step
 

@@ -70,10 +70,13 @@ class FullNormal(CorrelatedNormal):
         return -0.5 * jnp.sum(z * z, axis=-1) + jnp.sum(log_diagonal, axis=-1) - normalizer
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
+        loc, whitening = numerics.upcast(self.loc, self.whitening_tril)
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
         if shape:  # many draws from each: invert once
-            return self.loc + numerics.matvec(self.scale_tril.astype(self.dtype), noise)
-        return self.loc + numerics.solve_tril(self.whitening_tril, noise).astype(self.dtype)
+            offset = numerics.matvec(numerics.invert_tril(whitening), noise)
+        else:
+            offset = numerics.solve_tril(whitening, noise)
+        return (loc + offset).astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         variance = jnp.sum(self.scale_tril**2, axis=-1)  # row norms of the factor

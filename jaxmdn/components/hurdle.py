@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmdn import numerics
 from jaxmdn.components import counts
 from jaxmdn.components.declare import family, part, real
 from jaxmdn.components.support import Support
@@ -158,7 +159,7 @@ class Hurdle(ZeroMass):
         key_zero, key_base = jax.random.split(key)
         full = (*shape, *self.batch_shape, self.event_dim)
         share, _ = self.shares()
-        zero = jax.random.uniform(key_zero, full, share.dtype) < share
+        zero = numerics.uniform(key_zero, full, share.dtype) < share
         base = self.inner()
         if not self.discrete:
 

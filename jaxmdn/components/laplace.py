@@ -50,8 +50,9 @@ class Laplace(LocationScale):
         return jnp.where(p < 0.5, size, -size)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.laplace(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        return self.loc + self.scale * noise
+        loc, scale = self._parameters()
+        noise = jax.random.laplace(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
+        return (loc + scale * noise).astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         return self._fill(2 * self.scale**2)

@@ -61,8 +61,9 @@ class LogNormal(PositiveDensity):
         return jnp.exp(loc + jnp.where(upper, -scale, scale) * ndtri(q))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        return jnp.exp(self.loc + self.scale * noise)
+        loc, scale = self._parameters()
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
+        return jnp.exp(loc + scale * noise).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         loc, scale = self._parameters()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logit
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import family, positive, real
@@ -53,8 +54,9 @@ class Logistic(LocationScale):
         return jnp.where(middle, 2 * jnp.arctanh(inner), jnp.log(outer) - jnp.log1p(-outer))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.logistic(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        return self.loc + self.scale * noise
+        loc, scale = self._parameters()
+        p = numerics.uniform(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
+        return (loc + scale * logit(p)).astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         return self._fill(math.pi**2 / 3 * self.scale**2)

@@ -80,8 +80,9 @@ class LogitNormal(BoundedDensity):
         return self.from_units(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit))
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        logit = self.loc + self.scale * noise
+        loc, scale = self._parameters()
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
+        logit = loc + scale * noise
         return self.from_units(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:

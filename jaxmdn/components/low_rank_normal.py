@@ -54,9 +54,10 @@ class LowRankNormal(CorrelatedNormal):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         key_latent, key_noise = jax.random.split(key)
         batch = (*shape, *self.batch_shape)
-        latent = jax.random.normal(key_latent, (*batch, self.factor.shape[-1]), self.dtype)
-        noise = jax.random.normal(key_noise, (*batch, self.event_dim), self.dtype)
-        return self.loc + numerics.matvec(self.factor, latent) + self.scale * noise
+        loc, factor, scale = numerics.upcast(self.loc, self.factor, self.scale)
+        latent = jax.random.normal(key_latent, (*batch, factor.shape[-1]), loc.dtype)
+        noise = jax.random.normal(key_noise, (*batch, self.event_dim), loc.dtype)
+        return (loc + numerics.matvec(factor, latent) + scale * noise).astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         variance = jnp.sum(self.factor**2, axis=-1) + self.scale**2

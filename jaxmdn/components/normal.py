@@ -70,8 +70,9 @@ class Normal(LocationScale, NormalDensity):
         return ndtri(p)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), self.dtype)
-        return self.loc + self.scale * noise
+        loc, scale = self._parameters()
+        noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
+        return (loc + scale * noise).astype(self.dtype)
 
     def whitening(self) -> Float[Array, "..."]:
         inverse = numerics.divide(jnp.ones((), self.dtype), self.scale)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmdn import meshes
+from jaxmdn import meshes, numerics
 from jaxmdn.components.counts import CountDensity
 from jaxmdn.components.declare import family, magnitude
 from jaxmdn.special import counts as count_functions
@@ -78,7 +78,7 @@ def draw_poisson(key: Key[Array, ""], rate: Float[Array, "..."]) -> Float[Array,
 
 def _draw_small(key: Array, rate: Array) -> Array:
     """The number of counts whose cumulated probability a uniform number exceeds."""
-    uniform = jax.random.uniform(key, rate.shape, rate.dtype)
+    uniform = numerics.uniform(key, rate.shape, rate.dtype)
     least = 0.25 * float(jnp.finfo(rate.dtype).eps)  # below the uniform number's resolution
 
     def add(index: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

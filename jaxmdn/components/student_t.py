@@ -70,11 +70,12 @@ class StudentT(LocationScale):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         key_normal, key_gamma = jax.random.split(key)
         full = (*shape, *self.batch_shape, self.event_dim)
-        half = 0.5 * student_functions.bound_df(self._parameters()[2])
-        noise = jax.random.normal(key_normal, full, self.dtype)
+        loc, scale, df = self._parameters()
+        half = 0.5 * student_functions.bound_df(df)
+        noise = jax.random.normal(key_normal, full, loc.dtype)
         log_gamma = log_draw(key_gamma, half, full)
-        stretch = jnp.exp(0.5 * (jnp.log(half) - log_gamma)).astype(self.dtype)
-        return self.loc + self.scale * (noise * stretch)
+        stretch = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
+        return (loc + scale * (noise * stretch)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(jnp.where(self.df > 1, self.loc, jnp.nan))

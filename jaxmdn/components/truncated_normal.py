@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
@@ -164,8 +163,7 @@ class TruncatedNormal(BoundedDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         full = (*shape, *self.batch_shape, self.event_dim)
         dtype = self._parameters()[0].dtype
-        level = jax.random.uniform(key, full, dtype, minval=float(jnp.finfo(dtype).tiny))
-        return self.quantile(level).astype(self.dtype)
+        return self.quantile(numerics.uniform(key, full, dtype)).astype(self.dtype)
 
     def _moments(self) -> tuple[Array, Array]:
         """Mean and variance, from the moments of the distance to the mode."""

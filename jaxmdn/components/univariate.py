@@ -95,9 +95,8 @@ class Univariate(Density):
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         dtype = numerics.compute_dtype(jnp.zeros((), self.dtype))
-        tiny = float(jnp.finfo(dtype).tiny)
         full = (*shape, *self.batch_shape, self.event_dim)
-        return self.quantile(jax.random.uniform(key, full, dtype, minval=tiny)).astype(self.dtype)
+        return self.quantile(numerics.uniform(key, full, dtype)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         """Mean, ``batch_shape + [D]``; by quadrature, if the family has no formula."""

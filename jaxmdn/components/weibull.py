@@ -86,8 +86,8 @@ class Weibull(PositiveDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         concentration, scale = self._parameters()
         full = (*shape, *self.batch_shape, self.event_dim)
-        noise = jax.random.gumbel(key, full, scale.dtype)  # minus the logarithm of an exponential
-        return (scale * jnp.exp(-noise / concentration)).astype(self.dtype)
+        log_exponential = jnp.log(-jnp.log(numerics.uniform(key, full, scale.dtype)))
+        return (scale * jnp.exp(log_exponential / concentration)).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         concentration, scale = self._parameters()

@@ -55,7 +55,7 @@ class ZeroInflated(ZeroMass, CountDensity):
         key_zero, key_base = jax.random.split(key)
         extra, _ = self.shares()
         draws = self.inner(counts=True).draw(key_base, shape)
-        zero = jax.random.uniform(key_zero, shape, extra.dtype) < extra
+        zero = numerics.uniform(key_zero, shape, extra.dtype) < extra
         return jnp.where(zero, 0, draws)
 
     def mean(self) -> Float[Array, "..."]:

@@ -134,7 +134,8 @@ def affine(
     for name, value in (("shift", move), ("matrix_or_scale", factor)):
         if jnp.issubdtype(value.dtype, jnp.complexfloating) or value.dtype == jnp.bool_:
             raise TypeError(f"affine: {name} must be real numbers, got {value.dtype}.")
-    move, factor = (value.astype(density.dtype) for value in (move, factor))
+    dtype = numerics.compute_dtype(density)  # the result's: a shift is not rounded to bfloat16
+    move, factor = (value.astype(dtype) for value in (move, factor))
     D = density.event_dim
     if factor.ndim <= 1:
         for name, value in (("shift", move), ("matrix_or_scale", factor)):

@@ -321,6 +321,32 @@ def test_recalibrated_joint_density_keeps_the_copula_and_integrates_to_one():
     np.testing.assert_allclose(found, jaxmdn.log_prob(pair, y) + np.log(slopes), rtol=1e-7)
 
 
+def hurdles(logit):
+    """Exponential amounts, or nothing."""
+    one = jnp.asarray(np.ones((1, 1)))
+    hurdle = Hurdle(
+        base=Gamma(concentration=one, rate=one), logit=jnp.asarray(np.asarray(logit)[..., None, :])
+    )
+    return jaxmdn.Mixture(logits=one[0], components=hurdle)
+
+
+def test_recalibrated_mass_at_zero_is_the_difference_of_the_cdf():
+    """The slope times the mass, 0.43 for 0.27 here, is right within one segment alone."""
+    share = np.array([0.6, 0.05, 1e-12])[:, None]
+    density = hurdles(np.log(share / (1 - share)))
+    fitted = Recalibration(knots=jnp.asarray(np.array([[0.0, 0.4, 0.7, 0.8, 1.0]])))
+    levels = np.linspace(0, 1, 5)
+    at_zero = np.interp(share, fitted.knots[0], levels)
+    y = np.broadcast_to([0.0, 2.0, -1.0], (3, 3))[..., None]  # a row of targets for each density
+    found = np.exp(recalibrated_log_prob(fitted, density, jnp.asarray(np.swapaxes(y, 0, 1)))).T
+    np.testing.assert_allclose(found[:, :1], at_zero, rtol=1e-9)
+    slope = 0.25 / np.diff(fitted.knots[0])
+    below = share + (1 - share) * -np.expm1(-2)
+    segment = np.searchsorted(fitted.knots[0], below) - 1
+    np.testing.assert_allclose(found[:, 1:2], slope[segment] * (1 - share) * np.exp(-2), rtol=1e-9)
+    np.testing.assert_array_equal(found[:, 2], 0)
+
+
 def segment_of(fitted, mixture, y):
     p = np.asarray(jaxmdn.cdf(mixture, y))
     return np.stack(
@@ -413,6 +439,8 @@ def test_ties_many_rows_and_bad_values():
 
 FULL = MIXTURES["full"]
 FITTED = Recalibration(knots=jnp.array([[0.0, 0.5, 1.0]]))
+PAIR = Recalibration(knots=jnp.array([[0.0, 0.5, 1.0]] * 2))
+CLAIMS = hurdles(np.zeros(2))
 ERRORS = [
     (pit, (FULL, Y[:, :1]), {}, ValueError, r"pit: expected y of shape \[\.\.\., 2\]"),
     (pit, (FULL, Y.astype(int)), {}, TypeError, "pit: y must have a real floating dtype"),
@@ -432,6 +460,13 @@ ERRORS = [
     (recalibrated_cdf, (FULL, FITTED, Y), {}, TypeError, "expected a Recalibration, got Mixture"),
     (recalibrated_quantile, (FITTED, STANDARD, 1.5), {}, ValueError, r"p must lie in \[0, 1\]"),
     (recalibrated_log_prob, (FITTED, CATEGORICAL, LABELS), {}, TypeError, "continuous density"),
+    (
+        recalibrated_log_prob,
+        (PAIR, CLAIMS, Y),
+        {},
+        TypeError,
+        r"dimensions \[0, 1\] have values of",
+    ),
 ]
 
 

@@ -110,12 +110,12 @@ def test_intervals_of_a_wrong_model_hold_their_level():
     keeps_its_promise(covered)
 
 
-@pytest.mark.parametrize("level", [0.9, 0.5, 0.77, 0.95])
+@pytest.mark.parametrize("level", [0.9, 0.5, 0.77, 0.95, 1e-10])
 def test_the_rank_by_hand(level):
     count = 9
     y = np.random.default_rng(count).normal(size=(count, 1))
     # ceil((n + 1) level) in integers: 10 * 0.9 is 9, not 9.000000000000002.
-    rank = -(-(count + 1) * round(100 * level) // 100)
+    rank = max(-(-(count + 1) * round(100 * level) // 100), 1)
     region = np.sort(1 - 2 * stats.norm.sf(np.abs(y[:, 0])))
     half = stats.norm.isf((1 - level) / 2)
     excess = np.sort(np.abs(y[:, 0])) - half

@@ -146,6 +146,26 @@ def test_rows_of_weight_zero_may_hold_anything(problem):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+def test_one_factor_without_weights_and_with_rows_that_are_no_numbers():
+    """By the formula, one where nothing counts; NaN was taken for a factor of 1.1."""
+    narrow = jaxmdn.components.Normal(
+        loc=jnp.asarray(np.zeros((1, 1))), scale=jnp.asarray(np.full((1, 1), 0.2))
+    )
+    density = jaxmdn.Mixture(logits=jnp.asarray(np.zeros(1)), components=narrow)
+    y = np.random.default_rng(1).normal(size=(5, 4, 1))
+    y[:3, 3, 0] = np.nan, np.inf, 1e200
+
+    def find(*weights):
+        weights = jnp.asarray(np.array(weights))
+        return np.array([fit_scale_factor(density, jnp.asarray(own), weights=weights) for own in y])
+
+    known = find(1.0, 1.0, 1.0, 0.0)
+    assert np.all(known > 1.2)
+    np.testing.assert_array_equal(np.isnan(find(1.0, 1.0, 1.0, 1.0)), [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(find(0.0, 0.0, 0.0, 0.0), 1)
+    assert np.isnan(find(1.0, 1.0, 1.0, -1.0)).all()
+
+
 def test_the_floor_is_part_of_what_is_fitted():
     """Scales of 0.1 under a floor of 0.29 where the errors are 0.3: hardly any more is needed."""
     rng = np.random.default_rng(0)
@@ -206,6 +226,18 @@ def test_stacking_is_the_concave_optimum():
     np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-12)
     assert loss(found) <= best.fun + 1e-5
     np.testing.assert_allclose(found, best.x, atol=2e-2)
+
+
+def test_stacking_leaves_rows_of_weight_zero_out_whatever_they_hold():
+    rows = np.array([[0.0, -1.0], [-1.0, 0.0], [-1.0, -0.5]])
+    expected = stacking_weights(jnp.asarray(rows))
+    left_out = jnp.asarray(np.array([1.0, 1.0, 1.0, 0.0]))
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        broken = np.concatenate([rows, np.full((1, 2), bad)])
+        found = stacking_weights(jnp.asarray(broken), weights=left_out)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    negative = jnp.asarray(np.array([1.0, 1.0, -1.0]))
+    assert np.isnan(stacking_weights(jnp.asarray(rows), weights=negative)).all()
 
 
 def test_stacking_far_from_every_model():

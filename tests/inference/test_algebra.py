@@ -130,6 +130,16 @@ def test_an_ill_conditioned_matrix_in_float32():
             assert np.max(np.abs(found[k] - exact) / norms) < 2e-2
 
 
+def test_a_shift_is_not_rounded_to_the_parameters_half_precision():
+    half = jnp.asarray(np.asarray([[0.5]], jnp.bfloat16))
+    mixture = Mixture(logits=jnp.asarray(np.zeros(1)), components=Normal(loc=half, scale=half))
+    moved = jax.jit(lambda own: jaxmdn.affine(own, 1000.25, 1.3))(
+        mixture
+    )  # 1000 and 1.296875 in bfloat16
+    np.testing.assert_allclose(moved.components.loc, [[1000.25 + 0.65]], rtol=1e-7)
+    np.testing.assert_allclose(moved.components.scale, [[0.65]], rtol=1e-7)
+
+
 def test_gradients_of_a_map():
     rng = np.random.default_rng(8)
     for covariance, matrix in (("full", MATRICES[4]), ("low_rank", MATRICES[2])):
