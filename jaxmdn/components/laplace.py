@@ -34,7 +34,7 @@ class Laplace(LocationScale):
     absolute_moments: ClassVar = True
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        return -z * jnp.sign(z) - math.log(2.0)  # of slope zero at zero, which abs has not
+        return -_size(z) - math.log(2.0)
 
     # A choice between z and -z, not abs: the derivatives at zero are those of one side, not zero.
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -86,6 +86,17 @@ class Laplace(LocationScale):
         decay = decay_mean(z * (1 - ratio) / ratio)
         excess = (1 + ratio + ratio**2 + ratio**2 * z * decay) / (1 + ratio)
         return distance + wide * jnp.exp(-z) * excess
+
+
+@jax.custom_jvp
+def _size(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``|z|``, of slope zero at zero, which JAX's has not; ``z sign(z)`` takes twice as long."""
+    return jnp.abs(z)
+
+
+@_size.defjvp
+def _size_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _size(*primals), jnp.sign(primals[0]) * tangents[0]
 
 
 def _mean_distance(distance: Array, scale: Array) -> Array:
