@@ -31,7 +31,7 @@ class Beta(BoundedDensity):
     (a share of exactly 0 or 1) give an infinite likelihood of either sign, with derivatives of
     zero. Take bounds a little wider than the data, shrink the data (Smithson and Verkuilen use
     ``(x (N - 1) + 1 / 2) / N`` of N data), or use a truncated normal, which is finite there. Made
-    for concentrations from 1e-2 to 1e6. Samples of small concentrations may round to the bounds.
+    for concentrations from 1e-2 to 1e6.
 
     References:
       Johnson, Kotz and Balakrishnan (1995), Continuous Univariate Distributions 2, chapter 25.
@@ -79,7 +79,7 @@ class Beta(BoundedDensity):
         logit = log_draw(key_one, a, full)
         logit = logit - log_draw(key_zero, b, full)
         x, rest = jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
-        return self.from_units(x, rest).astype(self.dtype)
+        return self.drawn(self.from_units(x, rest))
 
     def mean(self) -> Float[Array, "..."]:
         a, b = self._parameters()

@@ -24,7 +24,7 @@ class Gamma(PositiveDensity):
     Sizes of one are allowed for K and D. Limits: the log-density at zero is ``inf``, ``log(rate)``
     or ``-inf`` for a concentration below, at or above one. Made for concentrations from 1e-2 to 1e6
     and beyond; where it is below one, the tail above a target below ``1 / rate`` is accurate to
-    rounding of one only. Samples of small concentrations may underflow to zero.
+    rounding of one only.
 
     References:
       Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, chapter 17.
@@ -63,7 +63,7 @@ class Gamma(PositiveDensity):
         concentration, rate = self._parameters()
         full = (*shape, *self.batch_shape, self.event_dim)
         draw = gamma_functions.log_draw(key, concentration, full)
-        return jnp.exp(draw - jnp.log(rate)).astype(self.dtype)
+        return self.drawn(jnp.exp(draw - jnp.log(rate)))
 
     def mean(self) -> Float[Array, "..."]:
         concentration, rate = self._parameters()

@@ -63,7 +63,7 @@ class LogNormal(PositiveDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         loc, scale = self._parameters()
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
-        return jnp.exp(loc + scale * noise).astype(self.dtype)
+        return self.drawn(jnp.exp(loc + scale * noise))
 
     def mean(self) -> Float[Array, "..."]:
         loc, scale = self._parameters()

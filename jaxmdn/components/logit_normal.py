@@ -83,7 +83,7 @@ class LogitNormal(BoundedDensity):
         loc, scale = self._parameters()
         noise = jax.random.normal(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
         logit = loc + scale * noise
-        return self.from_units(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)).astype(self.dtype)
+        return self.drawn(self.from_units(jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)))
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(self.from_units(*_moments(*self._parameters())[:2]))

@@ -75,7 +75,7 @@ class StudentT(LocationScale):
         noise = jax.random.normal(key_normal, full, loc.dtype)
         log_gamma = log_draw(key_gamma, half, full)
         stretch = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
-        return (loc + scale * (noise * stretch)).astype(self.dtype)
+        return self.drawn(loc + scale * (noise * stretch))
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(jnp.where(self.df > 1, self.loc, jnp.nan))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -61,6 +62,20 @@ class Support:
         if self.step or self.kind == "circle" or not ends:
             return self.lower if self.step else 0.0
         return sum(ends) / len(ends) + float(math.isinf(self.upper)) - float(math.isinf(self.lower))
+
+    def interior(self, dtype: Any) -> tuple[float, float]:
+        """Two numbers of a dtype inside a continuum, next to its ends where those do not belong.
+
+        >>> Support("positive", lower=0.0).interior("float32")
+        (1.1754943508222875e-38, 3.4028234663852886e+38)
+        """
+        kind = jnp.finfo(dtype)
+        tiny, most, eps = float(kind.tiny), float(kind.max), float(kind.eps)
+        low, high = max(self.lower, -most), min(self.upper, most)
+        if not self.closed:
+            low = low + max(tiny, eps * abs(low)) if low == self.lower else low
+            high = high - max(tiny, eps / 2 * abs(high)) if high == self.upper else high
+        return low, high
 
     @property
     def tolerance(self) -> float:

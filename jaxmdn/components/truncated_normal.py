@@ -163,7 +163,7 @@ class TruncatedNormal(BoundedDensity):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         full = (*shape, *self.batch_shape, self.event_dim)
         dtype = self._parameters()[0].dtype
-        return self.quantile(numerics.uniform(key, full, dtype)).astype(self.dtype)
+        return self.drawn(self.quantile(numerics.uniform(key, full, dtype)))
 
     def _moments(self) -> tuple[Array, Array]:
         """Mean and variance, from the moments of the distance to the mode."""

@@ -96,7 +96,15 @@ class Univariate(Density):
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Num[Array, "..."]:
         dtype = numerics.compute_dtype(jnp.zeros((), self.dtype))
         full = (*shape, *self.batch_shape, self.event_dim)
-        return self.quantile(numerics.uniform(key, full, dtype)).astype(self.dtype)
+        return self.drawn(self.quantile(numerics.uniform(key, full, dtype)))
+
+    def drawn(self, y: Num[Array, "..."]) -> Num[Array, "..."]:
+        """Draws in the parameters' dtype: of a continuum, none rounds to an end of it.
+
+        There a density may be infinite or zero; the nearest number inside stands for the end.
+        """
+        y = y.astype(self.dtype)
+        return y if self.domain.discrete else jnp.clip(y, *self.domain.interior(self.dtype))
 
     def mean(self) -> Float[Array, "..."]:
         """Mean, ``batch_shape + [D]``; by quadrature, if the family has no formula."""

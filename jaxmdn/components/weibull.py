@@ -87,7 +87,7 @@ class Weibull(PositiveDensity):
         concentration, scale = self._parameters()
         full = (*shape, *self.batch_shape, self.event_dim)
         log_exponential = jnp.log(-jnp.log(numerics.uniform(key, full, scale.dtype)))
-        return (scale * jnp.exp(log_exponential / concentration)).astype(self.dtype)
+        return self.drawn(scale * jnp.exp(log_exponential / concentration))
 
     def mean(self) -> Float[Array, "..."]:
         concentration, scale = self._parameters()

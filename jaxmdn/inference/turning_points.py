@@ -183,13 +183,8 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     points = jax.lax.collapse(jnp.moveaxis(points, -1, 0), 0, 2)  # [K G, ...]
     points = jnp.sort(points, axis=0)
     # Quantiles may round to the ends, where a density is infinite: the rest has slopes.
-    own, limits = mixture.support[0], jnp.finfo(points.dtype)
-    first, last = (
-        end + sign * max(abs(end) * float(limits.eps), float(limits.tiny))
-        for end, sign in ((own.lower, 1), (own.upper, -1))
-    )
-    points = points.at[1:].max(first) if math.isfinite(first) else points
-    return points.at[:-1].min(last) if math.isfinite(last) else points, least, most
+    first, last = mixture.support[0].interior(points.dtype)
+    return points.at[1:].max(first).at[:-1].min(last), least, most
 
 
 def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... K"]:

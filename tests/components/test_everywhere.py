@@ -14,10 +14,11 @@ from cases import BY_NAME, CASES
 from scipy import special, stats
 
 import jaxmdn
-from jaxmdn.components import Normal
+from jaxmdn.components import Beta, Gamma, LogitNormal, LogNormal, Normal, StudentT, Weibull
 from jaxmdn.scoring import interval_score, pinball_score, quantile_crps
 
 ROWS, K = 500, 3
+NIGHTLY = pytest.mark.nightly
 #: Functions whose values and gradients are finite.
 SCORES = {
     "crps": jaxmdn.crps,
@@ -97,3 +98,55 @@ def test_quantiles_at_levels_that_a_weight_leaves():
     found = np.float64(jaxmdn.quantile(mixture, p)[:, 0])
     reached = np.sum(weights * stats.norm.cdf(found[:, None], loc), axis=-1)
     np.testing.assert_allclose(reached, p, rtol=1e-5)
+
+
+#: Members whose draws round to the ends of the support, most of them or a few in a thousand.
+EXTREME = [
+    (Beta, {"concentration1": 0.02, "concentration0": 0.02}, {}),
+    (Beta, {"concentration1": 0.05, "concentration0": 2.0}, {"lower": -2.0, "upper": 3.0}),
+    (Gamma, {"concentration": 0.02, "rate": 5.0}, {}),
+    (Weibull, {"concentration": 0.02, "scale": 1.0}, {}),
+    (LogNormal, {"loc": 0.0, "scale": 60.0}, {}),
+    (LogitNormal, {"loc": 0.0, "scale": 60.0}, {"lower": -2.0, "upper": 3.0}),
+    (StudentT, {"loc": 0.0, "scale": 1.0, "df": 0.05}, {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("float32", 10**5), *(pytest.param(d, 10**5, marks=NIGHTLY) for d in ("float64", "float16"))],
+)
+def test_draws_do_not_round_to_the_ends(dtype, size, float16):
+    """Where the density is infinite or zero; their distribution stays what it is."""
+
+    @jax.jit
+    def draws(densities):
+        key = jax.random.key(0)
+        values = [density.sample(key, (size,)) for density in densities]
+        pairs = zip(densities, values, strict=True)
+        return values, [(d.log_prob(y), d.in_support(y)) for d, y in pairs]
+
+    ones = np.ones((1, 1), dtype)
+    densities = [
+        kind(**{name: jnp.asarray(value * ones) for name, value in parameters.items()}, **bounds)
+        for kind, parameters, bounds in EXTREME
+    ]
+    at_ends = 0
+    for density, y, (log_prob, inside) in zip(densities, *draws(densities), strict=True):
+        assert y.dtype == dtype
+        assert np.isfinite(log_prob).all(), density
+        assert inside.all(), density
+        at_ends += np.isin(y, density.domain.interior(dtype)).sum()
+    assert at_ends > 1000  # what rounds is there
+
+
+@NIGHTLY
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_draws_have_finite_densities(case, dtype):
+    parameters = case.parameters(0, (1000, 1, 1), dtype)
+    density = case.make({name: jnp.asarray(v) for name, v in parameters.items()})
+    both = jax.jit(lambda d: (lambda y: (y, d.log_prob(y)))(d.sample(jax.random.key(0), (100,))))
+    y, log_prob = both(density)
+    assert np.isfinite(log_prob).all()
+    assert np.isfinite(y).all()
