@@ -8,7 +8,7 @@
 | ``densities`` | the textbook formula, distrax, TFP, numpyro, torch: as their users write it |
 | ``problem`` | a case's arrays and, in float64, what must come out |
 | ``checks`` | is it the right number? |
-| ``contenders``, ``training`` | who takes part in which case; training steps |
+| ``contenders``, ``training``, ``epochs`` | who takes part in which case; training steps, epochs |
 | ``environment`` | the roofs the device was measured to have, the versions |
 | ``suite``, ``families`` | the loops; a failure is a record, not a crash |
 | ``report``, ``pictures`` | JSON, Markdown, plots |

@@ -17,6 +17,7 @@ OPERATIONS = {
     "quantile": "Quantiles of the marginals from raw outputs",
     "training_step": "Training step of a network with two hidden layers (Adam)",
     "ensemble_step": "Training step of ten networks at once",
+    "fit_epoch": "Epoch of `fit`, batches of 256 rows (Adam)",
 }
 # Sweep -> the size that varies and the power of it that the cost must grow with.
 SWEEPS = {
@@ -81,7 +82,7 @@ class Case:
     @property
     def is_step(self) -> bool:
         """Whether networks are trained."""
-        return self.operation.endswith("step")
+        return self.operation.endswith(("step", "epoch"))
 
     @property
     def gradient(self) -> bool:
@@ -126,19 +127,20 @@ def suite(*, quick: bool = False, large: bool = False) -> tuple[Case, ...]:
         _case(operation, (256, 5, 2, "diagonal"), hidden=64)
         for operation in ("training_step", "ensemble_step")
     ]
+    steps.append(_case("fit_epoch", (2048 if quick else 2**16, 5, 2, "diagonal"), hidden=64))
     if quick:
         return (*_quick(), *steps, *_sweeps(_QUICK_SWEEPS, peers_up_to=0))
     sweeps = _sweeps(_WHOLE_SWEEPS, peers_up_to=0 if large else 10**6)
-    return (*_whole(large), *steps, *sweeps)
+    return (*_whole(large), *steps, *_variants(large), *sweeps)
 
 
 def _whole(large: bool) -> list[Case]:
-    cases = []
-    for shape in LARGE_FIGURES if large else FIGURES:
-        cases += [_case(operation, shape) for operation in ("nll_gradient", "nll", "log_prob")]
-        for options in ({"link": "exp"}, {"dtype": "bfloat16", "peers": False}):
-            cases += [_case(operation, shape, **options) for operation in ("nll_gradient", "nll")]
-    for shape, hidden in LARGE_LAYERS if large else LAYERS:
+    """Every operation once, so that a run that is cut short has them."""
+    figures, layers = (LARGE_FIGURES, LARGE_LAYERS) if large else (FIGURES, LAYERS)
+    cases = [
+        _case(name, shape) for shape in figures for name in ("nll_gradient", "nll", "log_prob")
+    ]
+    for shape, hidden in layers:
         for dtype in ("float32", "bfloat16"):
             for operation in ("linear_nll_gradient", "linear_nll"):
                 cases.append(_case(operation, shape, hidden=hidden, dtype=dtype, peers=False))
@@ -146,6 +148,16 @@ def _whole(large: bool) -> list[Case]:
     for shape in ((65536, 8, 1, "diagonal"), (4096, 16, 16, "diagonal")):
         cases.append(_case("quantile", shape, peers=False))
     return cases
+
+
+def _variants(large: bool) -> list[Case]:
+    """The likelihoods with another link, and from raw outputs of another dtype."""
+    return [
+        _case(operation, shape, **options)
+        for shape in (LARGE_FIGURES if large else FIGURES)
+        for options in ({"link": "exp"}, {"dtype": "bfloat16", "peers": False})
+        for operation in ("nll_gradient", "nll")
+    ]
 
 
 def _quick() -> list[Case]:

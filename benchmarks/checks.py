@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmdn
-from benchmarks import training
+from benchmarks import epochs, training
 from benchmarks.cases import Case
 from benchmarks.problem import Problem, float64
 
@@ -34,6 +34,8 @@ def errors(problem: Problem, parameterization: str, output: Any) -> dict[str, fl
             mixture = case.head(float64(problem.raw["whitening"]))
             reached = np.asarray(jaxmdn.cdf(mixture, jnp.asarray(_array(output))))
         return {"value": float(np.abs(reached - _array(problem.probability)).max())}
+    if case.operation == "fit_epoch":
+        return {"value": _relative(_array(output), epochs.expected(case))}
     if case.is_step:
         return {"value": _relative(_array(output), training.expected(case))}
     expected = problem.expected(parameterization)
@@ -53,6 +55,8 @@ def tolerance(case: Case) -> float:
     """The error beyond which a contender computes something else."""
     if case.operation == "sample":
         return SAMPLE_TOLERANCE
+    if case.operation == "fit_epoch":
+        return epochs.SHUFFLE_TOLERANCE
     if case.linear and jax.default_backend() != "cpu":
         return TOLERANCES["bfloat16"]  # accelerators round the operands of products by default
     return TOLERANCES[case.dtype]

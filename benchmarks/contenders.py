@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxmdn
-from benchmarks import training
+from benchmarks import epochs, training
 from benchmarks.cases import Case
 from benchmarks.densities import PLAIN, Library, loss_runner
 from benchmarks.problem import Problem
@@ -45,8 +45,11 @@ class Contender(NamedTuple):
 
 def of_case(case: Case, problem: Problem, peers: Sequence[Library]) -> list[Contender]:
     """Return who takes part, jaxmdn first."""
+    if case.operation == "fit_epoch":
+        return [Contender(*prepared) for prepared in epochs.contenders(case, peers)]
     if case.is_step:
-        return [Contender(*prepared) for prepared in training.contenders(case)]
+        others = epochs.pytorch(case, peers) if case.operation == "training_step" else []
+        return [Contender(*prepared) for prepared in (*training.contenders(case), *others)]
     found = _own(case, problem)
     libraries = [("baseline", PLAIN)] + [("peer", peer) for peer in peers if case.peers]
     densities = [

@@ -40,15 +40,15 @@ def contenders(case: Case) -> list[Prepared]:
             ("one after another", "baseline", lambda: _in_turn(case, MEMBERS)),
             ("one network", "floor", lambda: _in_turn(case, 1)),
         ]
-    step, plain = _step(case), functools.partial(_bare_step, _plain_loss(case))
-    bare = functools.partial(_bare_step, _loss(case))  # no call, no key, no metrics
+    step, plain = _step(case), functools.partial(bare_step, plain_loss(case))
+    bare = functools.partial(bare_step, _loss(case))  # no call, no key, no metrics
     return [
         ("jaxmdn", "jaxmdn", lambda: _in_turn(case, 1)),
         ("jaxmdn, in a scan", "implementation", lambda: _stateful(case, step, _state(case), STEPS)),
-        ("plain JAX", "baseline", lambda: _stateful(case, plain, _carry(_params(case)))),
+        ("plain JAX", "baseline", lambda: _stateful(case, plain, make_carry(make_params(case)))),
         ("flax.nnx.jit", "baseline", lambda: _nnx(case)),
         ("the arithmetic alone", "floor",
-         lambda: _stateful(case, bare, _carry(_params(case)), STEPS)),
+         lambda: _stateful(case, bare, make_carry(make_params(case)), STEPS)),
     ]  # fmt: skip
 
 
@@ -57,19 +57,19 @@ def expected(case: Case) -> np.ndarray:
     """The loss of step ``STEPS`` in float64: a scalar, or one per network."""
     members = MEMBERS if case.operation == "ensemble_step" else 1
     with jax.enable_x64(True):
-        train = jax.jit(_scanned(functools.partial(_bare_step, _plain_loss(case))))
-        batch = float64(_batch(case))
-        carries = [_carry(float64(_params(case, seed))) for seed in range(members)]
+        train = jax.jit(_scanned(functools.partial(bare_step, plain_loss(case))))
+        batch = float64(make_batch(case))
+        carries = [make_carry(float64(make_params(case, seed))) for seed in range(members)]
         return np.squeeze([np.asarray(train(carry, batch)[1]) for carry in carries])
 
 
-def _batch(case: Case) -> tuple[Any, Any]:
+def make_batch(case: Case) -> tuple[Any, Any]:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((case.rows, FEATURES), np.float32)
     return jnp.asarray(x), jnp.asarray(rng.standard_normal((case.rows, case.dim), np.float32))
 
 
-def _model(case: Case, seed: int) -> MDN:
+def make_model(case: Case, seed: int) -> MDN:
     return MDN(
         FEATURES,
         case.head,
@@ -80,9 +80,9 @@ def _model(case: Case, seed: int) -> MDN:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _params(case: Case, seed: int = 0) -> list[tuple[Any, Any]]:
+def make_params(case: Case, seed: int = 0) -> list[tuple[Any, Any]]:
     """Kernels and biases of a jaxmdn network, layer by layer."""
-    model = _model(case, seed)
+    model = make_model(case, seed)
     layers = [*model.trunk.layers, model.output.linear]
     return [(layer.kernel[...], layer.bias[...]) for layer in layers]
 
@@ -102,7 +102,7 @@ def _loss(case: Case) -> Callable[..., Any]:
     return loss
 
 
-def _plain_loss(case: Case) -> Callable[..., Any]:
+def plain_loss(case: Case) -> Callable[..., Any]:
     def loss(params: Any, batch: Any) -> Any:
         kernel, bias = params[-1]
         raw = _hidden(params, batch[0]) @ kernel + bias
@@ -112,11 +112,11 @@ def _plain_loss(case: Case) -> Callable[..., Any]:
 
 
 @jax.jit
-def _carry(params: Any) -> tuple[Any, Any]:
+def make_carry(params: Any) -> tuple[Any, Any]:
     return params, ADAM.init(params)
 
 
-def _bare_step(loss: Callable[..., Any], carry: Any, batch: Any) -> tuple[Any, Any]:
+def bare_step(loss: Callable[..., Any], carry: Any, batch: Any) -> tuple[Any, Any]:
     """Value, gradient and update, and nothing else."""
     params, state = carry
     value, gradient = jax.value_and_grad(loss)(params, batch)
@@ -126,7 +126,7 @@ def _bare_step(loss: Callable[..., Any], carry: Any, batch: Any) -> tuple[Any, A
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _state(case: Case, seed: int = 0) -> TrainState:
-    return TrainState.create(_params(case, seed), ADAM, jax.random.key(seed))
+    return TrainState.create(make_params(case, seed), ADAM, jax.random.key(seed))
 
 
 def _step(case: Case) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
@@ -149,7 +149,7 @@ def _scanned(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, A
 
 def _stateful(case: Case, step: Callable[..., Any], carry: Any, steps: int = 1) -> Runner:
     """Compile a step, or ``STEPS`` in a scan, that donates its carry."""
-    batch = _batch(case)
+    batch = make_batch(case)
     step = step if steps == 1 else _scanned(step)
     compiled, seconds, temporary = compile_jax(step, carry, batch, donate=(0,))
     held = [jax.jit(functools.partial(jax.tree.map, jnp.copy))(carry)]
@@ -168,19 +168,22 @@ def _advanced(runner: Runner, calls: int) -> Runner:
     return runner
 
 
-def _advanced_compiling(launch: Callable[[], Any]) -> Runner:
-    """The same for something whose first call compiles."""
+def compiling(
+    launch: Callable[[], Any], calls: int = STEPS - 1, wait: Callable[[Any], Any] | None = None
+) -> Runner:
+    """The same for something whose first call compiles, after so many calls in all."""
+    runner = Runner(launch) if wait is None else Runner(launch, wait=wait)
     start = time.perf_counter()
-    runner = _advanced(Runner(launch), 1)
+    runner.call()
     seconds = time.perf_counter() - start
-    return _advanced(runner, STEPS - 2)._replace(compile_seconds=seconds)
+    return _advanced(runner, calls - 1)._replace(compile_seconds=seconds)
 
 
 def _nnx(case: Case) -> Runner:
     """The loop of Flax's tutorials: a module and an optimizer through ``nnx.jit``."""
-    model = _model(case, 0)
+    model = make_model(case, 0)
     optimizer = nnx.Optimizer(model, ADAM, wrt=nnx.Param)
-    x, y = _batch(case)
+    x, y = make_batch(case)
 
     @nnx.jit
     def step(model: MDN, optimizer: nnx.Optimizer) -> Any:
@@ -188,12 +191,12 @@ def _nnx(case: Case) -> Runner:
         optimizer.update(model, gradient)
         return loss
 
-    return _advanced_compiling(lambda: step(model, optimizer))
+    return compiling(lambda: step(model, optimizer))
 
 
 def _in_turn(case: Case, members: int) -> Runner:
     """``make_train_step`` once for every network, through its own ``jax.jit``, as a user does."""
-    step, batch = make_train_step(_loss(case), ADAM), _batch(case)
+    step, batch = make_train_step(_loss(case), ADAM), make_batch(case)
     states = [_state(case, seed) for seed in range(members)]
 
     def launch() -> Any:
@@ -203,7 +206,7 @@ def _in_turn(case: Case, members: int) -> Runner:
             losses.append(metrics.loss)
         return losses if members > 1 else losses[0]
 
-    return _advanced_compiling(launch)
+    return compiling(launch)
 
 
 def _together(case: Case) -> Runner:

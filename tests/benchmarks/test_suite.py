@@ -83,12 +83,12 @@ def test_records_of_right_wrong_and_failing_contenders():
         *("nll", "linear_nll_gradient", "sample", "quantile", "log_prob"),
         *(
             pytest.param(operation, marks=pytest.mark.nightly)
-            for operation in ("linear_nll", "training_step", "ensemble_step")
+            for operation in ("linear_nll", "training_step", "ensemble_step", "fit_epoch")
         ),
     ],
 )
 def test_every_operation_runs_and_is_right(operation, two_implementations):
-    hidden = 4 if operation.startswith("linear") or operation.endswith("step") else 0
+    hidden = 4 if operation.startswith("linear") or operation.endswith(("step", "epoch")) else 0
     draws = 5 if operation == "sample" else 0
     found = measure(Case(operation=operation, hidden=hidden, draws=draws, peers=False, **SHAPE))
     assert {record["status"] for record in found.values()} == {"ok"}
