@@ -156,7 +156,7 @@ def first_count(
     """The smallest count that is accepted; one with ``P(Y > y) <= above`` must be."""
     mean, variance = density.mean(), density.variance()
     # Cantelli's inequality, and some room for rounding.
-    reach = 1.05 * (mean + jnp.sqrt(variance / above)) + 2
+    reach = 1.05 * (mean + jnp.sqrt(variance) / jnp.sqrt(above)) + 2
     upper = jnp.ceil(jnp.broadcast_to(reach, jnp.broadcast_shapes(reach.shape, above.shape)))
     found = first_whole(accept, jnp.full_like(upper, -1), upper)
     return jnp.where(jnp.isnan(upper), jnp.nan, found)

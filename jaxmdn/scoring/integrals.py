@@ -291,7 +291,9 @@ def _counts(mixture: Mixture, index: Array) -> tuple[Array, Array, Array]:
     index = jnp.clip(index, 0, highest)
     # Zero by itself: what is continued above it need not pass through it. Then one by one.
     small = [zero, *(zero + (1 + NODES * i) for i in range(3))]
-    edges = _merge(parts, [*small, highest, index + 1, index])
+    # The next one that there is: in float32 some are missing from 2^24 on.
+    after = index + jnp.maximum(1, float(jnp.finfo(index.dtype).eps) * index)
+    edges = _merge(parts, [*small, highest, after, index])
     first, last = edges[:-1], edges[1:]
     x, weights, upto, second, ends = (jnp.asarray(part, index.dtype) for part in _rule(NODES))
     whole = jnp.arange(NODES, dtype=index.dtype)

@@ -58,6 +58,7 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
     steps = np.linspace(-1, 1, 2 * NODES + 1)
     places = FARTHEST[dtype.itemsize] * (0.14 * steps + 0.86 * steps**9)
     largest = 0.9 * math.log(float(jnp.finfo(dtype).max))  # of logarithms
+    least = 4 * float(jnp.finfo(dtype).tiny)
     limit = math.pi if circle else math.inf if own.kind == "real" else largest
 
     def weigh(step: Array) -> tuple[Array, Array]:
@@ -68,6 +69,8 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
         t = jnp.clip(t, middle - limit, middle + limit)
         value = family.continued(t) if circle else family.in_coordinate(t)
         mass = jnp.exp(value) * width * (gap * jnp.cosh(place))
+        # Nor does it underflow: a cell that begins with nothing has no place for a level.
+        mass = jnp.where(value > -jnp.inf, jnp.maximum(mass, least), mass)
         # What rounds to a bound may be infinite there.
         return t, jnp.where(inside & (mass > 0) & (mass < jnp.inf), mass, 0)
 
