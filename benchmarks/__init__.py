@@ -11,6 +11,7 @@
 | ``contenders``, ``training``, ``epochs`` | who takes part in which case; training steps, epochs |
 | ``environment`` | the roofs the device was measured to have, the versions |
 | ``suite``, ``families`` | the loops; a failure is a record, not a crash |
+| ``launches`` | what a GPU would launch, counted in its compiled program without one |
 | ``report``, ``pictures`` | JSON, Markdown, plots |
 
 How a time is taken stands in ``jaxmdn.cli.timing``.

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import environment, grid, pictures, records, report, scaling, suite
+from benchmarks import environment, grid, launches, pictures, records, report, scaling, suite
 
 RESULTS = Path(report.__file__).parent / "results"
 CPU = "cpu-amd-epyc-2-cores"
 NAMES = ("throughput", "scaling", "ratios")
-WRITERS = {"-grid": grid.markdown, "-many-devices": scaling.report}
+WRITERS = {
+    "-grid": grid.markdown,
+    "-many-devices": scaling.report,
+    "-launches": launches.markdown,
+}
 
 
 def load(name):
