@@ -160,7 +160,7 @@ def count(case: Case, device: Any) -> list[dict[str, Any]]:
     for name, (function, shapes) in functions(case).items():
         placed = [s.update(sharding=SingleDeviceSharding(device)) for s in shapes]
         with (
-            mock.patch.object(jax, "default_backend", lambda: "gpu"),
+            mock.patch.object(jax, "default_backend", return_value="gpu"),
             jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=kind)),
         ):
             lowered = jax.jit(function).trace(*placed).lower(lowering_platforms=("cuda",))
