@@ -232,6 +232,13 @@ def lower_factor(matrix: Float[Array, "... M D"]) -> Float[Array, "... D D"]:
     return jnp.tril(lower * jnp.where(diagonal < 0, -1, 1)[..., None].astype(lower.dtype))
 
 
+def triangular(root: Float[Array, "... D M"]) -> tuple[Array, Array]:
+    """``Q [..., M, D]`` and the scale factor ``S`` (positive diagonal) with ``root = S Q^T``."""
+    basis, upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2))
+    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(upper.dtype)
+    return basis * sign[..., None, :], jnp.tril(jnp.swapaxes(upper * sign[..., None], -1, -2))
+
+
 def solve_tril(matrix: Float[Array, "... D D"], y: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Solve ``matrix x = y`` for lower-triangular matrices, batched."""
     matrix, y = upcast(matrix, y)

@@ -133,7 +133,7 @@ def _product_full(a: Any, b: Any) -> tuple[FullNormal, Array]:
         )
         for parts, axis in ((roots, -1), (whitenings, -2))
     )
-    basis, scale_tril = _triangular(stacked)
+    basis, scale_tril = numerics.triangular(stacked)
     distance = b.loc - a.loc
     t = numerics.solve_tril(scale_tril, distance)
     width = roots[0].shape[-1]
@@ -152,13 +152,6 @@ def _row_norms(root: Array) -> Array:
     return jnp.sum(jax.lax.stop_gradient(root) ** 2, axis=-1)
 
 
-def _triangular(root: Float[Array, "... D M"]) -> tuple[Array, Array]:
-    """``Q [..., M, D]`` and the scale factor ``S`` (positive diagonal) with ``root = S Q^T``."""
-    basis, upper = jnp.linalg.qr(jnp.swapaxes(root, -1, -2))
-    sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1, 1).astype(upper.dtype)
-    return basis * sign[..., None, :], jnp.tril(jnp.swapaxes(upper * sign[..., None], -1, -2))
-
-
 def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
     """The mixture of ``shift + matrix y``; ``shift [..., E]``, ``matrix [..., E, D]``, E <= D."""
     mixture, shift, matrix = numerics.upcast_tree(flatten_mixture(mixture), shift, matrix)
@@ -175,7 +168,7 @@ def transform(mixture: Mixture, shift: Array, matrix: Array) -> Mixture:
         root = jnp.einsum(
             "...ed,...dm->...em", matrix, components.square_root(), precision="highest"
         )
-        whitening = numerics.invert_tril(_triangular(root)[1])
+        whitening = numerics.invert_tril(numerics.triangular(root)[1])
     known = jnp.all(jnp.isfinite(whitening), axis=(-2, -1), keepdims=True)
     whitening = jnp.where(known, whitening, jnp.nan)  # a singular matrix has no density
     return Mixture(logits=mixture.logits, components=FullNormal(loc=loc, whitening_tril=whitening))

@@ -93,10 +93,7 @@ def entropy_bounds(mixture: Mixture) -> Bounds:
     sums, _ = meshes.scan(visit, (start, start, start), jnp.arange(K))
     near, overlap, far = (numerics.weighted_sum(weights, part, -1) for part in sums)
     mean_entropy = numerics.weighted_sum(weights, entropy, -1)
-    log_det = 2 * jnp.sum(
-        jnp.log(jnp.diagonal(jnp.linalg.cholesky(flat.covariance()), axis1=-2, axis2=-1)), axis=-1
-    )
-    single = 0.5 * (log_det + flat.event_dim * (1 + numerics.LOG_2PI))
+    single = _log_det(_root(flat)) + 0.5 * flat.event_dim * (1 + numerics.LOG_2PI)
     return Bounds(
         lower=jnp.maximum(mean_entropy - near, -overlap),
         upper=jnp.minimum(mean_entropy - far, single),
@@ -279,8 +276,12 @@ def _pick(components: Density, index: Array) -> Any:
 def _convolve(components: Any, other: Any) -> Density:
     """Normals around ``other``'s centre with the sum of both covariances."""
     if isinstance(components, FullNormal):
-        return FullNormal.from_covariance(other.loc, components.covariance() + other.covariance())
-    scale = jnp.sqrt(components.scale**2 + other.scale**2)
+        # From [M_i M_j], of which the covariance is the square: nothing is squared.
+        roots = (components.square_root(), other.square_root())
+        lead = jnp.broadcast_shapes(*(root.shape for root in roots))
+        stacked = jnp.concatenate([jnp.broadcast_to(root, lead) for root in roots], axis=-1)
+        return FullNormal.from_scale_tril(other.loc, numerics.triangular(stacked)[1])
+    scale = jnp.hypot(components.scale, other.scale)
     if isinstance(components, Normal):
         return Normal(loc=jnp.broadcast_to(other.loc, _widest(other.loc, scale)), scale=scale)
     lead = jnp.broadcast_shapes(components.factor.shape[:-1], other.factor.shape[:-1])
@@ -289,6 +290,39 @@ def _convolve(components: Any, other: Any) -> Density:
         for family in (components, other)
     ]
     return LowRankNormal(loc=other.loc, factor=jnp.concatenate(factors, axis=-1), scale=scale)
+
+
+def _root(mixture: Mixture) -> Float[Array, "... D M"]:
+    """A square root of a mixture's covariance: its components' beside their distances."""
+    components, event = mixture.components, (mixture.event_dim,)
+    log_weights = mixture.log_weights()
+    weights, half = jnp.exp(log_weights)[..., None], jnp.exp(0.5 * log_weights)
+    lead = (*mixture.batch_shape, mixture.num_components)
+    means = jnp.broadcast_to(components.mean(), (*lead, *event))
+    distance = means - numerics.weighted_sum(weights, means, -2)[..., None, :]
+    parts = [distance[..., None]]
+    if isinstance(components, FullNormal):
+        parts.append(components.square_root())
+    else:
+        variance = numerics.weighted_sum(weights, components.scale**2, -2)
+        own = jnp.sqrt(jnp.broadcast_to(variance, (*mixture.batch_shape, *event)))
+        if isinstance(components, LowRankNormal):
+            parts.append(components.factor)
+
+    def side_by_side(part: Array) -> Array:  # [..., K, D, M] -> [..., D, K M]
+        wide = jnp.broadcast_to(part, (*lead, *part.shape[-2:]))
+        wide = jnp.moveaxis(numerics.silent_product(half[..., None, None], wide), -3, -2)
+        return wide.reshape(*wide.shape[:-2], -1)
+
+    columns = [side_by_side(part) for part in parts]
+    if not isinstance(components, FullNormal):
+        columns.append(own[..., None] * jnp.eye(*event, dtype=own.dtype))
+    return jnp.concatenate(columns, axis=-1)
+
+
+def _log_det(root: Float[Array, "... D M"]) -> Float[Array, "..."]:
+    """Logarithm of the standard volume, half that of ``det(root root^T)``."""
+    return jnp.sum(jnp.log(jnp.diagonal(numerics.triangular(root)[1], axis1=-2, axis2=-1)), axis=-1)
 
 
 def _widest(*arrays: Array) -> tuple[int, ...]:

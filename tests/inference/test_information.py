@@ -119,7 +119,8 @@ def divergences(p, q):
         gap, inverse = p.loc[i] - q.loc[j], np.linalg.inv(q.covariances[j])
         ratio = inverse @ p.covariances[i]
         distance = np.trace(ratio) + gap @ inverse @ gap - len(gap)
-        result[i, j] = 0.5 * (distance - np.log(np.linalg.det(ratio)))
+        log_dets = (np.log(np.linalg.det(c)) for c in (p.covariances[i], q.covariances[j]))
+        result[i, j] = 0.5 * (distance - np.subtract(*log_dets))
     return result
 
 
@@ -154,6 +155,31 @@ def test_entropy_bounds_are_their_formulas(covariance):
     rough = jaxmdn.entropy_bounds(single)
     assert rough.lower.dtype == jnp.float32
     np.testing.assert_allclose(np.stack(rough, axis=-1), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_entropy_bounds_of_almost_flat_components_in_float32():
+    """A sum of covariances has the square of their condition: at 1e4 its factor was NaN."""
+    rng, rows = np.random.default_rng(5), 10
+    turned = np.linalg.qr(rng.normal(size=(rows, 2, 3, 3)))[0]
+    thin = np.repeat(10.0 ** -np.arange(5), 2)[:, None, None, None] * turned[..., 2:] / 3
+    roots = np.concatenate([turned[..., :2], thin], axis=-1)
+    roots[::2, 1] = roots[::2, 0]  # every other row has two equal ones
+    factor = np.linalg.inv(np.linalg.cholesky(roots @ np.swapaxes(roots, -1, -2)))
+    loc = rng.normal(size=(rows, 1, 3)) * np.ones((1, 2, 1))
+    arrays = [np.asarray(part, np.float32) for part in (np.zeros((rows, 2)), loc, factor)]
+
+    def mixture(dtype):
+        logits, loc, factor = (jnp.asarray(part.astype(dtype)) for part in arrays)
+        normal = jaxmdn.components.FullNormal(loc=loc, whitening_tril=factor)
+        return jaxmdn.Mixture(logits=logits, components=normal)
+
+    found = jaxmdn.entropy_bounds(mixture(np.float32))
+    dense = oracles.of_mixture(mixture(np.float64))
+    expected = np.array([pairwise_bounds(dense.row(i)) for i in range(rows)])
+    np.testing.assert_allclose(np.stack(found, axis=-1), expected, rtol=1e-3, atol=1e-3)
+    tight = -np.log(np.abs(np.linalg.det(arrays[-1].astype(float))))
+    tight = tight[::2, 0] + 1.5 * np.log(2 * np.pi * np.e)
+    np.testing.assert_allclose(np.stack(found, axis=-1)[::2], tight[:, None] * [1, 1], rtol=1e-3)
 
 
 def test_entropy_bounds_are_tight_where_they_should_be():
