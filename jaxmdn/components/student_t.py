@@ -58,6 +58,12 @@ class StudentT(LocationScale):
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return student_functions.log_density(z, self._df(z))
 
+    def continued(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
+        # A quadrature asks for thousands of them, none of which is out of all reach.
+        z = self.standardize(y)
+        value = student_functions.middle_log_density(z, self._df(z))
+        return value - jnp.log(self.scale.astype(z.dtype))
+
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return student_functions.tail(-z, self._df(z))
 

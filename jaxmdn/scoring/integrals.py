@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import meshes, numerics
+from jaxmdn.components import StudentT
 from jaxmdn.inference.sums import components_first
 from jaxmdn.mixture import Mixture
 from jaxmdn.scoring.panels import component_edges, insert, open_ended
@@ -45,13 +46,16 @@ def _rule(count: int) -> tuple[np.ndarray, ...]:
     The matrices act on the values at the nodes, through the polynomial that passes through them;
     the last one gives its values at both ends.
     """
-    x, weights = np.polynomial.legendre.leggauss(count)
-    x, weights = 0.5 * (x + 1), 0.5 * weights
-    powers = np.linalg.inv(np.vander(x, increasing=True))  # values -> coefficients
-    degrees = np.arange(count)
-    upto = x[:, None] ** (degrees + 1) / (degrees + 1) @ powers
-    second = degrees * (degrees - 1) * x[:, None] ** np.maximum(degrees - 2, 0) @ powers
-    ends = np.array([0.0, 1.0])[:, None] ** degrees @ powers
+    basis = np.polynomial.legendre
+    z, weights = basis.leggauss(count)
+    one = np.eye(count)
+    degrees = np.arange(count)[:, None]
+    # Values at the nodes to coefficients of Legendre polynomials, which are orthogonal there too.
+    series = (degrees + 0.5) * basis.legvander(z, count - 1).T * weights
+    upto = 0.5 * basis.legval(z, basis.legint(one, lbnd=-1)).T @ series
+    second = 4 * basis.legval(z, basis.legder(one, 2)).T @ series
+    ends = basis.legvander(np.array([-1.0, 1.0]), count - 1) @ series
+    x, weights = 0.5 * (z + 1), 0.5 * weights
     return x, weights, upto, second, ends
 
 
@@ -122,9 +126,14 @@ def _density(
     own = mixture.components.domain
     if own.kind == "circle":
         parts = jnp.stack([jnp.full_like(parts[0], end) for end in (own.lower, own.upper)])
+    # A power's tail reaches over the other components, and its logarithm far beyond.
+    axes = (0, -2) if isinstance(mixture.components, StudentT) else 0
     ends = [
         jnp.moveaxis(jnp.where(jnp.isnan(end), own.inside, end), -2, 0)
-        for end in (jnp.nanmin(parts, axis=0), jnp.nanmax(parts, axis=0))
+        for end in (
+            jnp.broadcast_to(reach(parts, axis=axes, keepdims=True)[0], parts.shape[1:])
+            for reach in (jnp.nanmin, jnp.nanmax)
+        )
     ]
 
     @jax.checkpoint

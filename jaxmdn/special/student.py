@@ -89,6 +89,19 @@ def _is_far(z: Array, df: Array) -> Array:
     return (jnp.abs(z) > 1e15) & (df < 1e12)
 
 
+@jax.custom_jvp
+def middle_log_density(z: Array, df: Array) -> Array:
+    """:func:`log_density` with one logarithm, for ``z`` whose square is a number."""
+    largest = 0.5 * math.sqrt(float(jnp.finfo(z.dtype).max))
+    z, df = jnp.clip(z, -largest, largest), bound_df(df)
+    return log_peak(df) - 0.5 * (df + 1) * jnp.log1p(z * z / df)
+
+
+@middle_log_density.defjvp
+def _middle_log_density_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return middle_log_density(*primals), jax.jvp(log_density, primals, tangents)[1]
+
+
 def log_density(z: Float[Array, "..."], df: Float[Array, "..."]) -> Float[Array, "..."]:
     """Log-density of the standard distribution."""
     df = bound_df(df)
