@@ -8,6 +8,7 @@ depends on neither the machine nor that cache, so that it, and not a time, has a
 
 from __future__ import annotations
 
+import collections
 import time
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ class Counter:
     """What this process has spent so far."""
 
     def __init__(self):
-        self.spent, self.parts = Spent(), []
+        # The newest are enough for what they may be parts of; all would be 1 kB for each fit.
+        self.spent, self.parts = Spent(), collections.deque(maxlen=1000)
         jax.monitoring.register_event_duration_secs_listener(self.hear)
 
     def hear(self, event, seconds, **_):
