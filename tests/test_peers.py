@@ -181,6 +181,21 @@ def test_variance_far_from_zero_does_not_cancel():
     mixture = Mixture(logits=jnp.zeros(2, jnp.float32), components=normal)
     np.testing.assert_allclose(jaxmdn.variance(mixture), 0.25 + 1.0, rtol=1e-6)
     np.testing.assert_allclose(jaxmdn.covariance(mixture), [[0.25 + 1.0]], rtol=1e-6)
+    # Nor does a mean that rounding has moved count as variance (up to 1 % here).
+    rng = np.random.default_rng(0)
+    loc, logits = (np.asarray(rng.normal(size=(40, 5)), np.float32) for _ in range(2))
+    loc = np.float32(1e6) + 3 * loc
+    normal = components.Normal(
+        loc=jnp.asarray(loc[..., None]), scale=jnp.full((40, 5, 1), 0.5, jnp.float32)
+    )
+    mixture = Mixture(logits=jnp.asarray(logits), components=normal)
+    weights, loc = special.softmax(logits.astype(float), axis=-1), loc.astype(float)
+    mean = np.sum(weights * loc, axis=-1)
+    variance = 0.25 + np.sum(weights * (loc - mean[:, None]) ** 2, axis=-1)
+    np.testing.assert_allclose(jaxmdn.variance(mixture)[:, 0], variance, rtol=1e-6)
+    np.testing.assert_allclose(jaxmdn.covariance(mixture)[:, 0, 0], variance, rtol=1e-6)
+    error = np.asarray(jaxmdn.mean(mixture), float)[:, 0] - mean
+    assert np.all(np.abs(error) < 0.51 * np.spacing(np.float32(1e6)))
 
 
 @pytest.mark.parametrize("logits", [[-np.inf, 0.0], [-np.inf, -np.inf]])

@@ -295,11 +295,9 @@ def _convolve(components: Any, other: Any) -> Density:
 def _root(mixture: Mixture) -> Float[Array, "... D M"]:
     """A square root of a mixture's covariance: its components' beside their distances."""
     components, event = mixture.components, (mixture.event_dim,)
-    log_weights = mixture.log_weights()
-    weights, half = jnp.exp(log_weights)[..., None], jnp.exp(0.5 * log_weights)
+    half = jnp.exp(0.5 * mixture.log_weights())
     lead = (*mixture.batch_shape, mixture.num_components)
-    means = jnp.broadcast_to(components.mean(), (*lead, *event))
-    distance = means - numerics.weighted_sum(weights, means, -2)[..., None, :]
+    weights, _, distance = mixture.centred()
     parts = [distance[..., None]]
     if isinstance(components, FullNormal):
         parts.append(components.square_root())

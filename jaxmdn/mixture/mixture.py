@@ -128,31 +128,32 @@ class Mixture(PerDimension, Density):
         index = draw_index(key_component, self.logits, (*shape, *self.batch_shape))
         return self.components.take(index).sample(key_value), index
 
+    def centred(self) -> tuple[Array, Array, Array]:
+        """Weights ``[..., K, 1]``, the mean ``[..., D]``, the components' distances from it.
+
+        In two steps: far from zero a weighted mean is rounded by more than the distances are.
+        """
+        weights, means = numerics.upcast(self.weights()[..., None], self.components.mean())
+        near = numerics.weighted_sum(weights, means, -2)
+        deviation = means - near[..., None, :]
+        rest = numerics.weighted_sum(weights, deviation, -2)
+        rest = jnp.where(jnp.isfinite(near), rest, 0)
+        return weights, near + rest, deviation - rest[..., None, :]
+
     def mean(self) -> Float[Array, "..."]:
-        weights, means = numerics.upcast(self.weights(), self.components.mean())
-        return numerics.weighted_sum(weights[..., None], means, -2).astype(self.dtype)
+        return self.centred()[1].astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         # Law of total variance about the mixture's own mean: E[y^2] - E[y]^2 would cancel.
-        weights, means, variances = numerics.upcast(
-            self.weights(),
-            self.components.mean(),
-            self.components.variance(),
-        )
-        weights = weights[..., None]
-        deviation = means - numerics.weighted_sum(weights, means, -2)[..., None, :]
+        weights, _, deviation = self.centred()
+        deviation, variances = numerics.upcast(deviation, self.components.variance())
         return numerics.weighted_sum(weights, variances + deviation**2, -2).astype(self.dtype)
 
     def covariance(self) -> Float[Array, "..."]:
-        weights, means, covariances = numerics.upcast(
-            self.weights(),
-            self.components.mean(),
-            self.components.covariance(),
-        )
-        deviation = means - numerics.weighted_sum(weights[..., None], means, -2)[..., None, :]
+        weights, _, deviation = self.centred()
+        deviation, covariances = numerics.upcast(deviation, self.components.covariance())
         outer = deviation[..., :, None] * deviation[..., None, :]  # [..., K, D, D]
-        total = numerics.weighted_sum(weights[..., None, None], covariances + outer, -3)
-        return total.astype(self.dtype)
+        return numerics.weighted_sum(weights[..., None], covariances + outer, -3).astype(self.dtype)
 
     def marginals(self) -> Mixture:
         return dataclasses.replace(self, components=self.components.marginals())
