@@ -3,13 +3,15 @@
 In one dimension all of them are found, as turning points of the density. In more, each component's
 centre climbs: first by mean-shift steps ``x + A^-1 grad log p(x)``, ``A`` the components' mean
 precision at ``x``, each of which raises the density; then by Newton's where the density is
-log-concave around ``x``, which finish quadratically where mean-shift would crawl.
+log-concave around ``x``, which finish quadratically where mean-shift would crawl. Other components
+than normals climb likewise (:mod:`jaxmdn.inference.climbing`).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes, numerics
-from jaxmdn.components import Independent, NormalDensity
+from jaxmdn.components import AsymmetricLaplace, Independent, Laplace, NormalDensity
 from jaxmdn.components.base import Density
+from jaxmdn.inference import climbing
 from jaxmdn.inference.lengths import (
     on_circle,
     plain,
@@ -52,7 +55,8 @@ def modes(density: Density) -> Modes:
     """Modes of a density, the highest first: ``modes(density).location[..., 0, :]``.
 
     Args:
-      density: a mixture of batch shape ``[...]``; for D > 1 of normals, with any covariance. Or
+      density: a mixture of batch shape ``[...]``; for D > 1 of normals, with any covariance, or of
+        products of smooth unimodal densities (Student-t, gamma, beta ..., or several families). Or
         independent mixtures (:class:`~jaxmdn.IndependentHead`): their modes are all choices of one
         mode for each of them.
 
@@ -63,7 +67,8 @@ def modes(density: Density) -> Modes:
       p(x))`` with the Hessian H of the log-density.
 
     Raises:
-      TypeError: if the density is no mixture, or discrete, or for D > 1 not one of normals.
+      TypeError: if the density is no mixture, or discrete, or for D > 1 has angles, values of
+        positive probability or a corner (Laplace).
 
     Limits: for D = 1 all modes are found; a mixture of K normals has at most K. A value of positive
     probability (the zero of a hurdle) comes first, with a log-density of ``inf``. Angles lie in
@@ -72,7 +77,9 @@ def modes(density: Density) -> Modes:
     have one at the crossing); and where the density is nearly flat (two modes about to merge) the
     climb may end some way along the ridge. An end where the climb has not come to rest, or that is
     a saddle, is left out, the highest one excepted; two ends are one mode if they are closer than
-    ``eps^(1/4)`` of the local scale (``A`` above; 1e-4 in float64, 0.02 in float32). NaN gives NaN.
+    ``eps^(1/4)`` of the local scale (``A`` above; 1e-4 in float64, 0.02 in float32). A component
+    that is highest at an end of its support (a gamma of concentration below one) gives NaN for
+    D > 1. NaN gives NaN.
 
     >>> import jax.numpy as jnp, jaxmdn
     >>> normal = jaxmdn.components.Normal(loc=jnp.array([[0.0], [9.0]]), scale=jnp.ones((2, 1)))
@@ -91,19 +98,54 @@ def modes(density: Density) -> Modes:
     flat: Mixture = plain(density, jnp.zeros((), density.dtype))[0]
     if flat.event_dim == 1:
         return _of_line(flat)
-    if not isinstance(flat.components, NormalDensity):
-        raise TypeError(
-            f"modes: for D > 1 the components must be normal, got "
-            f"{type(flat.components).__name__}; take one dimension first, "
-            f"jaxmdn.marginal(mixture, (d,))."
-        )
     fixed = jax.lax.stop_gradient(flat)
-    whitening = jax.lax.stop_gradient(flat.components.whitening())
-    climbed = _climb_all(fixed, whitening)
-    points, found = _by_height(fixed, *climbed)  # [K, ..., D], [K, ...]
-    found = _distinct(fixed, whitening, points, found)
+    if isinstance(flat.components, NormalDensity):
+        whitening = fixed.components.whitening()
+        starts, climb = fixed.components.mean(), partial(_climb, fixed, whitening)
+
+        def unit(x: Array) -> Array:
+            return _look(fixed, whitening, x).factor
+    else:
+        products = _products(fixed)
+        starts, climb = products.centres, partial(climbing.climb, products)
+
+        def unit(x: Array) -> Array:
+            return jnp.sqrt(climbing.look(products, x)[1])[..., None] * jnp.eye(x.shape[-1])
+
+    points, found = _by_height(fixed, *_climb_all(fixed, starts, climb))  # [K, ..., D], [K, ...]
+    found = _distinct(unit, points, found)
     order = jnp.argsort(~found, axis=0, stable=True)
     return _settle(flat, _reorder(points, order[..., None]), _reorder(found, order))
+
+
+def _products(mixture: Mixture) -> climbing.Products:
+    """Components of independent dimensions with their own modes."""
+    parts = getattr(mixture.components, "parts", (mixture.components,))
+    for part in parts:
+        domain = part.support[0]
+        refused = domain.discrete or domain.atoms or domain.kind == "circle"
+        if refused or isinstance(part, Laplace | AsymmetricLaplace):
+            raise TypeError(
+                f"modes: for D > 1 every dimension must be a smooth density over numbers, got "
+                f"{type(part).__name__}; take one dimension first, jaxmdn.marginal(mixture, (d,))."
+            )
+    centres = []
+    for d in range(mixture.event_dim):
+        own: Mixture = plain(mixture.marginal((d,)), jnp.zeros((), mixture.dtype))[0]
+        each = own.components.map_parameters(lambda leaf, rank: jnp.expand_dims(leaf, -1 - rank))
+        logits = jnp.zeros((*each.batch_shape[:-1], 1), mixture.dtype)
+        turns = turning_points(Mixture(logits=logits, components=each))
+        height = jnp.where(turns.is_mode, turns.value[1::2], -jnp.inf)
+        highest = jnp.argmax(height, axis=0)[None]
+        centre = jnp.take_along_axis(turns.location[1::2], highest, axis=0)[0]
+        # None where the density is highest at an end of its support.
+        inner = jnp.max(height, axis=0) > jnp.maximum(turns.value[0], turns.value[-1])
+        centres.append(jnp.where(inner, centre, jnp.nan))
+    quarter = jnp.full((mixture.event_dim,), 0.25, mixture.dtype)
+    spread = mixture.components.quantile(1 - quarter) - mixture.components.quantile(quarter)
+    shape = (*mixture.batch_shape, mixture.num_components, mixture.event_dim)
+    found = jnp.stack([jnp.broadcast_to(own, shape[:-1]) for own in centres], axis=-1)
+    return climbing.Products(mixture, found, jnp.broadcast_to(1 / spread**2, shape))
 
 
 def _of_line(mixture: Mixture) -> Modes:
@@ -168,11 +210,6 @@ def _reorder(values: Array, order: Array) -> Array:
     return jnp.take_along_axis(values, order, axis=0)
 
 
-def _gradient(mixture: Mixture, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    value, pull = jax.vjp(mixture.log_prob, x)
-    return pull(jnp.ones_like(value))[0]
-
-
 @jax.custom_jvp
 def _follow(
     mixture: Mixture, x: Float[Array, "... D"], found: Bool[Array, "..."]
@@ -186,19 +223,12 @@ def _follow(
 def _follow_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     mixture, x, found = primals
     x = _follow(mixture, x, found)
-    _, drift = jax.jvp(lambda mixture: _gradient(mixture, x), (mixture,), (tangents[0],))
-    directions = jnp.eye(x.shape[-1], dtype=x.dtype)
-
-    def column(direction: Array) -> Array:
-        return jax.jvp(partial(_gradient, mixture), (x,), (jnp.broadcast_to(direction, x.shape),))[
-            1
-        ]
-
-    hessian = jnp.moveaxis(jax.lax.map(column, directions), 0, -1)
+    _, drift = jax.jvp(lambda mixture: climbing.gradient(mixture, x), (mixture,), (tangents[0],))
+    hessian = climbing.hessian(mixture, x)
     # A slot without a mode, or a flat one, stands still: no NaN may reach the other slots.
     curved = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(-hessian))), (-2, -1))
     still = ~(found & curved)
-    hessian = jnp.where(still[..., None, None], -directions, hessian)
+    hessian = jnp.where(still[..., None, None], -jnp.eye(x.shape[-1], dtype=x.dtype), hessian)
     moved = -jnp.linalg.solve(hessian, drift[..., None])[..., 0]
     return x, jnp.where(still[..., None], 0, moved)
 
@@ -239,12 +269,11 @@ def _lower_solve(factor: Float[Array, "... D D"], rows: Array) -> Array:
 
 
 def _climb_all(
-    mixture: Mixture, whitening: Array
+    mixture: Mixture, starts: Float[Array, "... K D"], climb: Callable[[Array], tuple[Array, Array]]
 ) -> tuple[Float[Array, "K ... D"], Bool[Array, "K ..."]]:
     """Where the components' centres climb to, and whether each is a mode; one after another."""
     shape = (*mixture.batch_shape, mixture.num_components, mixture.event_dim)
-    starts = jnp.moveaxis(jnp.broadcast_to(mixture.components.mean(), shape), -2, 0)
-    points, found = jax.lax.map(partial(_climb, mixture, whitening), starts)
+    points, found = jax.lax.map(climb, jnp.moveaxis(jnp.broadcast_to(starts, shape), -2, 0))
     height = mixture.log_prob(points)
     highest = jnp.argmax(height, axis=0, keepdims=True) == jnp.arange(shape[-2]).reshape(
         -1, *(1,) * len(mixture.batch_shape)
@@ -288,20 +317,19 @@ def _climb(
 
 
 def _distinct(
-    mixture: Mixture,
-    whitening: Array,
-    points: Float[Array, "K ... D"],
-    found: Bool[Array, "K ..."],
+    unit: Callable[[Array], Array], points: Float[Array, "K ... D"], found: Bool[Array, "K ..."]
 ) -> Bool[Array, "K ..."]:
-    """Drop each mode that lies next to a higher one; the points come by falling density."""
+    """Drop each mode that lies next to a higher one; the points come by falling density.
+
+    ``unit(x) [..., D, D]`` takes differences to units of the local scale.
+    """
     eps = float(jnp.finfo(points.dtype).eps)
     slots = jnp.arange(points.shape[0])
     later = slots.reshape(-1, *(1,) * (points.ndim - 2))
 
     def visit(kept: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
         index, x = slot
-        factor = _look(mixture, whitening, x).factor
-        gap = jnp.einsum("k...i,...ij->k...j", points - x, factor, precision="highest")
+        gap = jnp.einsum("k...i,...ij->k...j", points - x, unit(x), precision="highest")
         same = (jnp.sum(gap**2, axis=-1) < eps**0.5) & (later > index)
         return kept & ~(same & kept[index]), None
 

@@ -12,7 +12,7 @@ from scipy import optimize, special
 from test_regions import KINDS, exact_turns, log_density, parameters, univariate
 
 import jaxmdn
-from jaxmdn.components import FullNormal, Normal
+from jaxmdn.components import Beta, FullNormal, Gamma, Independent, Normal, StudentT
 
 
 def exact_modes(weights, loc, scale):
@@ -211,8 +211,71 @@ def test_vmap_classes_and_low_precision():
             ),
             "modes: needs a density over real numbers",
         ),
+        (
+            jaxmdn.Mixture(
+                logits=jnp.zeros(2),
+                components=jaxmdn.components.Laplace(loc=jnp.zeros((2, 2)), scale=jnp.ones((2, 2))),
+            ),
+            "modes: for D > 1 every dimension must be a smooth density over numbers, got Laplace",
+        ),
     ],
 )
 def test_errors(user_errors, mixture, message):
     with pytest.raises(TypeError, match=message):
         jaxmdn.modes(mixture)
+
+
+def product(kind, rng, rows=6, K=3):
+    """Mixtures of independent dimensions, and a box that holds all of their modes."""
+
+    def draw(low, high, dims=2):
+        return jnp.asarray(np.exp(rng.uniform(np.log(low), np.log(high), (rows, K, dims))))
+
+    loc = jnp.asarray(rng.uniform(-5, 5, (rows, K, 2)))
+    if kind == "student-t":
+        components = StudentT(loc=loc, scale=draw(0.5, 1.5), df=draw(1, 9))
+        box = ([-5, 5], [-5, 5])
+    elif kind == "gamma":
+        components = Gamma(concentration=draw(2, 40), rate=draw(1, 4))
+        box = ([0.01, 40], [0.01, 40])
+    else:
+        first = Beta(concentration1=draw(1.5, 30, 1), concentration0=draw(1.5, 30, 1))
+        second = Normal(loc=loc[..., :1], scale=draw(0.3, 2, 1))
+        parts, box = (first, second), ([0.001, 0.999], [-5, 5])
+        components = Independent(parts=parts, dims=((0,), (1,)))
+    return jaxmdn.Mixture(
+        logits=jnp.asarray(rng.normal(size=(rows, K))), components=components
+    ), box
+
+
+@pytest.mark.parametrize(
+    "kind", ["student-t", *(pytest.param(k, marks=pytest.mark.nightly) for k in ("gamma", "mixed"))]
+)
+def test_modes_of_products_against_a_grid(kind):
+    """All local maxima of a grid of 300 x 300, polished by SciPy."""
+    mixture, box = product(kind, np.random.default_rng(5))
+    location, height = map(np.asarray, jax.jit(jaxmdn.modes)(mixture))
+    axes = [np.linspace(*side, 300) for side in box]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    evaluate = jax.jit(lambda y: jaxmdn.log_prob(mixture, y[..., None, :]))
+    grid = np.asarray(evaluate(jnp.asarray(points)))  # [300, 300, rows]
+    slope = jax.jit(lambda y: jax.grad(lambda y: jnp.sum(jaxmdn.log_prob(mixture, y)))(y))
+    for row in range(location.shape[0]):
+        own = grid[..., row]
+        padded = np.pad(own, 1, constant_values=-np.inf)
+        around = [
+            padded[1 + i : 301 + i, 1 + j : 301 + j]
+            for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)
+        ]  # fmt: skip
+        peaks = points[np.all(own > np.stack(around), axis=0)]
+        found = location[row][np.isfinite(height[row])]
+        cell = np.array([axis[1] - axis[0] for axis in axes])
+        gaps = np.max(np.abs(peaks[:, None] - found) / cell, axis=-1)
+        assert len(found) == len(peaks), (row, found, peaks)
+        assert np.all(gaps.min(axis=0) < 2)
+        assert np.all(gaps.min(axis=1) < 2)
+    used = np.isfinite(height)
+    for slot in range(location.shape[1]):
+        rows = used[:, slot]
+        at = np.where(rows[:, None], location[:, slot], location[:, 0])
+        np.testing.assert_allclose(slope(jnp.asarray(at)), 0, atol=1e-8)
