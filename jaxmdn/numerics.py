@@ -197,13 +197,44 @@ def unpack_unit_tril(packed: Float[Array, "... T"], dim: int) -> Float[Array, ".
     >>> unpack_unit_tril(jnp.array([2.0, 3.0, 4.0]), 3).tolist()
     [[1.0, 0.0, 0.0], [2.0, 1.0, 0.0], [3.0, 4.0, 1.0]]
     """
-    # A gather from [packed, 0, 1] by a constant index: one pass, no scatter.
-    size = tril_size(dim)
-    index = np.full((dim, dim), size)
-    index[np.tril_indices(dim, -1)] = np.arange(size)
-    np.fill_diagonal(index, size + 1)
-    constants = jnp.broadcast_to(jnp.array([0.0, 1.0], packed.dtype), (*packed.shape[:-1], 2))
-    return jnp.concatenate([packed, constants], axis=-1)[..., index]
+    below = spread(packed, tuple(np.flatnonzero(np.tri(dim, k=-1)).tolist()), dim * dim)
+    return below.reshape(*packed.shape[:-1], dim, dim) + jnp.eye(dim, dtype=packed.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def spread(
+    values: Float[Array, "... E"], places: tuple[int, ...], size: int
+) -> Float[Array, "... size"]:
+    """Return ``size`` numbers: the values at their places, zeros elsewhere."""
+    # A gather from [values, 0] by a constant index: one pass, no scatter.
+    index = np.full(size, len(places))
+    index[list(places)] = np.arange(len(places))
+    zero = jnp.zeros((*values.shape[:-1], 1), values.dtype)
+    return jnp.concatenate([values, zero], axis=-1)[..., index]
+
+
+@spread.defjvp
+def _spread_jvp(
+    places: tuple[int, ...], size: int, primals: tuple, tangents: tuple
+) -> tuple[Array, Array]:
+    # Added to zeros, which reverse mode turns into picking: of a gather it makes a scatter.
+    (change,) = tangents
+    zeros = jnp.zeros((*change.shape[:-1], size), change.dtype)
+    index = np.asarray(places, np.int32)
+    return spread(primals[0], places, size), zeros.at[..., index].add(change, unique_indices=True)
+
+
+@jax.custom_jvp
+def diagonal(matrix: Float[Array, "... D D"]) -> Float[Array, "... D"]:
+    """Return the diagonal; reverse mode makes a mask of its derivative, not a scatter."""
+    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+@diagonal.defjvp
+def _diagonal_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (matrix,), (change,) = primals, tangents
+    on = np.eye(matrix.shape[-1], dtype=bool)
+    return diagonal(matrix), jnp.sum(jnp.where(on, change, 0), axis=-1)
 
 
 def pack_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... T"]:

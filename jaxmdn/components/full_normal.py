@@ -65,7 +65,7 @@ class FullNormal(CorrelatedNormal):
     def log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, whitening, y = numerics.upcast(self.loc, self.whitening_tril, y)
         z = numerics.matvec(whitening, y - loc)
-        log_diagonal = jnp.log(jnp.diagonal(whitening, axis1=-2, axis2=-1))
+        log_diagonal = jnp.log(numerics.diagonal(whitening))
         normalizer = 0.5 * numerics.LOG_2PI * loc.shape[-1]
         return -0.5 * jnp.sum(z * z, axis=-1) + jnp.sum(log_diagonal, axis=-1) - normalizer
 

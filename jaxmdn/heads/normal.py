@@ -140,10 +140,8 @@ class NormalHead(Head):
         """Put zeros where the graph has no edge: the packed strict lower part, row by row."""
         if self.graph is None:
             return shape
-        index = np.full(numerics.tril_size(self.event_dim), len(self.edges))
-        index[self.edges] = np.arange(len(self.edges))
-        zero = jnp.zeros((*shape.shape[:-1], 1), shape.dtype)
-        return jnp.concatenate([shape, zero], axis=-1)[..., index]
+        places = tuple(self.edges.tolist())
+        return numerics.spread(shape, places, numerics.tril_size(self.event_dim))
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
