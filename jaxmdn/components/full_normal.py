@@ -95,7 +95,8 @@ class FullNormal(CorrelatedNormal):
         return self.scale_tril
 
     def marginals(self) -> Normal:
-        return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+        (wide,) = numerics.upcast_tree(self)  # float16 holds no variance beyond a scale of 256
+        return Normal(loc=wide.loc, scale=jnp.sqrt(wide.variance()))
 
     def innovations(
         self, y: Float[Array, "..."]

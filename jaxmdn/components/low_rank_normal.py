@@ -60,17 +60,20 @@ class LowRankNormal(CorrelatedNormal):
         return (loc + numerics.matvec(factor, latent) + scale * noise).astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
-        variance = jnp.sum(self.factor**2, axis=-1) + self.scale**2
-        return jnp.broadcast_to(variance, (*self.batch_shape, self.event_dim))
+        factor, scale = numerics.upcast(self.factor, self.scale)
+        variance = jnp.sum(factor**2, axis=-1) + scale**2
+        return jnp.broadcast_to(variance, (*self.batch_shape, self.event_dim)).astype(self.dtype)
 
     def covariance(self) -> Float[Array, "..."]:
-        outer = jnp.einsum("...ij,...kj->...ik", self.factor, self.factor, precision="highest")
-        diagonal = self.scale[..., None] ** 2 * jnp.eye(self.event_dim, dtype=self.dtype)
+        factor, scale = numerics.upcast(self.factor, self.scale)
+        outer = jnp.einsum("...ij,...kj->...ik", factor, factor, precision="highest")
+        total = outer + scale[..., None] ** 2 * jnp.eye(self.event_dim, dtype=scale.dtype)
         event = (self.event_dim, self.event_dim)
-        return jnp.broadcast_to(outer + diagonal, (*self.batch_shape, *event))
+        return jnp.broadcast_to(total, (*self.batch_shape, *event)).astype(self.dtype)
 
     def marginals(self) -> Normal:
-        return Normal(loc=self.loc, scale=jnp.sqrt(self.variance()))
+        (wide,) = numerics.upcast_tree(self)  # float16 holds no variance beyond a scale of 256
+        return Normal(loc=wide.loc, scale=jnp.sqrt(wide.variance()))
 
     def to_full(self) -> FullNormal:
         """The same density as a :class:`FullNormal`: ``D^2`` numbers, no covariance formed.

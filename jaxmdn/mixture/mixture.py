@@ -131,9 +131,11 @@ class Mixture(PerDimension, Density):
     def centred(self) -> tuple[Array, Array, Array]:
         """Weights ``[..., K, 1]``, the mean ``[..., D]``, the components' distances from it.
 
+        Of a mixture in the compute dtype.
+
         In two steps: far from zero a weighted mean is rounded by more than the distances are.
         """
-        weights, means = numerics.upcast(self.weights()[..., None], self.components.mean())
+        weights, means = self.weights()[..., None], self.components.mean()
         near = numerics.weighted_sum(weights, means, -2)
         deviation = means - near[..., None, :]
         rest = numerics.weighted_sum(weights, deviation, -2)
@@ -141,17 +143,19 @@ class Mixture(PerDimension, Density):
         return weights, near + rest, deviation - rest[..., None, :]
 
     def mean(self) -> Float[Array, "..."]:
-        return self.centred()[1].astype(self.dtype)
+        return numerics.upcast_tree(self)[0].centred()[1].astype(self.dtype)
 
     def variance(self) -> Float[Array, "..."]:
         # Law of total variance about the mixture's own mean: E[y^2] - E[y]^2 would cancel.
-        weights, _, deviation = self.centred()
-        deviation, variances = numerics.upcast(deviation, self.components.variance())
+        (wide,) = numerics.upcast_tree(self)  # the components' own may not fit into float16
+        weights, _, deviation = wide.centred()
+        variances = wide.components.variance()
         return numerics.weighted_sum(weights, variances + deviation**2, -2).astype(self.dtype)
 
     def covariance(self) -> Float[Array, "..."]:
-        weights, _, deviation = self.centred()
-        deviation, covariances = numerics.upcast(deviation, self.components.covariance())
+        (wide,) = numerics.upcast_tree(self)
+        weights, _, deviation = wide.centred()
+        covariances = wide.components.covariance()
         outer = deviation[..., :, None] * deviation[..., None, :]  # [..., K, D, D]
         return numerics.weighted_sum(weights[..., None], covariances + outer, -3).astype(self.dtype)
 

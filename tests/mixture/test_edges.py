@@ -18,6 +18,7 @@ from head_cases import (
 )
 
 import jaxmdn
+from jaxmdn import Mixture, components
 
 EDGES = (
     "far above",
@@ -171,6 +172,40 @@ def test_a_batch_without_rows_has_answers_without_rows(family):
     slots = 2 if family == "normal" else 4
     shapes = [(0, 1), (2, 0, 1), (0, slots, 1), (0, slots), (0,), (0, 1), (0, 1)]
     assert [leaf.shape for leaf in found] == shapes
+
+
+@pytest.mark.parametrize("covariance", ["full", "low_rank"])
+def test_float16_parameters_give_what_their_numbers_say(covariance):
+    """A variance of 300^2 does not fit into float16: the cdf was 0.41 where it is 0.23."""
+    unit = np.array([300.0, 2e-4])[:, None, None]
+    rng = np.random.default_rng(4)
+    loc, scale = unit * rng.normal(size=(2, 3, 2)), unit * np.exp(rng.normal(size=(2, 3, 2)) / 2)
+    if covariance == "full":
+        rows = np.array([[1.0, 0.0], [-0.5, 1.0]]) / scale[..., None]
+        parameters = {"whitening_tril": rows}
+    else:
+        parameters = {"factor": 0.5 * scale[..., None], "scale": scale}
+    family = {"full": components.FullNormal, "low_rank": components.LowRankNormal}[covariance]
+    parameters = {n: np.asarray(v, np.float16) for n, v in {"loc": loc, **parameters}.items()}
+    y = np.asarray(unit[:, 0] * rng.normal(size=(2, 2)), np.float16)
+
+    @jax.jit
+    def ask(dtype_of, parameters, y):
+        parameters = {name: value.astype(dtype_of.dtype) for name, value in parameters.items()}
+        single = family(**parameters)
+        mixture = Mixture(logits=jnp.zeros((2, 3), dtype_of.dtype), components=single)
+        y = y.astype(dtype_of.dtype)
+        moments = mixture.mean(), mixture.variance(), mixture.covariance(), single.covariance()
+        return mixture.cdf(y), moments
+
+    found, exact = (ask(np.ones((), dtype), parameters, y) for dtype in (np.float16, np.float64))
+    assert found[0].dtype == jnp.float32
+    np.testing.assert_allclose(found[0], exact[0], rtol=1e-5)
+    with np.errstate(over="ignore"):
+        for value, expected in zip(found[1], exact[1], strict=True):
+            assert value.dtype == jnp.float16
+            rounded = np.asarray(expected).astype(np.float16)
+            np.testing.assert_allclose(value, rounded, rtol=2e-3, atol=1e-7)
 
 
 def test_a_normal_truncated_nowhere_is_a_normal_and_no_weight_has_no_score():
