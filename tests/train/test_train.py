@@ -421,6 +421,18 @@ def test_objectives_train(options):
         np.testing.assert_allclose(result.best_epoch, np.argmin(result.history["valid_nll"]))
 
 
+def test_the_epoch_kept_is_the_best_in_the_loss_that_is_trained():
+    """A loss that the NLL contradicts: of these epochs the first has the best likelihood."""
+
+    def small_raw(model, x, y, weights, key):
+        return jnp.mean((model(x).components.loc - 50.0) ** 2)
+
+    x, y = linear_data(128)
+    result = quick_fit(small_model(), x, y, loss=small_raw, num_epochs=8)
+    history = result.history
+    assert result.best_epoch == np.argmin(history["valid_loss"]) > np.argmin(history["valid_nll"])
+
+
 def test_noise_is_that_of_training_alone():
     """Inputs and targets move by the standard deviation asked for; validation sees none."""
     loss = train.objective(lambda head, raw, y, weights: jnp.var(y) + 0 * jnp.sum(raw), y_noise=2.0)
