@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import Case
-from jaxmdn.cli.timing import Runner, cores, jax_runner
+from jaxmdn import meshes
+from jaxmdn.cli.timing import Runner, jax_runner
 
 
 def split(case: Case, raw: Any) -> tuple[Any, ...]:
@@ -187,7 +188,7 @@ class TorchEager(Library):
         # milliseconds a step where anything else is running. Read once, when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self.torch = importlib.import_module("torch")
-        self.torch.set_num_threads(cores())
+        self.torch.set_num_threads(meshes.cores())
         self.xp = _torch_namespace(self.torch)
         platform = jax.devices()[0].platform
         if platform != "cpu" and not (platform == "gpu" and self.torch.cuda.is_available()):

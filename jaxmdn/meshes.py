@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -196,4 +197,21 @@ def _axes(leaf: Any) -> frozenset:
     return frozenset() if kind is None else kind.varying
 
 
-__all__ = ["any_rank", "fori_loop", "jit", "scan", "vary", "vary_alike", "while_loop", "whole"]
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+__all__ = [
+    "any_rank",
+    "cores",
+    "fori_loop",
+    "jit",
+    "scan",
+    "vary",
+    "vary_alike",
+    "while_loop",
+    "whole",
+]

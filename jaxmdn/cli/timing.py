@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import platform
 import re
 import time
@@ -22,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxmdn import meshes
 
 SAMPLE_SECONDS = 2e-3
 MIN_REPEATS = 5
@@ -140,20 +141,16 @@ def copy_rates(*, quick: bool = False) -> dict[str, float]:
     return dict(zip(("copy", "fresh_copy"), rates, strict=True))
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def device() -> dict[str, Any]:
     """Describe the device: platform, model, number of devices, cores of the host."""
     first = jax.devices()[0]
     model = _cpu_model() if first.platform == "cpu" else first.device_kind
     return {
-        "platform": first.platform, "model": model, "devices": jax.device_count(), "cores": cores()
-    }  # fmt: skip
+        "platform": first.platform,
+        "model": model,
+        "devices": jax.device_count(),
+        "cores": meshes.cores(),
+    }
 
 
 def device_title(described: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from jaxmdn.train.data import Rows
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
 from jaxmdn.train.spread import over_members
-from jaxmdn.train.state import copied
+from jaxmdn.train.threads import num_parts, side_by_side
 from jaxmdn.train.watch import Interrupts
 from jaxmdn.typing import Array
 
@@ -172,6 +172,20 @@ def _start(
     return Member(params, model_state, opt_state, jax.random.split(key_train, arms * each))
 
 
+@partial(jax.jit, static_argnums=0)
+def _cut(count: int, tree: Any) -> list[Any]:
+    """Equal parts of the leading axis of every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = zip(*(jnp.split(leaf, count) for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(structure, part) for part in parts]
+
+
+@jax.jit
+def _joined(parts: list[Any]) -> Any:
+    """The parts in one, and a copy."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
     """An ensemble at one moment, calibrated on held-out rows.
@@ -234,9 +248,11 @@ class Run:
 
         each = recipe.members * num_folds
         members = _start(recipe, self.plan, num_inputs, each, key_start, key_train, bias)
-        spread = (members, self.index)
-        self.members, self.index = over_members(
-            devices or jax.local_devices(), self.arms * each, spread
+        devices, count = devices or jax.local_devices(), self.arms * each
+        self.compiled = False
+        # What is trained, and on which rows: all networks, or a part of them for each core.
+        self.parts = _cut(
+            num_parts(count, devices), over_members(devices, count, (members, self.index))
         )
 
     def cycle(self, length: int, bar: Any, shift: float, interrupts: Interrupts) -> int:
@@ -252,21 +268,28 @@ class Run:
         for done in range(length):
             if interrupts.asked:
                 break
-            losses = np.asarray(self.epoch(done, length))
+            losses = self.epoch(done, length)
             lost += not np.isfinite(losses).all()
             bar.update()
             bar.set_postfix_str(f"train {losses.mean() + shift:.3f} nats", refresh=False)
         return lost
 
-    def epoch(self, done: int, length: int) -> Array:
+    def epoch(self, done: int, length: int) -> np.ndarray:
         """Train every network for an epoch; the mean loss of each, ``[M]``."""
         numbers = (self.floor, self.width, self.recipe.peak_rate, done, length)
-        self.members, losses = epoch(self.plan, self.members, self.rows, self.index, *numbers)
-        return losses
+
+        def one(members: Member, index: Array) -> tuple[Member, Array]:
+            return epoch(self.plan, members, self.rows, index, *numbers)
+
+        found = side_by_side(one, self.parts, compiled=self.compiled)
+        members, losses = zip(*found, strict=True)
+        self.compiled = True
+        self.parts = [(new, index) for new, (_, index) in zip(members, self.parts, strict=True)]
+        return np.concatenate(losses)
 
     def snapshot(self) -> Any:
         """A copy of all networks' states, ``[M, ...]``."""
-        return copied((self.members.params, self.members.model_state))
+        return _joined([(members.params, members.model_state) for members, _ in self.parts])
 
     def calibrate(self, snapshots: list[Any]) -> Calibrated:
         """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
