@@ -10,13 +10,16 @@ from jaxmdn.heads import FactorizedHead, family_names
 from jaxmdn.train import fit, fit_ensemble
 
 ROWS = 2000
+# Where the noise is a thousandth of the level and less, the mean takes more rows to learn: of 2,000
+# such targets the networks of several seeds are 0.01 to 0.1 nats off, of 8,000 some 0.02.
+MANY_ROWS = {("poisson", 2e5), ("zero_inflated", 1e6), ("hurdle_of_counts", 1e6)}
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
 
-def rows(name, scale):
+def rows(name, scale, count=ROWS):
     """Inputs, targets and exact log-densities of twice as many rows as are trained on."""
     rng = np.random.default_rng(7)
-    x = rng.uniform(-2, 2, size=2 * ROWS)
+    x = rng.uniform(-2, 2, size=2 * count)
     law = CASES[name][1](x, scale)
     y = law.draw(rng)
     return x[:, None], y[:, None], law.log_prob(y)
@@ -37,14 +40,13 @@ def origin(name):
 @pytest.mark.parametrize(
     ("name", "scale"), [(name, scale) for name, case in CASES.items() for scale in case[2]]
 )
-def test_fit_is_near_the_exact_likelihood(name, scale, request):
-    if (name, scale) == ("hurdle_of_counts", 1e6):  # the noise is 0.1 %: measured 0.08 to 0.10
-        request.applymarker(pytest.mark.xfail(reason="not learnt to 0.05 nats from 1,600 rows"))
-    x, y, exact = rows(name, scale)
+def test_fit_is_near_the_exact_likelihood(name, scale):
+    count = 4 * ROWS if (name, scale) in MANY_ROWS else ROWS
+    x, y, exact = rows(name, scale, count)
     head = FactorizedHead(family_of(name, scale), 1)
     model = jaxmdn.nn.MDN(1, head, rngs=nnx.Rngs(0))
-    result = fit(model, x[:ROWS], y[:ROWS], progress=False)
-    gap = np.mean(exact[ROWS:] - np.asarray(result.log_prob(x[ROWS:], y[ROWS:]), float))
+    result = fit(model, x[:count], y[:count], progress=False)
+    gap = np.mean(exact[count:] - np.asarray(result.log_prob(x[count:], y[count:]), float))
     print(f"\ngap {name} {scale:g} {gap:.4f}")
     assert gap < 0.05
 
