@@ -36,7 +36,9 @@ class Categorical(Density):
     def log_prob(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         (logits,) = numerics.upcast(self.logits)
         shifted, log_total = numerics.log_normalizer(logits)
-        return gather_class(shifted, y[..., 0]) - log_total[..., 0]
+        index, valid = _class_index(y[..., 0], self.num_classes)
+        picked = numerics.take_along(shifted, index, -1)
+        return jnp.where(valid, picked - log_total[..., 0], -jnp.inf)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         return draw_index(key, self.logits, (*shape, *self.batch_shape))[..., None]
@@ -64,11 +66,15 @@ def gather_class(
     log_values: Float[Array, "... C"], label: Num[Array, "..."]
 ) -> Float[Array, "..."]:
     """Pick ``log_values[label]`` along the last axis; ``-inf`` where there is no such class."""
-    count = log_values.shape[-1]
+    index, valid = _class_index(label, log_values.shape[-1])
+    return jnp.where(valid, numerics.take_along(log_values, index, -1), -jnp.inf)
+
+
+def _class_index(label: Num[Array, "..."], count: int) -> tuple[Array, Array]:
+    """The index of a class, or 0, and whether there is such a class."""
     index = label.astype(jnp.int32)
     valid = (index >= 0) & (index < count) & (index.astype(label.dtype) == label)
-    picked = numerics.take_along(log_values, jnp.where(valid, index, 0), -1)
-    return jnp.where(valid, picked, -jnp.inf)
+    return jnp.where(valid, index, 0), valid
 
 
 def draw_index(

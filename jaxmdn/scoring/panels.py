@@ -26,7 +26,7 @@ NODES, FARTHEST = 12, {4: 16.0, 8: 28.0}
 REACH = {4: 5.0, 8: 7.0}
 # Panels of one component, if there are many, and of all of them together at least; the second pair
 # where tails may fall like powers.
-FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, 6, 40
+FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, 6, 60
 
 
 def open_ended(mixture: Mixture) -> bool:
