@@ -169,8 +169,7 @@ def recalibrated_log_prob(
       y: targets ``[..., D]``.
 
     Raises:
-      TypeError: for a discrete density, which has no slope to multiply, or for several dimensions
-        of which one has values of positive probability.
+      TypeError: for a discrete density, and for several dimensions if one has such values.
       ValueError: for a map of another event size, on a wrong event size of ``y``, or if leading
         axes do not broadcast.
 
