@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
         "versions": described["versions"],
     }  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(found, allow_nan=False) + "\n"
     for target, content in ((path, text), (stem.with_suffix(".md"), markdown(found))):
         replace_file(target, functools.partial(_write, content))
     ratios = np.array([record["ratio"] for record in records])
