@@ -181,19 +181,19 @@ def markdown(found: dict[str, Any]) -> str:
         f"# Launches and traffic on an {found['device']}, counted",
         "",
         "`python -m benchmarks.launches` compiles for a GPU without having one: nothing was timed.",
-        "Value and gradient; GB read and written by all launches, how many times what must be",
-        f"(arguments and results, once), and the milliseconds that takes at {COPY / 1e12} TB/s.",
+        "Value and gradient; MB read and written by all launches, how many times what must be",
+        f"(arguments and results, once), and the microseconds that takes at {COPY / 1e12} TB/s.",
         f"jax {found['jax']}, no autotuning.",
         "",
-        "| | N, K, D | | launches | GB | times the least | ms |",
+        "| operation | N, K, D | contender | launches | MB | times the least | us |",
         "|---|---|---|---|---|---|---|",
     ]
     for record in found["records"]:
         moved, least = record["bytes"], record["necessary"]
         lines.append(
             f"| {record['operation']} | {record['case']} | {record['contender']} "
-            f"| {record['launches']} | {moved / 1e9:.3g} | {moved / least:.1f} "
-            f"| {1e3 * moved / COPY:.3g} |"
+            f"| {record['launches']} | {moved / 1e6:,.2f} | {moved / least:.1f} "
+            f"| {1e6 * moved / COPY:,.2f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -23,10 +23,12 @@ class Layout:
       mesh: the devices, with automatic axes; None: JAX's default device, and nothing is moved.
       rule: of each array of the training state (parameters, their averages and moments), over
         which axes of the mesh it is spread; None: every device holds all of it.
+      function: the caller's name, for messages.
     """
 
     mesh: Mesh | None = None
     rule: Rule | None = None
+    function: str = dataclasses.field(default="fit", compare=False)
 
     @classmethod
     def create(cls, function: str, mesh: Any, rule: Any) -> Layout:
@@ -43,7 +45,7 @@ class Layout:
             )
         if rule is not None and mesh is None:
             raise ValueError(f"{function}: sharding says how the state lies over mesh=; pass both.")
-        return cls(automatic(function, mesh), rule)
+        return cls(automatic(function, mesh), rule, function)
 
     @property
     def num_devices(self) -> int:
@@ -103,11 +105,11 @@ class Layout:
         try:
             found = NamedSharding(mesh, spec)
             found.shard_shape(leaf.shape)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:  # of what is no PartitionSpec, too
             raise ValueError(
-                f"sharding: expected a jax.sharding.PartitionSpec over axes {mesh.axis_names} of "
-                f"{tuple(mesh.shape.values())} devices that divide an array {list(leaf.shape)}, "
-                f"got {spec}; return jax.sharding.PartitionSpec() for a copy on every device."
+                f"{self.function}: sharding must return a jax.sharding.PartitionSpec over axes "
+                f"{mesh.axis_names} of {tuple(mesh.shape.values())} devices that divides an array "
+                f"{list(leaf.shape)}, got {spec}; PartitionSpec() is a copy on every device."
             ) from error
         return found
 

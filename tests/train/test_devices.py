@@ -84,7 +84,8 @@ def test_a_mesh_of_one_device_is_one_device(user_errors):
         (8, {}, "mesh must be a mesh of devices"),
         (mesh, {"sharding": "data"}, "sharding must be a function"),
         (None, {"sharding": on_devices.halves}, "pass both"),
-        (mesh, {"sharding": lambda leaf: PartitionSpec("model")}, r"over axes \('data',\)"),
+        (mesh, {"sharding": lambda leaf: PartitionSpec("model")}, r"fit: sharding .* \('data',\)"),
+        (mesh, {"sharding": lambda leaf: "data"}, "fit: sharding must return .* got data; "),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             on_devices.fit(None, given, **options)
