@@ -46,6 +46,7 @@ from .interop import from_distrax as from_distrax
 from .interop import to_distrax as to_distrax
 from .losses import categorical_nll as categorical_nll
 from .losses import linear_nll as linear_nll
+from .losses import log_prob as log_prob
 from .losses import nll as nll
 from .mixture import Labeled as Labeled
 from .mixture import Mixture as Mixture
@@ -55,7 +56,6 @@ from .mixture import conditional_log_prob as conditional_log_prob
 from .mixture import covariance as covariance
 from .mixture import flatten_mixture as flatten_mixture
 from .mixture import joint_log_prob as joint_log_prob
-from .mixture import log_prob as log_prob
 from .mixture import mean as mean
 from .mixture import merge as merge
 from .mixture import responsibilities as responsibilities

@@ -20,7 +20,7 @@ from jaxmdn.components.declare import REGISTRY
 from jaxmdn.components.support import Support
 from jaxmdn.heads import links
 from jaxmdn.heads.families import Family
-from jaxmdn.mixture import check_target
+from jaxmdn.mixture import Mixture, check_target
 from jaxmdn.typing import Array, ArrayLike, Bool, Float, Num
 
 
@@ -91,7 +91,10 @@ class Head(abc.ABC):
           TypeError: if ``raw`` is not a floating-point array.
         """
         self.check_raw(type(self).__name__, raw)
-        return _build(self, raw)
+        density = _build(self, raw)
+        if isinstance(density, Mixture) and isinstance(raw, jax.core.Tracer):
+            object.__setattr__(density, "origin", (self, raw))
+        return density
 
     def log_prob(self, raw: Float[Array, "... P"], target: Any) -> Float[Array, "..."]:
         """Log-density of a target under ``head(raw)``; heads may accept structured targets."""

@@ -3,12 +3,14 @@
 | module | what it holds |
 |---|---|
 | ``likelihood`` | ``nll``, ``linear_nll``, ``categorical_nll``: arguments to rows |
+| ``composed`` | ``log_prob`` of a mixture that a head made |
 | ``objectives`` | others: beta-NLL, winner takes all, cells of a grid, penalties |
 | ``natural`` | natural-gradient expectation maximisation |
 | ``reductions`` | which rows count, and for how much |
 | ``kernels`` | value and gradient in one pass over blocks of rows |
 """
 
+from jaxmdn.losses.composed import log_prob
 from jaxmdn.losses.likelihood import categorical_nll, linear_nll, nll
 from jaxmdn.losses.natural import natural_em
 from jaxmdn.losses.objectives import (
@@ -28,6 +30,7 @@ __all__ = [
     "dirichlet_penalty",
     "entropy_penalty",
     "linear_nll",
+    "log_prob",
     "natural_em",
     "nll",
     "scale_penalty",

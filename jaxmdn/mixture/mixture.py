@@ -47,6 +47,9 @@ class Mixture(PerDimension, Density):
     components: Density
 
     event_ranks: ClassVar = {"logits": 1}
+    #: The head and the raw outputs that made it, while one program is traced: likelihoods may begin
+    #: there. Whatever else is made of a mixture has no origin.
+    origin: ClassVar[Any] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.components, list | tuple):
@@ -234,34 +237,7 @@ def require_mixture(function: str, mixture: Any) -> None:
 
 @meshes.jit
 def log_prob(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
-    """Log-density of ``y`` under a mixture (or any other density), in nats.
-
-    ``log p(y) = logsumexp_k(log w_k + log p_k(y))``.
-
-    Args:
-      density: a density with batch shape ``[...]``.
-      y: targets ``[..., D]``; leading axes broadcast against the mixture's.
-
-    Returns:
-      ``[...]``, in the parameters' dtype but at least float32. A density can exceed one, so a
-      log-density may well be positive.
-
-    Raises:
-      ValueError: if the event size is not ``D`` or the leading axes do not broadcast.
-      TypeError: if ``y`` is not a floating-point array (class indices excepted).
-
-    Limits: components of weight zero contribute nothing to value or gradient; ``-inf`` where every
-    component underflows to it; NaN in gives NaN out.
-
-    >>> import jax.numpy as jnp, jaxmdn
-    >>> normal = jaxmdn.components.Normal(loc=jnp.zeros((2, 1)), scale=jnp.ones((2, 1)))
-    >>> mixture = jaxmdn.Mixture(logits=jnp.zeros(2), components=normal)
-    >>> round(float(jaxmdn.log_prob(mixture, jnp.zeros(1))), 4)
-    -0.9189
-
-    References:
-      Bishop (1994), Mixture Density Networks, eq. 29.
-    """
+    """:func:`jaxmdn.log_prob` from the parameters alone."""
     check_target("log_prob", density, y)
     return density.log_prob(y)
 

@@ -13,7 +13,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Ellipse
 
 from jaxmdn.inference import hdr_intervals, hdr_threshold, quantile
-from jaxmdn.mixture import Mixture, component_log_prob, log_prob
+from jaxmdn.losses import log_prob
+from jaxmdn.mixture import Mixture, component_log_prob
 from jaxmdn.mixture.class_conditional import flatten_mixture
 from jaxmdn.plots.style import BLACK, BLUE, ORANGE, axes, is_heavy, look
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxmdn.inference import quantile
-from jaxmdn.mixture import log_prob
+from jaxmdn.losses import log_prob
 from jaxmdn.plots.style import BLACK, BLUE, axes
 
 MOST_BARS = 200

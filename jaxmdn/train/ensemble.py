@@ -24,7 +24,8 @@ from jaxmdn import checks, pickling
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.heads import Head, in_units
 from jaxmdn.inference.cells import cell_log_prob
-from jaxmdn.mixture import Labeled, log_prob
+from jaxmdn.losses import log_prob
+from jaxmdn.mixture import Labeled
 from jaxmdn.mixture.sampling import Estimate
 from jaxmdn.train import padding
 from jaxmdn.train.columns import Columns
