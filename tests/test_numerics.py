@@ -222,7 +222,7 @@ def test_standardize_survives_a_tiny_scale_in_float32():
 @pytest.mark.parametrize("dim", [1, 2, 4])
 def test_packing_a_triangle(dim):
     packed = np.random.default_rng(dim).normal(size=(2, dim * (dim - 1) // 2))
-    matrix = numerics.unpack_unit_tril(jnp.asarray(packed), dim)
+    matrix = jax.jit(numerics.unpack_unit_tril, static_argnums=1)(packed, dim)
     expected = np.broadcast_to(np.eye(dim), (2, dim, dim)).copy()
     position = 0
     for i in range(dim):
@@ -230,7 +230,7 @@ def test_packing_a_triangle(dim):
             expected[:, i, j] = packed[:, position]
             position += 1
     np.testing.assert_array_equal(matrix, expected)
-    np.testing.assert_array_equal(numerics.pack_tril(matrix), packed)
+    np.testing.assert_array_equal(jax.jit(numerics.pack_tril)(matrix), packed)
     assert numerics.tril_size(dim) == packed.shape[-1]
 
 
@@ -288,7 +288,8 @@ def test_take_along_broadcasts(lead, size, trailing, index_shape):
     rng = np.random.default_rng(0)
     array = rng.normal(size=(*lead, size, *trailing))
     index = rng.integers(3, size=index_shape)
-    result = numerics.take_along(jnp.asarray(array), jnp.asarray(index), -1 - len(trailing))
+    take = jax.jit(numerics.take_along, static_argnums=2)
+    result = take(array, index, -1 - len(trailing))
     shape = np.broadcast_shapes(lead, index_shape)
     assert result.shape == (*shape, *trailing)
     array = np.broadcast_to(array, (*shape, size, *trailing))

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmdn import checks, meshes
 from jaxmdn.components.base import Density
@@ -68,7 +69,7 @@ class Head(abc.ABC):
 
     def in_support(self, y: Num[ArrayLike, "... D"]) -> Bool[Array, "... D"]:
         """Whether each output's density may be positive at ``y``; False for NaN."""
-        return self.density_shape.in_support(jnp.asarray(y))
+        return _in_support(self, y if hasattr(y, "dtype") else np.asarray(y))
 
     @abc.abstractmethod
     def build(self, raw: Float[Array, "... P"]) -> Density:
@@ -111,6 +112,11 @@ class Head(abc.ABC):
 @partial(meshes.jit, static_argnums=0)
 def _build(head: Head, raw: Num[Array, "... P"]) -> Density:
     return head.build(raw)
+
+
+@partial(meshes.jit, static_argnums=0)
+def _in_support(head: Head, y: Num[Array, "... D"]) -> Bool[Array, "... D"]:
+    return head.density_shape.in_support(y)
 
 
 def to_config(head: Head) -> dict[str, Any]:

@@ -91,8 +91,14 @@ def from_targets(
                 f"from_targets: {name} must have one entry per row of y, shape [{count}], "
                 f"got {list(value.shape)}."
             )
-    rows = jnp.asarray(rows).astype(numerics.compute_dtype(*leaves))
-    return initial_bias(head, key, y, rows / jnp.mean(rows))
+    return initial_bias(head, key, y, _relative(rows, numerics.compute_dtype(*leaves)))
+
+
+@partial(meshes.jit, static_argnums=1)
+def _relative(weights: Array, dtype: Any) -> Array:
+    """Weights of mean one."""
+    weights = weights.astype(dtype)
+    return weights / jnp.mean(weights)
 
 
 @singledispatch

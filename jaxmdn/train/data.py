@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
     def on_device(self) -> Rows:
         """The same rows as JAX arrays, in JAX's own precision."""
-        return jax.tree.map(jnp.asarray, self)
+        return jax.device_put(self)  # `asarray` compiles for each shape
 
 
 def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
@@ -69,27 +69,28 @@ def make_rows(function: str, x: Any, y: Any, weights: Any) -> Rows:
     if count == 0:
         raise ValueError(f"{function}: x and y have no rows; pass at least one.")
     weights = _weights(function, weights, jax.tree.leaves(y)[-1].shape[:-1] or (count,))
-    y = _without_left_out(y, np.asarray(weights > 0))
+    y = _without_left_out(y, weights > 0)
     for name, tree in (("x", x), ("y", y)):
         for path, leaf in jax.tree.leaves_with_path(tree):
             _require_finite(function, name + jax.tree_util.keystr(path), leaf)
     return Rows(x, y, weights)
 
 
-def _weights(function: str, weights: Any, batch: tuple[int, ...]) -> Array:
+def _weights(function: str, weights: Any, batch: tuple[int, ...]) -> np.ndarray:
     """Weights as floats, one for each target; truth values are a mask."""
-    weights = jnp.ones(batch, jnp.float32) if weights is None else jnp.asarray(weights)
+    weights = np.ones(batch, np.float32) if weights is None else np.asarray(weights)
     if weights.shape not in (batch, batch[:1]):
         kinds = f"{list(batch[:1])}, one per row" + (f", or {list(batch)}" if batch[1:] else "")
         raise ValueError(f"{function}: weights must have shape {kinds}, got {list(weights.shape)}.")
     if not jnp.issubdtype(weights.dtype, jnp.floating):
-        weights = weights.astype(jnp.float32)
-    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+        weights = weights.astype(np.float32)
+    own = jax.dtypes.canonicalize_dtype(weights.dtype)
+    weights = weights.astype(jnp.promote_types(own, jnp.float32))
     _require_finite(function, "weights", weights)
-    if bool(jnp.any(weights < 0)) or not bool(jnp.any(weights > 0)):
+    if np.any(weights < 0) or not np.any(weights > 0):
         raise ValueError(f"{function}: weights must be nonnegative and not all zero.")
     weights = weights.reshape(weights.shape + (1,) * (len(batch) - weights.ndim))
-    return jnp.broadcast_to(weights, batch)
+    return np.broadcast_to(weights, batch)
 
 
 def _without_left_out(y: Any, counted: np.ndarray) -> Any:
@@ -175,9 +176,10 @@ def split_rows(function: str, rows: Rows, share: float, key: Key[Array, ""]) -> 
     return rows.take(order[count:]), rows.take(order[:count])
 
 
+@jax.jit
 def concatenate(first: Rows, second: Rows) -> Rows:
     """All rows of both."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second)
 
 
 def batch_indices(

@@ -299,10 +299,9 @@ def fit_ensemble(
     if head.real_valued:
         refuse_constant("fit_ensemble", rows.y)
         y_map = Standardizer.fit(rows.y, rows.weights, closure=head.closure)
-    y_std = jnp.asarray(rows.y) if y_map is None else y_map(rows.y)
-    head = in_units(head, y_std, rows.weights)
-    share = np.asarray(rows.weights)
-    table = Rows(x_map(rows.x), y_std, jnp.asarray(share / share.mean(), jnp.float32))
+    share = np.float32(rows.weights / rows.weights.mean())
+    table = Rows(x_map(rows.x), rows.y if y_map is None else y_map(rows.y), share).on_device()
+    head = in_units(head, table.y, table.weights)
     num_folds = recipe.num_folds(table.size if groups is None else len(np.unique(groups)))
     folds = assign_folds(table.size, num_folds, groups=groups, ordered=ordered, seed=seed)
     floor = _floor(rows.y, recipe, y_map, grid=cells is None)

@@ -1,5 +1,6 @@
 """Every link against 80-digit arithmetic: value, slope, range, inverse, configuration."""
 
+import functools
 import json
 
 import jax
@@ -27,6 +28,18 @@ LINKS = [
 ]
 every_link = pytest.mark.parametrize("link", LINKS, ids=repr)
 
+# Links are static, so that each is one program a function and dtype.
+map_of = jax.jit(lambda link, raw: link(raw), static_argnums=0)
+inverse_of = jax.jit(lambda link, value: link.inverse(value), static_argnums=0)
+both_of = jax.jit(lambda link, raw: link.value_and_slope(raw), static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def differentiated(link, raw):
+    result, pull = jax.vjp(link, raw)
+    return result, *pull(jnp.ones_like(result))
+
+
 RAW = np.concatenate([[0.0], *[[-x, x] for x in (1e-4, 0.3, 1.0, 5.0, 30.0, 80.0, 1e3, 1e4)]])
 
 
@@ -52,8 +65,7 @@ def test_value_and_slope(link, dtype):
     largest, smallest = float(info.max), float(info.tiny)
     fits = (value < largest) & (slope < largest)  # Exp overflows, as it says
     assert np.all(fits) or isinstance(link, links.Exp)
-    result, pull = jax.vjp(link, jnp.asarray(raw))
-    (derivative,) = pull(jnp.ones_like(result))
+    result, derivative = map(np.asarray, differentiated(link, raw))
     assert result.dtype == raw.dtype
     # exp(raw) inherits the rounding of its argument, |raw| <= 80, in the exponent.
     rtol = {"float32": 2e-5, "float64": 5e-14}[dtype]
@@ -73,11 +85,11 @@ def test_value_and_slope(link, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_slope_for_the_fused_likelihoods(link, dtype):
     raw = np.concatenate([RAW[np.abs(RAW) <= 80], [0.0]]).astype(dtype)
-    result, derivative = link.value_and_slope(jnp.asarray(raw))
+    result, derivative = both_of(link, raw)
     assert result.dtype == derivative.dtype == raw.dtype
     # The same formulas in another order: a few roundings.
     few = 8 * float(np.finfo(dtype).eps)
-    np.testing.assert_allclose(result, link(jnp.asarray(raw)), few, float(np.finfo(dtype).tiny))
+    np.testing.assert_allclose(result, map_of(link, raw), few, float(np.finfo(dtype).tiny))
     _, slope = _exact(link, raw)
     # As in test_value_and_slope.
     rtol = {"float32": 2e-5, "float64": 5e-14}[dtype]
@@ -101,10 +113,10 @@ def test_slope_has_a_slope(link):
 
     first = [(value(x + step) - value(x - step)) / (2 * step) for x in points]
     second = [(value(x + step) - 2 * value(x) + value(x - step)) / step**2 for x in points]
-    raw = jnp.asarray(raw)
-    for exact, part in ((first, 0), (second, 1)):
+    raw = np.asarray(raw)
+    derivatives = jax.jit(jax.vmap(jax.jacrev(link.value_and_slope)))(raw)
+    for exact, derivative in zip((first, second), derivatives, strict=True):
         exact = np.array(exact, np.float64)
-        derivative = jax.vmap(jax.grad(lambda x, part=part: link.value_and_slope(x)[part]))(raw)
         np.testing.assert_allclose(derivative, exact, rtol=1e-11, atol=1e-13)
 
     # In a loop inside another function's rule, too: that is where the likelihoods use both.
@@ -122,7 +134,7 @@ def test_slope_has_a_slope(link):
         sums = jax.lax.fori_loop(0, raw.size, step, jnp.zeros_like(raw))
         return function(raw), jnp.sum(sums * draw)
 
-    slope = jax.grad(lambda raw: jnp.sum(jax.grad(function)(raw)))(raw)
+    slope = jax.jit(jax.grad(lambda raw: jnp.sum(jax.grad(function)(raw))))(raw)
     exact = np.array(first, np.float64) + np.array(second, np.float64)
     np.testing.assert_allclose(slope, exact, rtol=1e-11, atol=1e-13)
 
@@ -130,7 +142,7 @@ def test_slope_has_a_slope(link):
 @every_link
 def test_order_and_range_in_float32(link):
     raw = np.unique(np.concatenate([RAW, np.linspace(-20, 20, 400)]).astype(np.float32))
-    value = np.asarray(link(jnp.asarray(raw)))
+    value = np.asarray(map_of(link, raw))
     finite = np.isfinite(value)
     assert np.all(finite) or isinstance(link, links.Exp)
     lower, upper = link.range
@@ -155,16 +167,16 @@ def test_second_derivative(link):
     step = mp.mpf("1e-20")
     points = [mp.mpf(x) for x in raw]
     exact = [(value(x + step) - 2 * value(x) + value(x - step)) / step**2 for x in points]
-    for inner in (jax.grad, jax.jacfwd):
-        second = jax.vmap(jax.grad(inner(link)))(jnp.asarray(raw))
+    ways = jax.jit(lambda raw: [jax.vmap(jax.grad(d(link)))(raw) for d in (jax.grad, jax.jacfwd)])
+    for second in ways(np.asarray(raw)):
         np.testing.assert_allclose(second, np.array(exact, np.float64), rtol=1e-11, atol=1e-13)
 
 
 @every_link
 @given(raw=st.floats(-6, 6))
 def test_inverse(link, raw):
-    value = link(jnp.float64(raw))
-    np.testing.assert_allclose(link.inverse(value), raw, rtol=1e-9, atol=1e-9)
+    value = map_of(link, np.float64(raw))
+    np.testing.assert_allclose(inverse_of(link, value), raw, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -179,15 +191,15 @@ def test_inverse(link, raw):
     ids=repr,
 )
 def test_inverse_far_out_in_float32(link, raw):
-    value = link(jnp.float32(raw))
-    np.testing.assert_allclose(link.inverse(value), raw, rtol=1e-6)
+    value = map_of(link, np.float32(raw))
+    np.testing.assert_allclose(inverse_of(link, value), raw, rtol=1e-6)
 
 
 @every_link
 def test_inverse_outside_the_range_is_not_finite(link):
     lower, upper = link.range
     outside = [end for end in (lower - 0.1, lower, upper, upper + 0.1) if np.isfinite(end)]
-    assert not np.any(np.isfinite(link.inverse(jnp.asarray([*outside, np.nan]))))
+    assert not np.any(np.isfinite(inverse_of(link, np.asarray([*outside, np.nan]))))
 
 
 def test_damped_exp_is_exponential_below_and_saturates_above():
