@@ -1,9 +1,10 @@
 """Counts what a test run compiles, test by test, and holds the number to a ceiling.
 
 Compiling programs that run once is nearly all that a run takes. JAX reports every program that it
-traces, lowers and compiles (or reads from its cache on disk: the count is the same). The number
-depends on neither the machine nor that cache, so that it, and not a time, has a ceiling:
-``max_programs`` in pyproject.toml.
+traces, lowers and compiles (or reads from its cache on disk: the count is the same). It, and not a
+time, has a ceiling: ``max_programs`` in pyproject.toml. What two files share is compiled in every
+process that runs one of them, so that the number varies by a hundred or so with which process is
+free first: the ceiling needs that much room.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Recipe:
     num_components: int = 5
     df: float = 5.0
     cycles: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
-    min_gain: float = 0.005
+    min_gain: float = 0.01
     peak_rate: float = 5e-3
     warmup: float = 0.05
     weight_decay: float = 0.1
