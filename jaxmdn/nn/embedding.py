@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmdn import checks, numerics
+from jaxmdn.special.waves import cos_turns
 from jaxmdn.typing import Array, ArrayLike, Float
 
 
@@ -80,8 +81,8 @@ class PeriodicEmbedding(nnx.Module):
         checks.require_last_axis("PeriodicEmbedding", "x", x, self.in_features, "input features")
         own = (self.frequency[...], self.phase[...], self.kernel[...], self.bias[...])
         x, frequency, phase, kernel, bias = numerics.upcast(x, *map(jnp.asarray, own))
-        turns = x[..., None] * frequency  # [..., F, M]
-        waves = jnp.cos(2 * math.pi * turns + phase)
+        turns = x[..., None] * frequency + phase / (2 * math.pi)
+        waves = cos_turns(turns)  # [..., F, M]
         mixed = jnp.einsum("...fm,fme->...fe", waves, kernel) + bias
         embedded = jnp.concatenate([x[..., None], mixed], axis=-1)
         return embedded.reshape(*x.shape[:-1], self.out_features)
