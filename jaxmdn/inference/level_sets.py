@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,13 @@ from jaxmdn.inference.turning_points import (
 )
 from jaxmdn.mixture import Mixture
 from jaxmdn.special.roots import close_in
-from jaxmdn.typing import Array, Bool, Float, Int, Num
+from jaxmdn.typing import Array, Bool, Float, Num
 
-# By the dtype's bytes: evaluations of the density for each end of an interval, and of the region's
-# probability for its threshold.
-STEPS, LEVEL_STEPS = {4: 7, 8: 9}, {4: 28, 8: 42}
+# By the dtype's bytes: evaluations of the density for each end of an interval, more where it may be
+# infinite at an end of its support; and of the region's probability for its threshold.
+STEPS, STEPS_BESIDE_ENDS, LEVEL_STEPS = {4: 4, 8: 5}, {4: 7, 8: 9}, {4: 28, 8: 42}
+# Of so many rows, half of those steps are for the few that need more alone.
+MANY_ROWS = 2**11
 
 
 def expand(values: Num[Array, "P ..."], ndim: int) -> Num[Array, "P ..."]:
@@ -47,26 +50,39 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     below, above, rises = _pieces(turns, log_t.shape)
     grid, height = (expand(values, log_t.ndim) for values in (turns.grid, turns.height))
     # The crossing of a piece lies between the last point of the grid on its one side and the first
-    # on the other: so many points are low before each.
+    # on the other, which halving finds: a piece is monotone.
     lead = below.shape[1:]
-    until = expand(_count_until(turns), log_t.ndim)
+    until = expand(turns.until, log_t.ndim)
     until = jnp.broadcast_to(until, (len(below) + 1, *lead))
-    grid = jnp.broadcast_to(grid, (len(grid), *lead))
-    low = jnp.cumsum(height < log_t, axis=0, dtype=jnp.int32)
-    low = jnp.concatenate([jnp.zeros((1, *lead), jnp.int32), jnp.broadcast_to(low, grid.shape)])
-    low_until = jnp.take_along_axis(low, until, axis=0)
-    first, count, few = until[:-1], jnp.diff(until, axis=0), jnp.diff(low_until, axis=0)
-    early = jnp.where(rises, few, count - few)
-    place = first + early
+    grid, height = (jnp.broadcast_to(values, (len(grid), *lead)) for values in (grid, height))
+
+    def halve(_: Array, place: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = place
+        middle = (low + high) // 2
+        there = jnp.take_along_axis(height, middle, axis=0, mode="clip")
+        before = (low < high) & ((there < log_t) == rises)
+        return jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
+
+    first, last = until[:-1], until[1:]
+    place = meshes.fori_loop(0, len(grid).bit_length(), halve, (first, last))[0]
     around = jnp.stack([place - 1, place])
-    start, stop = jnp.take_along_axis(grid[None], around, axis=1, mode="clip")
-    start, stop = jnp.where(early > 0, start, below), jnp.where(early < count, stop, above)
+    pair = jnp.stack([grid, height])[:, None]  # [2, 1, N, ...]
+    (start, stop), (start_height, stop_height) = jnp.take_along_axis(
+        pair, around[None], axis=2, mode="clip"
+    )
+    value = expand(turns.value, log_t.ndim)
+    start_height = jnp.where(place > first, start_height, value[:-1])
+    stop_height = jnp.where(place < last, stop_height, value[1:])
+    start, stop = jnp.where(place > first, start, below), jnp.where(place < last, stop, above)
     sign = jnp.where(rises, 1, -1).astype(log_t.dtype)
     # Where a whole piece is above the threshold, or below, its nearer end is the end.
     excess = expand(turns.value, log_t.ndim) - log_t
     late, early = sign * excess[1:] <= 0, sign * excess[:-1] >= 0
     start, stop = (jnp.where(early, below, jnp.where(late, above, end)) for end in (start, stop))
 
+    share = (log_t - start_height) / (stop_height - start_height)
+    share = jnp.where(start <= stop, share, 1 - share)
+    share = jnp.where((share > 0) & (share < 1), share, 0.5)  # of the chord; False for NaN
     start, stop = jnp.minimum(start, stop), jnp.maximum(start, stop)
     lower, upper = mixture.support[0].lower, mixture.support[0].upper
     # Next to an end of the support, in the logarithm of the distance: a power of that is straight.
@@ -74,12 +90,13 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     straight = 4 * jnp.abs(start - origin) < jnp.abs(stop - origin)
     straight |= 4 * jnp.abs(stop - origin) < jnp.abs(start - origin)
 
-    def halfway(start: Array, stop: Array) -> Array:
+    def between(start: Array, stop: Array, share: Any) -> Array:
         limits = jnp.finfo(start.dtype)  # beside an origin numbers lie apart
         least = jnp.maximum(float(limits.epsneg) * jnp.abs(origin), float(limits.tiny))
-        near, far = (jnp.sqrt(jnp.maximum(jnp.abs(y - origin), least)) for y in (start, stop))
-        mean = jnp.where(stop > origin, near * far, -near * far)
-        return jnp.where(straight, origin + mean, start + (stop - start) / 2)
+        near, far = (jnp.log(jnp.maximum(jnp.abs(y - origin), least)) for y in (start, stop))
+        mean = jnp.exp(near + share * (far - near))
+        mean = jnp.where(stop > origin, mean, -mean)
+        return jnp.where(straight, origin + mean, start + share * (stop - start))
 
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         y, start, stop = state
@@ -94,18 +111,11 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
         change = -2 * value / (rate + jnp.where(rate < 0, -root, root))
         new = jnp.where(straight, origin + unit * jnp.exp(change), y + change)
         good = (new >= start) & (new <= stop)  # False for NaN
-        return jnp.where(good, new, halfway(start, stop)), start, stop
+        return jnp.where(good, new, between(start, stop, 0.5)), start, stop
 
-    state = (halfway(start, stop), start, stop)
-    return meshes.fori_loop(0, STEPS[log_t.dtype.itemsize], step, state)[0]
-
-
-def _count_until(turns: TurningPoints) -> Int[Array, "P ..."]:
-    """How many points of the grid lie at or before each turning point."""
-    size = math.prod(turns.location.shape[1:])
-    grid, ends = (values.reshape(len(values), size) for values in (turns.grid, turns.location))
-    search = jax.vmap(partial(jnp.searchsorted, side="right"), in_axes=1, out_axes=1)
-    return search(grid, ends).reshape(turns.location.shape).astype(jnp.int32)
+    steps = STEPS if math.isinf(lower) and math.isinf(upper) else STEPS_BESIDE_ENDS
+    state = (between(start, stop, share), start, stop)
+    return meshes.fori_loop(0, steps[log_t.dtype.itemsize], step, state)[0]
 
 
 def _pieces(turns: TurningPoints, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
@@ -178,14 +188,23 @@ def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array,
     length = jnp.take_along_axis(length, index[None], axis=0)[0]
     lowest = jnp.log(outside) - jnp.log(length)
 
-    def missing(log_t: Array) -> tuple[Array, Array]:
-        ends = region_ends(mixture, log_t, turns)
-        return level - region_probability(mixture, ends), ends
+    def missing(mixture: Mixture, turns: TurningPoints, level: Array) -> Any:
+        def function(log_t: Array) -> tuple[Array, Array]:
+            ends = region_ends(mixture, log_t, turns)
+            return level - region_probability(mixture, ends), ends
+
+        return function
+
+    def some(index: Array) -> Any:
+        rows = jax.tree.map(lambda leaf: leaf[..., index], (turns, level))
+        return missing(mixture[index], *rows)
 
     highest = jnp.broadcast_to(highest, level.shape)
     steps = LEVEL_STEPS[level.dtype.itemsize]
     lowest = jnp.minimum(lowest, highest)
-    log_t, ends = close_in(missing, lowest, highest, steps=steps)
+    each = level.shape == mixture.batch_shape and level.ndim == 1 and level.size >= MANY_ROWS
+    function = missing(mixture, turns, level)
+    log_t, ends = close_in(function, lowest, highest, steps=steps, some=some if each else None)
     known = (level > 0) & (level < 1)
     ends = jnp.where(known, ends, jnp.nan)
     return jnp.where(known, log_t, jnp.nan), ends, crossing(ends, turns)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density
+from jaxmdn.components.batch import spread
 from jaxmdn.inference.lengths import TURN, on_circle, representative
 from jaxmdn.mixture import Mixture
 from jaxmdn.typing import Array, Bool, Float, Int
@@ -31,10 +32,10 @@ from jaxmdn.typing import Array, Bool, Float, Int
 Z_STEP, Z_STEPS, NOTHING = 0.4375, 16, 1e-30
 # And a circle at so many more points, evenly.
 CIRCLE_POINTS = 16
-# Points times components that are done at once, for each row.
-BLOCK = 2**15
-# So many of the smallest are found by passes, more by sorting.
-FEW = 64
+# Points times components of all rows that are done at once: what is computed of them, and is not
+# kept, is then a few megabytes.
+BLOCK = 2**21
+FAR = 1e38  # beyond any priority
 # Halvings of a cell of the grid for the turning point in it, by the dtype's bytes; and for a point
 # that need only lie between two of them.
 STEPS, ROUGH_STEPS = {4: 26, 8: 54}, 12
@@ -50,6 +51,7 @@ class TurningPoints(NamedTuple):
       is_mode: ``[M, ...]``: which of the slots 1, 3, ... hold a mode.
       grid: sorted points ``[N, ...]`` that resolve the density, and
       height: its logarithm there.
+      until: ``[P, ...]``, how many points of the grid lie at or before each turning point.
       least, most: ends ``[L, ...]`` of intervals beyond which no component has more than each of
         :func:`grid_levels` on either side.
     """
@@ -59,14 +61,15 @@ class TurningPoints(NamedTuple):
     is_mode: Bool[Array, "M ..."]
     grid: Float[Array, "N ..."]
     height: Float[Array, "N ..."]
+    until: Int[Array, "P ..."]
     least: Float[Array, "L ..."]
     most: Float[Array, "L ..."]
 
 
 class Parts(NamedTuple):
-    """A mixture as a loop wants it: its weights are normalised once, ``[..., K]``."""
+    """A mixture as a loop wants it: its weights are normalised, its components come first."""
 
-    log_weights: Float[Array, "..."]
+    log_weights: Float[Array, "K ..."]
     components: Density
 
     @classmethod
@@ -74,7 +77,10 @@ class Parts(NamedTuple):
         """The parts of a mixture."""
         log_weights = mixture.log_weights()
         full = (*mixture.batch_shape, log_weights.shape[-1])
-        return cls(jnp.broadcast_to(log_weights, full), mixture.components)
+        components = spread(mixture.components, full).map_parameters(
+            lambda leaf, rank: jnp.moveaxis(leaf, -1 - rank, 0)
+        )
+        return cls(jnp.moveaxis(jnp.broadcast_to(log_weights, full), -1, 0), components)
 
 
 def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array, ...]:
@@ -86,8 +92,8 @@ def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array
     derivative a long one. Many points are done in blocks, so that memory grows with K, not with its
     square.
     """
-    count, points = parts.log_weights.shape[-1], y.shape[0] if y.ndim else 0
-    size = max(BLOCK // count, 1)
+    points, rows = y.shape[0] if y.ndim else 0, parts.log_weights.shape
+    size = max(BLOCK // math.prod(n for n in rows if isinstance(n, int)), 1)
     if y.ndim < parts.log_weights.ndim or points <= 2 * size:
         return _derivatives(parts, y, order)
     full = -(-points // size) * size
@@ -108,23 +114,31 @@ def _derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Arra
         return derivative
 
     log_weights, components = parts
-    function: Callable = lambda y: (components.log_prob(y[..., None, None]), ())  # noqa: E731
+    axis = -log_weights.ndim
+    function: Callable = lambda y: (components.log_prob(y[..., None]), ())  # noqa: E731
     for _ in range(order):
         function = lift(function)
-    highest, lower = function(y)
-    of_components: list[Array] = [*lower, highest]  # [P, ..., K] each
+    highest, lower = function(jnp.expand_dims(y, axis))
+    of_components: list[Array] = [*lower, highest]  # [P, K, ...] each
     values, rates = of_components[0], of_components[1:]
     joint = log_weights + values
-    found = [numerics.logsumexp(joint)]
+    peak = numerics.finite_peak(joint, axis)
+    share = jnp.exp(joint - peak)
+    total = jnp.sum(share, axis=axis, keepdims=True)
+    empty = total == 0
+    total = jnp.where(empty, 1, total)
+    value = jnp.where(
+        jnp.max(share, axis=axis) == 0, -jnp.inf, (jnp.log(total) + peak).squeeze(axis)
+    )
+    found, share = [value], share / total
     if order:
-        share = jnp.exp(joint - jnp.maximum(found[0], float(jnp.finfo(joint.dtype).min))[..., None])
-        found.append(numerics.weighted_sum(share, rates[0], -1))
+        found.append(numerics.weighted_sum(share, rates[0], axis))
     if order > 1:
-        off = jnp.where(share > 0, rates[0] - found[1][..., None], 0)
-        found.append(numerics.weighted_sum(share, rates[1] + off * off, -1))
+        off = jnp.where(share > 0, rates[0] - jnp.expand_dims(found[1], axis), 0)
+        found.append(numerics.weighted_sum(share, rates[1] + off * off, axis))
     if order > 2:
         third = rates[2] + off * (3 * rates[1] + off * off)
-        found.append(numerics.weighted_sum(share, third, -1))
+        found.append(numerics.weighted_sum(share, third, axis))
     return tuple(found)
 
 
@@ -149,8 +163,8 @@ def turning_points(mixture: Mixture) -> TurningPoints:
         beside = [jax.lax.cummin(low, axis=0, reverse=reverse) > 0 for reverse in (False, True)]
         rising = (rising | beside[0]) & ~beside[1]
     turns = rising[1:] != rising[:-1]
-    start = grid[:-1]
-    lower, upper, *_ = _cells(grid, start, turns, start, 2 * slots - 1)
+    first = jnp.arange(len(turns), dtype=jnp.float32).reshape(-1, *(1,) * (turns.ndim - 1))
+    lower, upper, *_ = _cells(grid, grid[:-1], turns, first, 2 * slots - 1)
     # The first turn is to the left of a mode, and they alternate.
     is_mode = jnp.arange(lower.shape[0]) % 2 == 0
     sign = jnp.where(is_mode, -1, 1).astype(grid.dtype).reshape(-1, *(1,) * (grid.ndim - 1))
@@ -166,7 +180,15 @@ def turning_points(mixture: Mixture) -> TurningPoints:
     )
     count = (jnp.sum(turns, axis=0) + 1) // 2
     is_mode = jnp.arange(slots).reshape(-1, *(1,) * count.ndim) < count
-    return TurningPoints(location, value, is_mode, grid, height, least, most)
+    until = _count_until(grid, location)
+    return TurningPoints(location, value, is_mode, grid, height, until, least, most)
+
+
+def _count_until(grid: Float[Array, "N ..."], y: Float[Array, "P ..."]) -> Int[Array, "P ..."]:
+    """How many points of a sorted grid lie at or before each ``y``."""
+    flat, ends = (values.reshape(len(values), math.prod(y.shape[1:])) for values in (grid, y))
+    search = jax.vmap(partial(jnp.searchsorted, side="right"), in_axes=1, out_axes=1)
+    return search(flat, ends).reshape(y.shape).astype(jnp.int32)
 
 
 def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
@@ -181,10 +203,22 @@ def _grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     points = jnp.concatenate([below, above[:-1]])  # [G, ..., K]
     points = jnp.where(alive, points, most[:1, ..., None])
     points = jax.lax.collapse(jnp.moveaxis(points, -1, 0), 0, 2)  # [K G, ...]
-    points = jnp.sort(points, axis=0)
+    points = _sort(points)
     # Quantiles may round to the ends, where a density is infinite: the rest has slopes.
     first, last = mixture.support[0].interior(points.dtype)
     return points.at[1:].max(first).at[:-1].min(last), least, most
+
+
+def _sort(points: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+    """Sort by the first axis, NaN last, as integers: a CPU takes a quarter of the time."""
+    kind = jnp.int32 if points.dtype.itemsize == 4 else jnp.int64
+    largest = jnp.iinfo(kind).max
+
+    def flip(bits: Array) -> Array:  # of negative numbers, whose bits grow with their size
+        return jnp.where(bits < 0, bits ^ largest, bits)
+
+    bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(points), jnp.nan, points), kind)
+    return jax.lax.bitcast_convert_type(flip(jnp.sort(flip(bits), axis=0)), points.dtype)
 
 
 def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... K"]:
@@ -192,11 +226,11 @@ def _component_grid(mixture: Mixture, components: Any) -> Float[Array, "2 L ... 
     p = grid_levels(mixture.dtype)
     batch = (*mixture.batch_shape, mixture.num_components, 1)
     # Levels in front: of the lower tails, then of the upper ones.
-    levels = jnp.broadcast_to(p.reshape(-1, *(1,) * len(batch)), (len(p), *batch))
-    upper = jnp.stack([jnp.zeros(levels.shape, bool), jnp.ones(levels.shape, bool)])
+    levels = p.reshape(-1, *(1,) * len(batch))
+    upper = jnp.asarray([False, True]).reshape(2, *(1,) * levels.ndim)
     found = components.tail_quantile(jnp.stack([levels, levels]), upper)
     most = float(jnp.finfo(found.dtype).max) / 2  # an interval's length is a number, too
-    return jnp.clip(jnp.broadcast_to(found, upper.shape)[..., 0], -most, most)
+    return jnp.clip(jnp.broadcast_to(found, (2, len(p), *batch))[..., 0], -most, most)
 
 
 def _circle_grid(mixture: Mixture) -> tuple[Array, Array, Array]:
@@ -225,7 +259,7 @@ def _circle_grid(mixture: Mixture) -> tuple[Array, Array, Array]:
     cut = _bisect(slope, left, right, STEPS[points.dtype.itemsize])[0]
     points = cut + jnp.mod(points - cut, TURN)
     ends = jnp.broadcast_to(cut, (len(grid_levels(points.dtype)), *batch))
-    points = jnp.concatenate([cut[None], jnp.sort(points, axis=0), cut[None] + TURN])
+    points = jnp.concatenate([cut[None], _sort(points), cut[None] + TURN])
     return points, ends, ends + TURN
 
 
@@ -243,7 +277,7 @@ def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Ar
     added, and before them its extrema in cells where it may have a pair of zeros. The derivatives
     are long programs, written once for both: the new points take the room of copies of the last.
     """
-    count = 2 * parts.log_weights.shape[-1]
+    count = 2 * len(parts.log_weights)
     columns = (grid, *derivatives(parts, grid, 2))
     room = [jnp.broadcast_to(own[-1:], (2 * count, *own.shape[1:])) for own in columns]
     columns = jax.tree.map(lambda *both: jnp.concatenate(both), columns, tuple(room))
@@ -267,19 +301,17 @@ def _refine(parts: Parts, grid: Float[Array, "N ..."]) -> tuple[Array, Array, Ar
 
 
 def _insert(columns: Any, new: Any, place: Int[Array, "S ..."]) -> tuple[Array, ...]:
-    """Insert new points behind those of index ``place``: few are not worth sorting all again."""
-    joined = [jnp.concatenate(pair) for pair in zip(columns, new, strict=True)]
-    if len(place) > FEW:
-        return tuple(jax.lax.sort(joined, dimension=0, num_keys=1))
-    order = jnp.arange(len(place)).reshape(-1, *(1,) * (place.ndim - 1))
-    before = (place < place[:, None]) | ((place == place[:, None]) & (order < order[:, None]))
-    target = place + 1 + jnp.sum(before, axis=1, dtype=place.dtype)
-    slots = jnp.arange(len(columns[0]) + len(place)).reshape(-1, *(1,) * (place.ndim - 1))
-    hit = target[:, None] == slots  # [S, N, ...]
-    old = jnp.minimum(slots - jnp.sum(target[:, None] < slots, axis=0), len(columns[0]) - 1)
-    number = len(columns[0]) + jnp.sum(jnp.where(hit, order[:, None], 0), axis=0)
-    source = jnp.where(jnp.any(hit, axis=0), number, old)
-    return tuple(jnp.take_along_axis(jnp.stack(joined), source[None], axis=1, mode="clip"))
+    """Insert new points behind those of index ``place``, ascending, without sorting all again."""
+    ones, size = (1,) * (place.ndim - 1), len(columns[0])
+    order, slots = (
+        jnp.arange(n, dtype=place.dtype).reshape(-1, *ones) for n in (len(place), size + len(place))
+    )
+    target = place + 1 + order
+    before = jnp.sum(target[:, None] < slots, axis=0, dtype=place.dtype)  # [N, ...]
+    until = jnp.sum(target[:, None] <= slots, axis=0, dtype=place.dtype)
+    source = jnp.where(until > before, size + before, jnp.minimum(slots - before, size - 1))
+    joined = jnp.stack([jnp.concatenate(pair) for pair in zip(columns, new, strict=True)])
+    return tuple(jnp.take_along_axis(joined, source[None], axis=1, mode="clip"))
 
 
 def _hidden_pairs(grid: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
@@ -319,29 +351,20 @@ def _cells(
     priority: Float[Array, "..."],
     size: int,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Int[Array, "..."]]:
-    """Ends, sides and indices of ``size`` flagged cells, lowest priority first.
+    """Ends, sides and indices of ``size`` flagged cells of the lowest priority, in their order.
 
     Where none is left, both ends are the last point, and the index is its.
     """
-    cells = jnp.arange(flags.shape[0]).reshape(-1, *(1,) * (flags.ndim - 1))
-
-    def pick(priority: Array, _: None) -> tuple[Array, Array]:
-        first = jnp.argmin(priority, axis=0)
-        return jnp.where(cells == first, jnp.inf, priority), first
-
-    # A few passes for the smallest cost less than a sort.
-    priority = jnp.where(flags, priority, jnp.inf)
-    if size > FEW:
-        index = jnp.argsort(priority, axis=0, stable=True)[:size]
-    else:
-        _, index = meshes.scan(pick, priority, length=size)
-    # Once none is left, the pass picks the first cell again.
-    count = jnp.arange(size).reshape(-1, *(1,) * (flags.ndim - 1))
-    used = count < jnp.sum(flags, axis=0)
-    columns = jnp.stack([side, grid[:-1], grid[1:]])
+    last = len(grid) - 1
+    # In float32, of which XLA finds the largest without sorting all.
+    score = jnp.where(flags, -jnp.clip(priority, -FAR, FAR).astype(jnp.float32), -jnp.inf)
+    index = jax.lax.top_k(jnp.moveaxis(score, 0, -1), size)[1]
+    used = jnp.arange(size) < jnp.sum(flags, axis=0)[..., None]
+    index = jnp.moveaxis(jnp.sort(jnp.where(used, index, last)), -1, 0)
+    columns = jnp.stack([jnp.broadcast_to(side, grid[:-1].shape), grid[:-1], grid[1:]])
     side, *ends = jnp.take_along_axis(columns, index[None], axis=1, mode="clip")
-    lower, upper = (jnp.where(used, end, grid[-1:]) for end in ends)
-    return lower, upper, side, jnp.where(used, index, len(grid) - 1)
+    lower, upper = (jnp.where(index < last, end, grid[-1:]) for end in ends)
+    return lower, upper, side, index
 
 
 def _bisect(

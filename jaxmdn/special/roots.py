@@ -70,6 +70,7 @@ def close_in(
     upper: Float[Array, "..."],
     *,
     steps: int,
+    some: Callable[[Array], Callable[[Array], tuple[Array, Any]]] | None = None,
 ) -> tuple[Float[Array, "..."], Any]:
     """Return an increasing function's root, and what else it gave there.
 
@@ -79,31 +80,61 @@ def close_in(
     function(upper)`` up to rounding; where that fails, or nothing lies between the two, the nearer
     end is the root. The function is compiled once: its ends are evaluated inside the loop.
 
+    ``some(index)``, the function of some elements of one axis alone, is compiled beside it. The
+    second half of the steps is then for those alone whose value is not yet within rounding of a
+    number of order one, a sixteenth of all at a time.
+
     References:
       Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
       nonlinear function without using derivatives.
     """
-
-    def step(i: Array, state: tuple) -> tuple:
-        (a, fa, extra_a), (b, fb, extra_b), t = state  # a is the newest point
-        new = a + t * (b - a)
-        # The two ends first; the lower one again where it is already above zero.
-        new = jnp.where(i == 0, lower, jnp.where((i == 1) & (fa <= 0), upper, new))
-        value, extra = function(new)
-        same = jnp.sign(value) == jnp.sign(fa)
-        c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
-        old = (a, fa, extra_a)
-        b, fb, extra_b = jax.tree.map(partial(jnp.where, same), (b, fb, extra_b), old)
-        t = _next_fraction(new, b, c, value, fb, fc)
-        return (new, value, extra), (b, fb, extra_b), t
-
     # Made of the bounds, so that under shard_map they vary over the mesh as they do.
     infinite, shapes = jnp.maximum(lower, jnp.inf), jax.eval_shape(function, lower)[1]
     extra = jax.tree.map(lambda leaf: jnp.broadcast_to(lower, leaf.shape), shapes)
     state = ((upper, infinite, extra), (lower, -infinite, extra), jnp.minimum(infinite, 0.5))
-    (a, fa, extra_a), (b, fb, extra_b), _ = meshes.fori_loop(0, steps, step, state)
+    first = steps if some is None else steps // 2
+    state = meshes.fori_loop(0, first, partial(_step, function, lower, upper), state)
+    if some is not None:
+        (_, fa, _), (_, fb, _), _ = state
+        open_ = jnp.minimum(jnp.abs(fa), jnp.abs(fb)) > float(jnp.finfo(fa.dtype).eps)
+        size = -(-len(open_) // 16)
+        order = jnp.argsort(~open_)  # and those after the last again, whose state nothing takes
+        order = jnp.concatenate([order, jnp.full(size, len(open_), order.dtype)])
+
+        def block(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            start, state = carry
+            index = jax.lax.dynamic_slice_in_dim(order, start, size)
+            part = jax.tree.map(
+                lambda leaf: leaf.at[..., index].get(mode="clip"), (state, lower, upper)
+            )
+            step = partial(_step, some(index), *part[1:])
+            part = meshes.fori_loop(first, steps, step, part[0])
+            state = jax.tree.map(
+                lambda leaf, new: leaf.at[..., index].set(new, mode="drop"), state, part
+            )
+            return start + size, state
+
+        count = jnp.sum(open_)
+        state = meshes.while_loop(lambda carry: carry[0] < count, block, (0 * count, state))[1]
+    (a, fa, extra_a), (b, fb, extra_b), _ = state
     newest = jnp.abs(fa) <= jnp.abs(fb)
     return jax.tree.map(partial(jnp.where, newest), (a, extra_a), (b, extra_b))
+
+
+def _step(
+    function: Callable[[Array], tuple[Array, Any]], lower: Array, upper: Array, i: Array, state: Any
+) -> Any:
+    (a, fa, extra_a), (b, fb, extra_b), t = state  # a is the newest point
+    new = a + t * (b - a)
+    # The two ends first; the lower one again where it is already above zero.
+    new = jnp.where(i == 0, lower, jnp.where((i == 1) & (fa <= 0), upper, new))
+    value, extra = function(new)
+    same = jnp.sign(value) == jnp.sign(fa)
+    c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
+    old = (a, fa, extra_a)
+    b, fb, extra_b = jax.tree.map(partial(jnp.where, same), (b, fb, extra_b), old)
+    t = _next_fraction(new, b, c, value, fb, fc)
+    return (new, value, extra), (b, fb, extra_b), t
 
 
 def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
