@@ -8,13 +8,16 @@ own centre in their middle, where a density may have a cusp. Nothing here is dif
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import meshes
+from jaxmdn.inference.sums import components_first
 from jaxmdn.mixture import Mixture
 from jaxmdn.special import unimodal
 from jaxmdn.typing import Array, Float
@@ -40,16 +43,26 @@ def num_panels(mixture: Mixture) -> int:
     return max(fewest, 2 * math.ceil(total / mixture.num_components / 2))
 
 
-def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
-    """Ascending quantiles of each component, ``[L, ..., K, D]``, its centre in their middle.
+def component_edges(mixture: Mixture) -> Float[Array, "L K ..."]:
+    """Ascending quantiles of each component, ``[L, K, ..., D]``, its centre in their middle.
 
     On a circle they are not sorted; whole numbers are not rounded. NaN for components of weight
-    zero and for what rounds to an end of the support.
+    zero and for what rounds to an end of the support. Rows are last, so that loops are vectorised.
     """
     mixture = jax.lax.stop_gradient(mixture)
-    family = mixture.components
+    half = num_panels(mixture) // 2
+    reach = REACH[mixture.weights().dtype.itemsize]
+    if open_ended(mixture):  # no further than panels of some seven nats do, which nodes resolve
+        reach = min(reach, 3.5 + 0.5 * half)
+    scores = np.linspace(-reach, 0, half, endpoint=False)
+    levels = [0.5 * math.erfc(-score / math.sqrt(2)) for score in scores]
+    of_one = jax.vmap(functools.partial(_edges, levels=levels), out_axes=1)
+    return of_one(components_first(mixture), jnp.moveaxis(mixture.weights(), -1, 0))
+
+
+def _edges(family: Any, weight: Float[Array, "..."], levels: list[float]) -> Float[Array, "L ..."]:
     centre, width = family.place()
-    shape = (*mixture.batch_shape, mixture.num_components, mixture.event_dim)
+    shape = (*jnp.broadcast_shapes(weight.shape, family.batch_shape), family.event_dim)
     centre, width = jnp.broadcast_to(centre, shape), jnp.broadcast_to(width, shape)
     dtype = centre.dtype
     own = family.domain
@@ -61,36 +74,32 @@ def component_edges(mixture: Mixture) -> Float[Array, "L ..."]:
     least = 4 * float(jnp.finfo(dtype).tiny)
     limit = math.pi if circle else math.inf if own.kind == "real" else largest
 
-    def weigh(step: Array) -> tuple[Array, Array]:
-        place, gap = step
-        t = centre + width * jnp.sinh(place)
+    def weigh(total: Array, step: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        offset, gap = step
+        t = centre + width * offset
         middle = centre if circle else jnp.zeros_like(centre)
         inside = jnp.abs(t - middle) <= limit
         t = jnp.clip(t, middle - limit, middle + limit)
         value = family.continued(t) if circle else family.in_coordinate(t)
-        mass = jnp.exp(value) * width * (gap * jnp.cosh(place))
+        mass = jnp.exp(value) * width * gap
         # Nor does it underflow: a cell that begins with nothing has no place for a level.
         mass = jnp.where(value > -jnp.inf, jnp.maximum(mass, least), mass)
         # What rounds to a bound may be infinite there.
-        return t, jnp.where(inside & (mass > 0) & (mass < jnp.inf), mass, 0)
+        mass = jnp.where(inside & (mass > 0) & (mass < jnp.inf), mass, 0)
+        return total + mass, (t, mass)
 
-    table = jnp.asarray(np.stack([places, np.gradient(places)], axis=1), dtype)
-    t, mass = meshes.scan(lambda _, step: (None, weigh(step)), None, table)[1]
-    half = num_panels(mixture) // 2
-    reach = REACH[dtype.itemsize]
-    if open_ended(mixture):  # no further than panels of some seven nats do, which nodes resolve
-        reach = min(reach, 3.5 + 0.5 * half)
-    scores = np.linspace(-reach, 0, half, endpoint=False)
-    levels = [0.5 * math.erfc(-score / math.sqrt(2)) for score in scores]
-    mass, t = (jnp.stack([part, part[::-1]], axis=1) for part in (mass, t))  # from either end
-    ends = _reach(mass, t, levels)
-    edges = insert(jnp.concatenate([ends[:, 0], ends[::-1, 1]]), centre)
+    table = jnp.asarray(
+        np.stack([np.sinh(places), np.gradient(places) * np.cosh(places)], 1), dtype
+    )
+    total, (t, mass) = meshes.scan(weigh, jnp.zeros_like(centre), (table[:, 0], table[:, 1]))
+    lower, upper = (_reach(t, mass, total, levels, reverse=side) for side in (False, True))
+    edges = insert(jnp.concatenate([lower, upper[::-1]]), centre)
     if circle:
         y, inside = edges - 2 * math.pi * jnp.round(edges / (2 * math.pi)), True
     else:
         y = forward(edges)
         inside = (y > own.lower - own.step) & (y < own.upper)
-    return jnp.where(inside & (mixture.weights()[..., None] > 0), y, jnp.nan)
+    return jnp.where(inside & (weight[..., None] > 0), y, jnp.nan)
 
 
 def insert(edges: Float[Array, "L ..."], value: Float[Array, "..."]) -> Float[Array, "M ..."]:
@@ -100,22 +109,30 @@ def insert(edges: Float[Array, "L ..."], value: Float[Array, "..."]) -> Float[Ar
     return jnp.maximum(jnp.concatenate([-outer, edges]), above)
 
 
-def _reach(mass: Float[Array, "T ..."], t: Array, levels: list[float]) -> Float[Array, "L ..."]:
+def _reach(
+    t: Float[Array, "T ..."], mass: Array, total: Array, levels: list[float], reverse: bool
+) -> Float[Array, "L ..."]:
     """Where the sums of a table reach these shares of the whole: linear in their logarithms."""
-    upto = np.tril(np.ones((len(mass) - 1, len(mass) - 1)))  # a cumulated sum takes 4 times as long
-    sums = jnp.einsum("ij,j...->i...", jnp.asarray(0.5 * upto, t.dtype), mass[:-1] + mass[1:])
-    sums = jnp.log(sums)
-    low = jnp.concatenate([jnp.full_like(sums[:1], -jnp.inf), sums[:-1]])
-    rising = (low > -jnp.inf) & (sums > low)
-    gap = jnp.diff(t, axis=0)
-    pace = jnp.where(rising, gap / jnp.where(rising, sums - low, 1), 0)
-    edges = []
-    for level in levels:
-        column = math.log(level) + sums[-1]
-        # From the cell's own end: from the table's, 1e6 widths away, float32 would lose the place.
-        place = t[:-1] + jnp.where(rising, column - low, 0) * pace
-        edges.append(jnp.sum(jnp.where((column > low) & (column <= sums), place, 0), axis=0))
-    return jnp.stack(edges)
+    share = jnp.asarray(levels, t.dtype).reshape(-1, *(1,) * total.ndim) * total
+
+    def add(state: tuple, point: tuple[Array, Array]) -> tuple[tuple, None]:
+        (start, mass, low, cell), (end, next_mass) = state, point
+        high = low + 0.5 * (mass + next_mass)
+        here = (share > low) & (share <= high)
+        cell = tuple(
+            jnp.where(here, new, old)
+            for new, old in zip((low, high, start, end), cell, strict=True)
+        )
+        return (end, next_mass, high, cell), None
+
+    zero, none = jnp.zeros_like(total), jnp.zeros_like(share)
+    state = zero, zero, zero, (none, none, none, none)
+    low, high, start, end = meshes.scan(add, state, (t, mass), reverse=reverse)[0][3]
+    rising = (low > 0) & (high > low)
+    pace = jnp.log(jnp.where(rising, high / low, math.e))
+    # From the cell's own end: from the table's, 1e6 widths away, float32 would lose the place.
+    part = jnp.where(rising, jnp.log(jnp.where(rising, share / low, 1)) / pace, 0)
+    return start + part * (end - start)
 
 
 __all__ = ["component_edges", "insert", "open_ended"]

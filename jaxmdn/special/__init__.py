@@ -7,6 +7,7 @@
 | ``sides`` | both tails and their derivatives from the one that is computed |
 | ``gamma``, ``beta``, ``student``, ``counts``, ``circular`` | incomplete functions, and quantiles |
 | ``normal`` | the logarithm of the normal tail, and moments of half a normal |
+| ``log_normals`` | mean distances between log-normal variables |
 | ``student_distances`` | mean distances between Student variables |
 | ``roots`` | where increasing functions reach a value |
 """

@@ -415,6 +415,65 @@ def test_heavy_tails_far_from_zero_in_float32():
     np.testing.assert_allclose(np.squeeze(found), total, 1e-5)
 
 
+def test_clusters_many_widths_apart():
+    """What the nodes of a tail miss must not lie between the clusters (1 % of the score)."""
+    loc = np.array([427.0, 131.0, -273.0, -278.0, 54.0, -68.0])
+    scale, df = (
+        np.array([0.28, 1.9, 1.9, 2.8, 1.1, 0.14]),
+        np.array([3.1, 12.0, 21.0, 2.7, 4.6, 1.5]),
+    )
+    weights = np.array([0.01, 0.08, 0.27, 0.03, 0.06, 0.55])
+    parameters = {"loc": loc, "scale": scale, "df": df}
+    y = np.array([-68.28, 130.0, -275.0])
+    exact = [crps_integral(weights, frozen("student", parameters), loc, scale, t) for t in y]
+    found = jaxmdn.crps(build("student", np.log(weights), parameters), jnp.asarray(y[:, None]))
+    np.testing.assert_allclose(found[:, 0], exact, rtol=1e-4)  # 3e-3 by one term for all
+
+
+def test_log_normal_mixtures_narrow_and_wide():
+    """By the integral in ``log t``; the derivative is that of the squared difference."""
+    cases = [
+        ([0.0, 0.5, -1.0], [0.3, 1e-3, 2.0]),
+        ([2.0, 2.001, 1.999], [1e-3, 2e-3, 5e-4]),
+        ([-3.0, 0.0, 4.0], [5.0, 0.5, 0.4]),
+        ([50.0, 49.0, 51.0], [6.0, 0.1, 1.0]),
+    ]
+    y, weights = np.exp([0.5, 2.0005, 1.0, 50.0]), np.array([0.5, 0.2, 0.3])
+    loc, scale = (np.array(part) for part in zip(*cases, strict=True))
+
+    def score(loc, scale, y):
+        members = components.LogNormal(loc=loc[..., None], scale=scale[..., None])
+        mixture = jaxmdn.Mixture(logits=jnp.log(weights).astype(y.dtype), components=members)
+        return jaxmdn.crps(mixture, y[:, None])[:, 0]
+
+    def over(m, s, end, part):
+        cuts = np.unique(np.concatenate([[end], *(m + k * s for k in (-38, -8, -2, 0, 2, 8, 38))]))
+
+        def integrand(u):
+            z = (u - m) / s
+            tails = special.ndtr(z if u < end else -z)
+            gap = np.sum(weights * tails) * (1 if u < end else -1)
+            return part(gap, -2 * weights * stats.norm.pdf(z) / s, z) * np.exp(u)
+
+        pieces = itertools.pairwise(cuts)
+        return sum(integrate.quad(integrand, *ends, epsrel=1e-12, limit=200)[0] for ends in pieces)
+
+    rows = (loc, scale, np.log(y))
+    point = tuple(map(jnp.asarray, (loc, scale, y)))
+    slopes = jax.jit(jax.grad(lambda *point: jnp.sum(score(*point)), argnums=(0, 1, 2)))(*point)
+    exact = [over(*row, lambda gap, slope, z: gap * gap) for row in zip(*rows, strict=True)]
+    np.testing.assert_allclose(score(*point), exact, rtol=1e-9)
+    for k in range(3):
+        in_loc = [over(*row, lambda gap, f, z, k=k: gap * f[k]) for row in zip(*rows, strict=True)]
+        in_scale = [
+            over(*row, lambda gap, f, z, k=k: gap * f[k] * z[k]) for row in zip(*rows, strict=True)
+        ]
+        np.testing.assert_allclose(slopes[0][:, k], in_loc, rtol=1e-8)
+        np.testing.assert_allclose(slopes[1][:, k], in_scale, rtol=1e-7)
+    below = special.ndtr((np.log(y)[:, None] - loc) / scale) @ weights
+    np.testing.assert_allclose(slopes[2], 2 * below - 1, rtol=1e-9)
+
+
 def test_leading_axes_broadcast():
     rng = np.random.default_rng(6)
     logits, parameters = draw("laplace", rng, 3, (4,))
