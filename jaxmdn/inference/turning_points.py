@@ -93,12 +93,12 @@ def derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Array
     square.
     """
     points, rows = y.shape[0] if y.ndim else 0, parts.log_weights.shape
-    size = max(BLOCK // math.prod(n for n in rows if isinstance(n, int)), 1)
+    size = max(BLOCK // max(math.prod(n for n in rows if isinstance(n, int)), 1), 1)
     if y.ndim < parts.log_weights.ndim or points <= 2 * size:
         return _derivatives(parts, y, order)
     full = -(-points // size) * size
     index = jnp.minimum(jnp.arange(full), points - 1)  # the last one again
-    blocks = y[index].reshape(-1, size, *y.shape[1:])
+    blocks = y[index].reshape(full // size, size, *y.shape[1:])
     found = jax.lax.map(lambda block: _derivatives(parts, block, order), blocks)
     return tuple(values.reshape(full, *y.shape[1:])[:points] for values in found)
 

@@ -40,7 +40,7 @@ def crps(density: Density, y: Num[Array, "..."]) -> Float[Array, "..."]:
     the worst, of about one degree of freedom; where components are hundreds of their widths apart
     up to 1e-4 for Student-t and positive numbers, and 5e-3 where densities have cusps. Of positive
     numbers, shares, hurdles and counts (from 2^24 on) that lie ``d`` standard deviations from zero,
-    float32 leaves 1e-6 ``d``. At K = 10 that takes the time of 10 to 90 log-densities in float32;
+    float32 leaves 1e-6 ``d``. At K = 10 that takes the time of 10 to 100 log-densities in float32;
     of Poisson densities beyond 128, whose log-density costs least, 220.
 
     Args:

@@ -71,13 +71,13 @@ def density_of(
     points: Float[Array, "n P ... D"],
     parts: Array,
     log_density: Callable,
-    measure: Float[Array, "n P ... D"] | None = None,
+    measure: tuple[Array, Array, Array] | None = None,
 ) -> Float[Array, "n P ... D"]:
     """``sum_k w_k p_k``, each component between its own outermost edges alone.
 
     ``log_density(component, first, last)`` is one's at all points, those beyond its edges moved to
-    them. With a ``measure``, by which a sum over the points is an integral, each one's is made to
-    have the integral that it should have.
+    them. With a ``measure``, the nodes' weights, slopes and lengths, each one's is made to have
+    the integral that it should have.
 
     Outside of them a density may overflow, or its derivative may. One component after another, so
     that nothing of ``[n, P, ..., K, D]`` is stored and the loops are vectorised.
@@ -106,7 +106,9 @@ def density_of(
         some = (points >= first) & (points <= last) & (value > least) & (value < jnp.inf)
         value = jnp.where(some, jnp.exp(jnp.where(some, value, 0)), 0)
         if measure is not None:
-            found = jnp.sum(measure * value, axis=(0, 1))
+            weights, rise, length = measure
+            value = rise * value
+            found = sum_first(length * jnp.tensordot(weights, value, 1))
             atoms = [component.jump(jnp.full_like(found, atom))[1] for atom in own.atoms]
             whole = 1 - sum(atoms, jnp.zeros_like(found))
             if reaches_beyond(mixture, found.dtype):
@@ -119,6 +121,15 @@ def density_of(
     return meshes.scan(add, jnp.zeros_like(points), each)[0]
 
 
+def sum_first(values: Float[Array, "P ..."]) -> Float[Array, "..."]:
+    """As ``jnp.sum(values, axis=0)``, for which XLA takes ten times as long."""
+    while values.shape[0] > 1:
+        half = values.shape[0] // 2
+        pairs = values[:half] + values[half : 2 * half]
+        values = jnp.concatenate([pairs, values[2 * half :]])
+    return values[0]
+
+
 def reaches_beyond(mixture: Mixture, dtype: np.dtype) -> bool:
     """Whether what lies beyond all panels counts: of a power's tail, but not in float32."""
     return isinstance(mixture.components, StudentT) and dtype.itemsize == 8
@@ -129,4 +140,4 @@ def probability(values: Array) -> Array:
     return jnp.where(values < 0, 0, jnp.where(values > 1, 1, values))
 
 
-__all__ = ["density_of", "merge", "probability", "reaches_beyond", "rule"]
+__all__ = ["density_of", "merge", "probability", "reaches_beyond", "rule", "sum_first"]

@@ -28,8 +28,8 @@ NODES, FARTHEST = 12, {4: 16.0, 8: 28.0}
 # By the dtype's bytes: how far out panels reach, in a normal's scores (levels of 3e-7 and 1e-12).
 REACH = {4: 5.0, 8: 7.0}
 # Panels of one component, if there are many, and of all of them together at least; the second pair
-# where tails may fall like powers.
-FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, 6, 60
+# where tails may fall like powers, by the dtype's bytes.
+FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, {4: 4, 8: 6}, {4: 40, 8: 60}
 
 
 def open_ended(mixture: Mixture) -> bool:
@@ -39,7 +39,10 @@ def open_ended(mixture: Mixture) -> bool:
 
 def num_panels(mixture: Mixture) -> int:
     """Panels of each component, an even number."""
-    fewest, total = (FEWEST_OPEN, TOTAL_OPEN) if open_ended(mixture) else (FEWEST, TOTAL)
+    fewest, total = FEWEST, TOTAL
+    if open_ended(mixture):
+        size = mixture.weights().dtype.itemsize
+        fewest, total = FEWEST_OPEN[size], TOTAL_OPEN[size]
     return max(fewest, 2 * math.ceil(total / mixture.num_components / 2))
 
 

@@ -94,7 +94,9 @@ def middle_log_density(z: Array, df: Array) -> Array:
     """:func:`log_density` with one logarithm, for ``z`` whose square is a number."""
     largest = 0.5 * math.sqrt(float(jnp.finfo(z.dtype).max))
     z, df = jnp.clip(z, -largest, largest), bound_df(df)
-    return log_peak(df) - 0.5 * (df + 1) * jnp.log1p(z * z / df)
+    power = 0.5 * (df + 1)
+    # A quotient, which XLA computes once for all points; a sum would be repeated at each.
+    return power * (log_peak(df) / power - jnp.log1p(z * z / df))
 
 
 @middle_log_density.defjvp
