@@ -24,8 +24,10 @@ def log_prob(
     logits: Float[Array, "... K"], components: Density, y: Float[Array, "... D"]
 ) -> Float[Array, "..."]:
     """``log sum_k softmax(logits)_k p_k(y)``, ``[...]``, all in one compute dtype."""
-    log_weights = numerics.log_normalize(logits)
-    return numerics.logsumexp(log_weights + components.log_prob(y[..., None, :]))
+    parts = components.log_prob(y[..., None, :])
+    if jax.default_backend() == "cpu":  # or the maximum and the sum would each compute them
+        parts = jax.lax.optimization_barrier(parts)
+    return numerics.logsumexp(numerics.log_normalize(logits) + parts)
 
 
 @partial(log_prob.defjvp, symbolic_zeros=True)
