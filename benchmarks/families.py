@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 import jaxmdn
-from benchmarks import environment
+from benchmarks import environment, floors
 from jaxmdn.cli import timing
 from jaxmdn.cli.bench import draw
 from jaxmdn.heads import FactorizedHead, Family, NormalHead, family_names
@@ -44,6 +44,7 @@ def run(
     components: int = 32,
     repeats: int = 21,
     budget: float = 5.0,
+    floor: bool = True,
 ) -> dict[str, Any]:
     """Measure families in one process, in turns, and return the report, ready for JSON.
 
@@ -51,6 +52,7 @@ def run(
       families: what to measure, the normal among them; by default all of one output and OTHERS.
       rows, components: N and K.
       repeats, budget: as in ``suite.run``.
+      floor: whether to count each family's transcendental functions and time them alone.
     """
     single = [name for name in family_names() if not Family(name).joint]
     heads: dict[str, Any] = {FUSED: NormalHead(components, 1)}
@@ -58,7 +60,9 @@ def run(
         label(family): FactorizedHead(family, components)
         for family in families or (*single, *OTHERS)
     }
-    runners = [_runner(head, rows) for head in heads.values()]
+    runners = [timing.jax_runner(*_problem(head, rows)) for head in heads.values()]
+    each = floors.seconds_each(rows * components) if floor else {}
+    counts = [floors.count(*_problem(head, rows)) if floor else {} for head in heads.values()]
     times = dict(zip(heads, timing.alternate(runners, repeats, budget), strict=True))
     return {
         **environment.describe(),
@@ -72,12 +76,15 @@ def run(
                 "seconds": seconds,
                 "ratio": seconds["median"] / times[REFERENCE]["median"],
                 "compile_seconds": runner.compile_seconds,
+                "operations": {kind: n / (rows * components) for kind, n in found.items()},
+                "floor": sum(n * each[kind] for kind, n in found.items()),
             }
-            for (name, seconds), runner in zip(times.items(), runners, strict=True)
+            for (name, seconds), runner, found in zip(times.items(), runners, counts, strict=True)
         ],
     }
 
 
-def _runner(head: Any, rows: int) -> timing.Runner:
+def _problem(head: Any, rows: int) -> tuple[Any, ...]:
+    """Value and gradient of the mean NLL, and their arguments."""
     nll = jax.value_and_grad(functools.partial(jaxmdn.nll, head))
-    return timing.jax_runner(nll, *draw(head, rows, "float32"))
+    return nll, *draw(head, rows, "float32")

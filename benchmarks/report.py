@@ -297,16 +297,27 @@ def _details(records: list[Record]) -> str:
 
 def _families(report: dict[str, Any]) -> str:
     """The report of ``--families``."""
+    first = report["measurements"][0]
     rows = [
         [r["family"], f"{1e3 * r['seconds']['median']:.2f}", f"{r['ratio']:.2f}",
-         "met" if r["ratio"] <= AIM else "**missed**", f"{r['compile_seconds']:.1f}"]
+         "met" if r["ratio"] <= AIM else "**missed**", *_alone(r), f"{r['compile_seconds']:.1f}"]
         for r in report["measurements"]
     ]  # fmt: skip
+    alone = "exp and others an entry; divisions; these alone, ms; " * ("floor" in first)
     return (
         "# Families: value and gradient of the mean NLL with respect to raw outputs\n\n"
         f"{device_title(report['device'])}, {report['dtype']}, {report['rows']} rows, "
         f"{report['components']} components, D = 1, {report['date']}, {_versions(report)}. "
         f"Aim: at most {AIM:g} times the normal. Median of each family's samples.\n\n"
-        + _table("family; ms; times the normal; aim; compile, s", rows)
+        + _table(f"family; ms; times the normal; aim; {alone}compile, s", rows)
         + "\n"
     )
+
+
+def _alone(record: dict[str, Any]) -> list[str]:
+    """A family's transcendental functions for each entry, its divisions, and what both take."""
+    if "floor" not in record:
+        return []
+    counts = dict(record["operations"])
+    divisions = counts.pop("divide", 0)
+    return [f"{sum(counts.values()):.1f}", f"{divisions:.1f}", f"{1e3 * record['floor']:.2f}"]

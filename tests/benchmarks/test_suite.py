@@ -1,5 +1,6 @@
 """The suite, tiny: what is measured, wrong numbers found, failures recorded."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,6 +11,7 @@ from benchmarks import (
     densities,
     environment,
     families,
+    floors,
     problem,
     report,
     suite,
@@ -242,9 +244,14 @@ def test_roofs_are_positive(monkeypatch):
 
 def test_families_beside_the_normal():
     chosen = ("normal", families.OTHERS[0])
-    found = families.run(chosen, rows=64, components=2, repeats=2, budget=0.1)
+    found = families.run(chosen, rows=64, components=2, repeats=2, budget=0.1, floor=False)
     times = {r["family"]: r["seconds"]["median"] for r in found["measurements"]}
     assert list(times) == [families.FUSED, "normal", "student_t, df = 4.0"]
     for record in found["measurements"]:
         assert record["ratio"] == times[record["family"]] / times["normal"]
         assert record["compile_seconds"] > 0
+
+
+def test_functions_are_counted_once():
+    found = floors.count(lambda x: jnp.sum(jnp.exp(x) / (1 + jnp.exp(x))), jnp.ones((4, 3)))
+    assert found == {"exponential": 12, "divide": 12}
