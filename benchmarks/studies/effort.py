@@ -50,27 +50,36 @@ def run(data: Path, problem: str, recipe: str, split: int) -> dict[str, Any]:
 
 
 def draw(records: list[cells.Cell], path: Path) -> None:
-    """Test NLL against passes, a panel a set."""
+    """Test NLL beside the default's on the same split, against passes; a panel a set."""
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(record["problem"] for record in records))
     figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
+        default = _by_split(records, name, "default", "test_nll")
         for number, recipe in enumerate(RECIPES):
-            own = {"problem": name, "recipe": recipe}
-            nll, passes = (cells.values(records, key, **own) for key in ("test_nll", "passes"))
-            if not len(nll):
+            nll = _by_split(records, name, recipe, "test_nll")
+            gap = np.array([nll[split] - default[split] for split in nll if split in default])
+            if not len(gap):
                 continue
-            error = nll.std(ddof=1) / len(nll) ** 0.5 if len(nll) > 1 else 0.0
+            passes = np.mean(list(_by_split(records, name, recipe, "passes").values()))
+            error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
             marker = "s" if recipe in ("fast", "default") else "o"
-            point = (passes.mean(), nll.mean(), error)
+            point = (passes, gap.mean(), error)
             ax.errorbar(*point, fmt=marker, color=f"C{number}", capsize=3, label=recipe)
-        ax.set(title=name, xscale="log", xlabel="networks x epochs")
-    axes[0, 0].set_ylabel("test NLL, nats")
+        ax.axhline(0, color="0.5", lw=1, ls=":")
+        ax.set(title=name, xscale="log", xlabel="networks x epochs", xlim=(100, 1e5))
+    axes[0, 0].set_ylabel("test NLL beside the default's, nats")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center")
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=110)
+
+
+def _by_split(records: list[cells.Cell], problem: str, recipe: str, measured: str) -> Any:
+    """What was measured on each split."""
+    own = {"problem": problem, "recipe": recipe}
+    return {one["split"]: one[measured] for one in records if own.items() <= one.items()}
 
 
 def report(records: list[cells.Cell]) -> str:
