@@ -87,11 +87,24 @@ def _blurred(components: Any, noise: Float[Array, "... K D"]) -> Any:
         parts = tuple(_blurred(part, noise[..., list(dims)]) for part, dims in pairs)
         return dataclasses.replace(components, parts=parts)
     if isinstance(components, FullNormal):
-        extra = jnp.eye(components.event_dim, dtype=noise.dtype) * (noise**2)[..., None, :]
-        covariance = numerics.upcast(components.covariance())[0] + extra
-        return FullNormal.from_covariance(components.loc, covariance)
+        return _blurred_normal(components, noise)
     scale, noise = numerics.upcast(components.scale, noise)
     return dataclasses.replace(components, scale=jnp.hypot(scale, noise).astype(components.dtype))
+
+
+def _blurred_normal(components: FullNormal, noise: Float[Array, "... K D"]) -> FullNormal:
+    """With ``A = W N`` the covariance is ``W^-1 (1 + A A') W^-T``, and ``W`` becomes ``R^-T W``.
+
+    ``R`` is the triangle of ``[1; A']``: a square would lose small scales beside large ones.
+    """
+    whitening, noise = numerics.upcast(components.whitening_tril, noise)
+    spread = jnp.swapaxes(whitening * noise[..., None, :], -1, -2)
+    one = jnp.broadcast_to(jnp.eye(components.event_dim, dtype=spread.dtype), spread.shape)
+    triangle = jnp.linalg.qr(jnp.concatenate([one, spread], axis=-2), mode="r")
+    signs = jnp.sign(numerics.diagonal(triangle))[..., None]
+    root = jnp.tril(jnp.swapaxes(signs * triangle, -1, -2))
+    whitening = jnp.tril(numerics.invert_tril(root) @ whitening)
+    return dataclasses.replace(components, whitening_tril=whitening.astype(components.dtype))
 
 
 def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) -> Any:

@@ -129,6 +129,21 @@ def test_the_rank_by_hand(level):
         np.testing.assert_allclose(offset, excess[rank - 1], rtol=1e-9)
 
 
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_coverage_of_exchangeable_rows_by_enumeration(level):
+    """Each of eight rows in turn is the new one: exact without ties, at least that with ties."""
+    calibrate = jax.vmap(lambda y: conformal_interval(STANDARD, y[:, None], level)[0])
+    rank = {0.5: 4, 0.9: 8}[level]  # the first that is at least 8 level
+    apart, tied = [0.1, -3.0, 0.4, 2.0, 5.0, -0.7, 1.0, 9.0], [2.0] * 5 + [1.0] * 3
+    for rows, ties in ((apart, False), (tied, True)):
+        y = np.array(rows)
+        others = np.stack([np.delete(y, i) for i in range(8)])
+        offset = np.asarray(calibrate(jnp.asarray(others)))
+        reach = stats.norm.ppf(0.5 + 0.5 * level)
+        covered = np.mean(np.abs(y) <= reach + offset + 1e-12)
+        assert covered >= rank / 8 if ties else covered == rank / 8
+
+
 def test_central_intervals_are_scipy_s_moved_outward():
     for level in (0.5, 0.999):
         lower, upper = central_interval(univariate([0.0], [1.0], [2.0]), level, offset=0.25)

@@ -95,3 +95,27 @@ def test_families_without_a_scale_are_refused(family):
     head = jaxmdn.FactorizedHead(family, 2)
     with pytest.raises(TypeError, match=r"widen: expected .* location and a scale"):
         widen(head(jnp.zeros(head.num_outputs)), 2.0)
+
+
+def test_noise_beside_small_and_large_scales_in_float32():
+    """``W' L' = 1`` for the Cholesky factor of ``C + n^2`` in float64; the determinant's slope."""
+    axes = np.linalg.qr(RNG.normal(size=(4, 4)))[0]
+    covariance = axes @ np.diag(np.square([1.0, 0.1, 0.01, 0.001])) @ axes.T
+    whitening = np.float32(np.linalg.inv(np.linalg.cholesky(covariance)))
+    noise = np.float32([1e-6, 1e-3, 1.0, 1e3])
+    normal = components.FullNormal(
+        loc=jnp.zeros((1, 4), jnp.float32), whitening_tril=jnp.asarray(whitening)[None]
+    )
+    mixture = jaxmdn.Mixture(logits=jnp.zeros(1, jnp.float32), components=normal)
+
+    def log_determinant(noise):
+        new = widen(mixture, 1.0, jnp.full(4, noise)).components.whitening_tril[0]
+        return jnp.sum(jnp.log(jnp.diagonal(new))), new
+
+    slopes, found = jax.jit(jax.vmap(jax.grad(log_determinant, has_aux=True)))(noise)
+    inverse = np.linalg.inv(np.float64(whitening))
+    for n, slope, new in zip(np.float64(noise), slopes, found, strict=True):
+        exact = inverse @ inverse.T + n * n * np.eye(4)
+        product = np.float64(new) @ np.linalg.cholesky(exact)
+        np.testing.assert_allclose(product, np.eye(4), atol=2e-5)
+        np.testing.assert_allclose(slope, -n * np.trace(np.linalg.inv(exact)), rtol=1e-3)
