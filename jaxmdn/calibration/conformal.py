@@ -4,7 +4,9 @@ A score says how badly a target fits its prediction. If calibration rows and new
 exchangeable, a new row's score is equally likely to take any rank among the calibration rows'
 scores; so a region of all targets whose score does not exceed the right one of these scores holds
 the new target with the probability asked for, in samples of any size. The better the model, the
-smaller the region. The promise is marginal: averaged over inputs and calibration sets.
+smaller the region. The promise is marginal: averaged over inputs and calibration sets. Rows that
+come in groups (repeated measurements of one thing) are not exchangeable with those of a new group:
+take one row of each, or its largest score; for a promise in each group, calibrate each by itself.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def nll(
       raw: raw network outputs ``[..., P]``; bf16 and float16 are computed in float32.
       y: targets ``[..., D]`` (or what the head accepts, such as ``Labeled``).
       weights: nonnegative row weights ``[...]``; equal if absent. A weight of zero leaves a row
-        out, in value and in the gradient of ``raw``.
+        out, in value and in the gradient of ``raw``. A negative one is not refused, and makes its
+        row less likely: the formula above holds, but is no average.
       mask: boolean ``[...]``; False leaves a row out, whatever it holds (NaN included).
       reduction: ``"mean"``, ``"sum"`` or ``"none"`` (weighted rows ``[...]``; static).
       implementation: ``"xla"``, the plain composition; ``"xla_chunked"``, value and gradient in
