@@ -20,7 +20,7 @@ from jax.scipy.special import i0e, i1e
 from jaxmdn import meshes
 from jaxmdn.special.elementary import CUT, NODES, chebyshev, chebyshev_fit, integrate, legendre
 from jaxmdn.special.sides import complete, log_complete, log_side, nearer_side
-from jaxmdn.special.waves import sin_turns
+from jaxmdn.special.waves import sin_half
 from jaxmdn.typing import Array, Bool, Float
 
 # By the dtype's bytes: steps of the quantile. Of 20,000 (concentrations from 1e-3 to 1e8, p from
@@ -72,12 +72,12 @@ def log_density(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, 
 
 
 def _half_sine(z: Array) -> Array:
-    """``sin(z / 2)``; in float32 in loops that vectorise, in float64 to the last place."""
-    return sin_turns(z * (0.25 / math.pi)) if z.dtype == jnp.float32 else jnp.sin(0.5 * z)
+    """``sin(z / 2)``, ``0 <= z <= 2 pi``: in float32 in loops that vectorise, else exact."""
+    return sin_half(z * (0.25 / math.pi)) if z.dtype == jnp.float32 else jnp.sin(0.5 * z)
 
 
 def _bulge(z: Array) -> Array:
-    return _half_sine(z) ** 2
+    return jnp.sin(0.5 * z) ** 2
 
 
 def _reach(k: Array, level: Array) -> Array:

@@ -24,14 +24,18 @@ _TERMS = {4: 7, 8: 11}
 def sin_turns(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """``sin(2 pi u)``."""
     rest = u - jnp.round(u)  # from -1/2 to 1/2
-    half = jnp.copysign(jnp.asarray(0.5, u.dtype), rest)
-    return _sine(jnp.where(jnp.abs(rest) > 0.25, half - rest, rest))
+    return _sine(jnp.maximum(jnp.minimum(rest, 0.5 - rest), -0.5 - rest))
 
 
 @jax.custom_jvp
 def cos_turns(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """``cos(2 pi u)``."""
     return _sine(0.25 - jnp.abs(u - jnp.round(u)))
+
+
+def sin_half(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``sin(2 pi u)`` for ``0 <= u <= 1/2``."""
+    return _sine(jnp.minimum(u, 0.5 - u))
 
 
 def _sine(s: Array) -> Array:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from oracles import mp
 
-from jaxmdn.special.waves import cos_turns, sin_turns
+from jaxmdn.special.waves import cos_turns, sin_half, sin_turns
 
 TURNS = np.concatenate(
     [
@@ -58,4 +58,8 @@ def test_ends():
         np.array([0.0, np.nan, np.inf, -np.inf])
     )
     assert (cosine[0], sine[0]) == (1, 0)
+    half = np.linspace(0, 0.5, 41)
+    np.testing.assert_allclose(
+        jax.jit(sin_half)(half), np.sin(2 * np.pi * half), rtol=1e-14, atol=2e-16
+    )
     assert np.all(np.isnan([cosine[1:], sine[1:]]))
