@@ -113,18 +113,21 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(record["problem"] for record in records))
-    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.6), squeeze=False)
+    colors = {name: f"C{number}" for number, name in enumerate(OBJECTIVES)}
     for ax, name in zip(axes[0], names, strict=True):
         own = [r for r in records if r["problem"] == name]
         first = min(r["seed"] for r in own)
         lowest = min(min(r["valid_nll"]) for r in own if r["seed"] == first)
         for record in own:
             if record["seed"] == first:
-                ax.plot(record["valid_nll"], lw=1.2, label=record["objective"])
+                label = record["objective"]
+                ax.plot(record["valid_nll"], lw=1.2, color=colors[label], label=label)
         ax.set(title=name, xlabel="epoch", xscale="symlog", ylim=(lowest - 0.1, lowest + 1.5))
     axes[0, 0].set_ylabel("validation NLL, nats")
-    axes[0, -1].legend(frameon=False, fontsize="x-small")
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=110)
 
 
