@@ -19,7 +19,6 @@ MOST = 100  # log-densities
 
 
 @pytest.mark.nightly
-@pytest.mark.optimised
 @pytest.mark.skipif(not os.environ.get("JAXMDN_TEST_OPTIMIZED"), reason="compiled as nobody does")
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("name", FAMILIES)
