@@ -9,5 +9,7 @@
 | ``normal`` | the logarithm of the normal tail, and moments of half a normal |
 | ``log_normals`` | mean distances between log-normal variables |
 | ``student_distances`` | mean distances between Student variables |
+| ``unimodal`` | tails of a density that is known by its logarithm alone |
+| ``waves`` | sine and cosine of an angle in turns |
 | ``roots`` | where increasing functions reach a value |
 """
