@@ -147,9 +147,11 @@ class Hurdle(ZeroMass):
         start, end = rest * base.cdf(none), rest * base.survival(none)
         below = jnp.where(upper, q >= end + zero, q <= start)
         above = jnp.where(upper, q < end, q > start + zero)
-        near = jnp.where(above == upper, q, 1 - q)  # of the side on which the quantile lies
-        within = jnp.where(below | above, near / rest, 0.5)
-        value = base.tail_quantile(jnp.clip(within, 0, 1), above)
+        # The base's tail on the quantile's side, or, where that rounds to one, the other.
+        own, other = jnp.where(above == upper, q, 1 - q) / rest, (q - zero) / rest
+        turned = (above != upper) & (other < 0.5) & (zero < 0.5)
+        within = jnp.where(below | above, jnp.where(turned, other, own), 0.5)
+        value = base.tail_quantile(jnp.clip(within, 0, 1), above != turned)
         valid = (q >= 0) & (q <= 1) & ~jnp.isnan(start + zero)
         # A base that is not known has no quantile, not even where the zeros are enough.
         return jnp.where(valid & ~jnp.isnan(value), jnp.where(below | above, value, 0), jnp.nan)

@@ -121,7 +121,8 @@ def _side(z: Array, k: Array) -> tuple[Array, Array, Any]:
 
 def _sides(z: Array, k: Array) -> tuple[Array, Array]:
     left = z < 0
-    return left, log_side(_side, (jnp.where(left, -z, z),), (k,))
+    # An angle of which the dtype does not know the turn may come out as any number.
+    return left, log_side(_side, (jnp.minimum(jnp.where(left, -z, z), 4),), (k,))
 
 
 def log_tails(

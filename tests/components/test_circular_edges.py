@@ -95,3 +95,20 @@ def test_samples(dtype):
     np.testing.assert_allclose(gradient.loc[:, 0], resultant * np.cos(0.7), atol=noise)
     scaled = gradient.concentration[:, 0] * (1 + k)
     np.testing.assert_allclose(scaled, -slope * np.sin(0.7) * (1 + k), atol=3 * noise)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_angles_beyond_the_dtype_have_probabilities(dtype):
+    """An angle of 1e12 in float32 is known to 65,536 radians: any answer will do that is one."""
+    y = np.array([1e6, -1e9, 3e12, -1e15, 1e17, 1e30], dtype)
+    density = VonMises(
+        loc=jnp.full((6, 1), 2.0, dtype),
+        concentration=jnp.asarray([[0], [0.3], [4], [1e4], [1e7], [1]], dtype),
+    )
+    both = jax.jit(
+        lambda d, y: (d.cdf(y), d.survival(y), jax.vmap(jax.grad(lambda y: d[0].cdf(y).sum()))(y))
+    )
+    below, above, slopes = both(density, y[:, None])
+    assert np.all((below >= 0) & (below <= 1))
+    np.testing.assert_allclose(below + above, 1, atol=1e-6)
+    assert np.all(np.isfinite(slopes))

@@ -177,3 +177,20 @@ def test_a_key_is_asked_for():
     model = jaxmdn.nn.AutoregressiveMDN(1, NormalHead(1, 1), graph=((), (0,)), rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="cdf: not defined for AutoregressiveDensity"):
         jaxmdn.pit(model(jnp.ones((2, 1))), jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_quantiles_beyond_rare_zeros(dtype):
+    """Where the tail on the zeros' other side rounds to one, as 1 - 1e-9 does in float32."""
+    levels = np.array([1e-20, 1e-11, 1e-9, 1e-5, 0.1, 0.6, 0.999], dtype)
+    logit, sides = -27.0, np.array([1, -1])
+    base = jaxmdn.components.Normal(loc=jnp.asarray(12.0 * sides, dtype), scale=jnp.ones(2, dtype))
+    hurdle = jaxmdn.components.Hurdle(base=base, logit=jnp.full(2, logit, dtype))
+    both = jax.jit(lambda h, p: (jaxmdn.quantile(h, p), jaxmdn.quantile(h, p, upper=True)))
+    low, high = both(hurdle, levels)
+    zero = special.expit(logit)
+    beyond = 12 + stats.norm.ppf(np.maximum(np.float64(levels) - zero, 0) / (1 - zero))
+    beyond = np.where(levels > zero, beyond, 0)
+    near = {"float32": 3e-6, "float64": 1e-13}[dtype]
+    np.testing.assert_allclose(low[:, 0], beyond, rtol=near)
+    np.testing.assert_allclose(high[:, 1], -beyond, rtol=near)
