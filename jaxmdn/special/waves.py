@@ -2,7 +2,7 @@
 
 ``cos(2 pi u)`` in float32 has lost ``u`` times a rounding before it begins, and XLA's CPU calls the
 system's function for one number after another, 7 ns each; ``u`` less the nearest whole number is
-exact, and what is left is a polynomial, well below 1 ns.
+exact, and what is left is a polynomial: 2 ns, with its slope 3.
 """
 
 from __future__ import annotations

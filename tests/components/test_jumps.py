@@ -186,11 +186,26 @@ def test_quantiles_beyond_rare_zeros(dtype):
     logit, sides = -27.0, np.array([1, -1])
     base = jaxmdn.components.Normal(loc=jnp.asarray(12.0 * sides, dtype), scale=jnp.ones(2, dtype))
     hurdle = jaxmdn.components.Hurdle(base=base, logit=jnp.full(2, logit, dtype))
-    both = jax.jit(lambda h, p: (jaxmdn.quantile(h, p), jaxmdn.quantile(h, p, upper=True)))
-    low, high = both(hurdle, levels)
+
+    @jax.jit
+    def both(hurdle, p):
+        low, pull = jax.vjp(lambda h, p: jaxmdn.quantile(h, p)[:, 0], hurdle, p)
+        slopes = jax.vmap(pull)(jnp.eye(len(p), dtype=dtype))
+        return low, jaxmdn.quantile(hurdle, p, upper=True)[:, 1], slopes
+
+    low, high, (slope, rate) = both(hurdle, levels)
     zero = special.expit(logit)
     beyond = 12 + stats.norm.ppf(np.maximum(np.float64(levels) - zero, 0) / (1 - zero))
     beyond = np.where(levels > zero, beyond, 0)
     near = {"float32": 3e-6, "float64": 1e-13}[dtype]
-    np.testing.assert_allclose(low[:, 0], beyond, rtol=near)
-    np.testing.assert_allclose(high[:, 1], -beyond, rtol=near)
+    np.testing.assert_allclose(low, beyond, rtol=near)
+    np.testing.assert_allclose(high, -beyond, rtol=near)
+    # The implicit function: dy = (dp - dF) / f, of F = zero + (1 - zero) Phi.
+    some, z = levels > zero, beyond - 12
+    density = (1 - zero) * stats.norm.pdf(z)
+    by_logit = -zero * (1 - zero) * stats.norm.sf(z) / density
+    room = {"rtol": 100 * near, "atol": 0}
+    np.testing.assert_allclose(slope.base.loc[some, 0], 1, **room)
+    np.testing.assert_allclose(slope.base.scale[some, 0], z[some], **room)
+    np.testing.assert_allclose(slope.logit[some, 0], by_logit[some], **room)
+    np.testing.assert_allclose(np.diagonal(rate)[some], 1 / density[some], **room)
