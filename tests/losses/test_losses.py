@@ -10,6 +10,7 @@ import optax
 import oracles
 import pandas as pd
 import pytest
+import questions
 from scipy import special
 from sklearn import metrics
 
@@ -81,6 +82,31 @@ def test_log_prob_begins_at_the_raw_outputs():
     found, gradient, plain = gradients(raw)
     np.testing.assert_allclose(found, -ROWS, rtol=1e-12)
     np.testing.assert_allclose(gradient, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_log_prob_of_every_head_that_has_one_pass_is_that_of_its_parameters():
+    """Far out, beside dead components and without a number, too; values and gradients."""
+    names = ("isotropic", "diagonal", "full", "low-rank", "tied", "scalar")
+    heads = {name: questions.heads()[name] for name in names}
+    rows = {name: tuple(map(np.array, questions.rows(head))) for name, head in heads.items()}
+    for raw, y in rows.values():
+        y[:3] = [[np.nan], [1e15], [-1e4]]
+        raw[3:5, 0], raw[5], raw[6] = [-1e4, 1e4], 50, -50
+
+    @jax.jit
+    def answers(rows):
+        def each(name, change):
+            raw, y = rows[name]
+            found, pull = jax.vjp(lambda raw: jaxmdn.log_prob(change(heads[name](raw)), y), raw)
+            return found, *pull(jnp.ones_like(found))
+
+        without_origin = partial(jax.tree.map, jnp.positive)
+        return {name: (each(name, lambda m: m), each(name, without_origin)) for name in heads}
+
+    for name, ((value, gradient), (plain, slope)) in answers(rows).items():
+        np.testing.assert_allclose(value, plain, rtol=1e-10, err_msg=name)
+        size = np.max(np.abs(slope), axis=-1, keepdims=True)
+        np.testing.assert_allclose(gradient / size, slope / size, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
