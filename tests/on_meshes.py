@@ -76,16 +76,18 @@ def train_on(kind, context):
 def main(names, chosen, modes):
     assert jax.device_count() == 8
     heads, failures, count = questions.heads(), [], 0
-    with jax.enable_x64(True):
-        for head in names or heads:
-            shapes = questions.answered(heads[head], *questions.rows(heads[head]))
-            for name in shapes.keys() & set(chosen) if chosen else shapes:
-                for mode in modes:
-                    count += 1
-                    try:
-                        ask(name, heads[head], mode, shapes[name])
-                    except Exception as error:
-                        failures.append(f"{head}, {name}, {mode}: {str(error)[:300]}")
+    # A context would not reach what XLA asks of JAX while it compiles, in its own threads.
+    jax.config.update("jax_enable_x64", True)
+    for head in names or heads:
+        shapes = questions.answered(heads[head], *questions.rows(heads[head]))
+        for name in shapes.keys() & set(chosen) if chosen else shapes:
+            for mode in modes:
+                count += 1
+                try:
+                    ask(name, heads[head], mode, shapes[name])
+                except Exception as error:
+                    failures.append(f"{head}, {name}, {mode}: {str(error)[:300]}")
+    jax.config.update("jax_enable_x64", False)
     if not chosen:
         with jax.numpy_dtype_promotion("standard"):
             for kind in ("explicit", "automatic"):

@@ -18,8 +18,13 @@ few = pytest.mark.parametrize("name", ["full", "gamma"])
 every = pytest.mark.parametrize("name", HEADS)
 
 
-# No mean of one degree of freedom; draws of a beta round to a bound, where its density is infinite.
-UNDEFINED = {"student_t": ("mean", "variance", "covariance"), "beta": ("kl_divergence",)}
+# No mean of one degree of freedom; draws of a beta round to a bound, where its density is infinite;
+# a gamma of concentration below one is highest, and infinite, at zero.
+UNDEFINED = {
+    "student_t": ("mean", "variance", "covariance"),
+    "beta": ("kl_divergence",),
+    "mixed": ("modes",),
+}
 
 
 def asked(name, chosen, without=()):
@@ -63,7 +68,7 @@ def test_all_ranks(name):
 @few
 def test_symbolic_rows(name, user_errors):  # annotations ask for sizes that are numbers
     short = ("nll", "linear_nll", "nll by blocks", "quantile", "crps", "conformal_interval")
-    is_exported(name, short)
+    is_exported(name, (*short, "hdr_threshold"))
 
 
 @pytest.mark.nightly

@@ -202,7 +202,8 @@ def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array,
     highest = jnp.broadcast_to(highest, level.shape)
     steps = LEVEL_STEPS[level.dtype.itemsize]
     lowest = jnp.minimum(lowest, highest)
-    each = level.shape == mixture.batch_shape and level.ndim == 1 and level.size >= MANY_ROWS
+    each = level.shape == mixture.batch_shape and level.ndim == 1
+    each = each and isinstance(level.size, int) and level.size >= MANY_ROWS  # or symbolic
     function = missing(mixture, turns, level)
     log_t, ends = close_in(function, lowest, highest, steps=steps, some=some if each else None)
     known = (level > 0) & (level < 1)
