@@ -24,14 +24,16 @@ from jaxmdn.inference.turning_points import (
     turning_points,
 )
 from jaxmdn.mixture import Mixture
-from jaxmdn.special.roots import close_in
+from jaxmdn.special.roots import close_in, halfway
 from jaxmdn.typing import Array, Bool, Float, Num
 
 # By the dtype's bytes: evaluations of the density for each end of an interval, more where it may be
 # infinite at an end of its support; and of the region's probability for its threshold.
 STEPS, STEPS_BESIDE_ENDS, LEVEL_STEPS = {4: 4, 8: 5}, {4: 7, 8: 9}, {4: 28, 8: 42}
-# Of so many rows, half of those steps are for the few that need more alone.
+# Of so many rows, most of those steps are for the few that need more alone.
 MANY_ROWS = 2**11
+# Halvings of the range of thresholds for the one to begin with.
+START_STEPS = 9
 
 
 def expand(values: Num[Array, "P ..."], ndim: int) -> Num[Array, "P ..."]:
@@ -46,6 +48,13 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
     Both ends are the same point where a mode is below. Where the valley between two modes is above
     the threshold, both have it as their end. No derivative passes.
     """
+    return _ends_and_rates(mixture, log_t, turns)[0]
+
+
+def _ends_and_rates(
+    mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoints
+) -> tuple[Float[Array, "M2 ..."], Float[Array, "M2 ..."]]:
+    """:func:`region_ends`, and about the slopes of the log-density there, up to their sign."""
     parts = Parts.of(mixture)
     below, above, rises = _pieces(turns, log_t.shape)
     grid, height = (expand(values, log_t.ndim) for values in (turns.grid, turns.height))
@@ -99,23 +108,24 @@ def region_ends(mixture: Mixture, log_t: Float[Array, "..."], turns: TurningPoin
         return jnp.where(straight, origin + mean, start + share * (stop - start))
 
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        y, start, stop = state
+        y, start, stop, _ = state
         value, rate, bend = (sign * part for part in derivatives(parts, y, 2))
         value = value - sign * log_t
         start, stop = jnp.where(value < 0, y, start), jnp.where(value < 0, stop, y)
         # To the root of the parabola through this point; where there is none, halfway.
         unit = jnp.where(straight, y - origin, 1)
-        rate, bend = rate * unit, bend * unit * unit + jnp.where(straight, rate * unit, 0)
+        slope, bend = rate * unit, bend * unit * unit + jnp.where(straight, rate * unit, 0)
         bend = jnp.where(jnp.isfinite(bend), bend, 0)
-        root = jnp.sqrt(rate * rate - 2 * value * bend)
-        change = -2 * value / (rate + jnp.where(rate < 0, -root, root))
+        root = jnp.sqrt(slope * slope - 2 * value * bend)
+        change = -2 * value / (slope + jnp.where(slope < 0, -root, root))
         new = jnp.where(straight, origin + unit * jnp.exp(change), y + change)
         good = (new >= start) & (new <= stop)  # False for NaN
-        return jnp.where(good, new, between(start, stop, 0.5)), start, stop
+        return jnp.where(good, new, between(start, stop, 0.5)), start, stop, rate
 
     steps = STEPS if math.isinf(lower) and math.isinf(upper) else STEPS_BESIDE_ENDS
-    state = (between(start, stop, share), start, stop)
-    return meshes.fori_loop(0, steps[log_t.dtype.itemsize], step, state)[0]
+    state = (between(start, stop, share), start, stop, start)
+    y, _, _, rate = meshes.fori_loop(0, steps[log_t.dtype.itemsize], step, state)
+    return y, rate
 
 
 def _pieces(turns: TurningPoints, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
@@ -188,10 +198,16 @@ def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array,
     length = jnp.take_along_axis(length, index[None], axis=0)[0]
     lowest = jnp.log(outside) - jnp.log(length)
 
+    highest = jnp.broadcast_to(highest, level.shape)
+    lowest = jnp.minimum(lowest, highest)
+
     def missing(mixture: Mixture, turns: TurningPoints, level: Array) -> Any:
-        def function(log_t: Array) -> tuple[Array, Array]:
-            ends = region_ends(mixture, log_t, turns)
-            return level - region_probability(mixture, ends), ends
+        def function(log_t: Array) -> tuple[Array, Array, Array]:
+            ends, rate = _ends_and_rates(mixture, log_t, turns)
+            # Every end that moves with t does so by dy = dlog t / (d log p / dy), where p(y) = t.
+            moved = jnp.where(crossing(ends, turns), 1 / jnp.abs(rate), 0)
+            slope = jnp.exp(log_t) * jnp.sum(moved, axis=0)
+            return level - region_probability(mixture, ends), slope, ends
 
         return function
 
@@ -199,16 +215,35 @@ def _search(mixture: Mixture, level: Float[Array, "..."]) -> tuple[Array, Array,
         rows = jax.tree.map(lambda leaf: leaf[..., index], (turns, level))
         return missing(mixture[index], *rows)
 
-    highest = jnp.broadcast_to(highest, level.shape)
-    steps = LEVEL_STEPS[level.dtype.itemsize]
-    lowest = jnp.minimum(lowest, highest)
     each = level.shape == mixture.batch_shape and level.ndim == 1
     each = each and isinstance(level.size, int) and level.size >= MANY_ROWS  # or symbolic
-    function = missing(mixture, turns, level)
-    log_t, ends = close_in(function, lowest, highest, steps=steps, some=some if each else None)
+    log_t, ends = close_in(
+        missing(mixture, turns, level),
+        lowest,
+        highest,
+        _rough_threshold(turns, level, lowest, highest),
+        steps=LEVEL_STEPS[level.dtype.itemsize],
+        some=some if each else None,
+    )
     known = (level > 0) & (level < 1)
     ends = jnp.where(known, ends, jnp.nan)
     return jnp.where(known, log_t, jnp.nan), ends, crossing(ends, turns)
+
+
+def _rough_threshold(turns: TurningPoints, level: Array, lowest: Array, highest: Array) -> Array:
+    """Above which the trapezoids on the grid of the density hold a share ``level`` of their sum."""
+    grid, height = (expand(values, level.ndim) for values in (turns.grid, turns.height))
+    width = jnp.diff(grid, axis=0, prepend=grid[:1]) + jnp.diff(grid, axis=0, append=grid[-1:])
+    share = jnp.exp(height) * width
+    share = share / jnp.sum(share, axis=0)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = halfway(low, high)
+        enough = jnp.sum(jnp.where(height >= middle, share, 0), axis=0) > level
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    return halfway(*meshes.fori_loop(0, START_STEPS, halve, (lowest, highest)))
 
 
 @jax.custom_jvp

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes
-from jaxmdn.typing import Array, Float
+from jaxmdn.typing import Array, Bool, Float
 
 #: By the dtype's bytes: bisections of a whole number; in the logarithm of the ends' distance they
 #: are enough for 2^24 and 2^40.
 WHOLE_STEPS = {4: 34, 8: 50}
+#: Newton steps that all elements take where only some are to take more.
+COMMON_STEPS = 5
 
 
 def halfway(lower: Array, upper: Array) -> Array:
@@ -65,85 +67,98 @@ def first_whole(
 
 
 def close_in(
-    function: Callable[[Array], tuple[Array, Any]],
+    function: Callable[[Array], tuple[Array, Array, Any]],
     lower: Float[Array, "..."],
     upper: Float[Array, "..."],
+    start: Float[Array, "..."],
     *,
     steps: int,
-    some: Callable[[Array], Callable[[Array], tuple[Array, Any]]] | None = None,
+    some: Callable[[Array], Callable[[Array], tuple[Array, Array, Any]]] | None = None,
 ) -> tuple[Float[Array, "..."], Any]:
     """Return an increasing function's root, and what else it gave there.
 
-    By ``steps`` evaluations (static) of Chandrupatla's method: inverse quadratic interpolation
-    where it is safe, bisection elsewhere. ``function`` is elementwise and returns its value and a
-    tree of arrays whose last axes are those of the value. ``function(lower) <= 0 <=
-    function(upper)`` up to rounding; where that fails, or nothing lies between the two, the nearer
-    end is the root. The function is compiled once: its ends are evaluated inside the loop.
+    By ``steps`` evaluations (static) of Newton's method from ``start``, each step at most half of
+    the last; halfway between the ends of what is known to hold the root where that is not to be
+    had. ``function`` is elementwise and returns its value, its slope and a tree of arrays whose
+    last axes are those of the value. Of all points tried the one of the smallest value is taken,
+    so that ``function(lower) <= 0 <= function(upper)`` need hold up to rounding only; where the
+    root lies outside, the nearer end is approached.
 
-    ``some(index)``, the function of some elements of one axis alone, is compiled beside it. The
-    second half of the steps is then for those alone whose value is not yet within rounding of a
+    ``some(index)``, the function of some elements of one axis alone, is compiled beside it. After
+    ``COMMON_STEPS`` the others are for those alone whose value is not yet within rounding of a
     number of order one, a sixteenth of all at a time.
 
     References:
-      Chandrupatla (1997), A new hybrid quadratic/bisection algorithm for finding the zero of a
-      nonlinear function without using derivatives.
+      Press, Teukolsky, Vetterling and Flannery (2007), Numerical recipes, section 9.4.
     """
     # Made of the bounds, so that under shard_map they vary over the mesh as they do.
-    infinite, shapes = jnp.maximum(lower, jnp.inf), jax.eval_shape(function, lower)[1]
+    infinite, shapes = jnp.maximum(lower, jnp.inf), jax.eval_shape(function, lower)[2]
     extra = jax.tree.map(lambda leaf: jnp.broadcast_to(lower, leaf.shape), shapes)
-    state = ((upper, infinite, extra), (lower, -infinite, extra), jnp.minimum(infinite, 0.5))
-    first = steps if some is None else steps // 2
-    state = meshes.fori_loop(0, first, partial(_step, function, lower, upper), state)
+    state = _Closing(start, lower, upper, upper - lower, start, infinite, extra)
+    first = steps if some is None else COMMON_STEPS
+    state = _newtons(function, 0, first, state)
     if some is not None:
-        (_, fa, _), (_, fb, _), _ = state
-        open_ = jnp.minimum(jnp.abs(fa), jnp.abs(fb)) > float(jnp.finfo(fa.dtype).eps)
+        open_ = _is_open(state)
         size = -(-len(open_) // 16)
         order = jnp.argsort(~open_)  # and those after the last again, whose state nothing takes
         order = jnp.concatenate([order, jnp.full(size, len(open_), order.dtype)])
 
         def block(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            start, state = carry
-            index = jax.lax.dynamic_slice_in_dim(order, start, size)
-            part = jax.tree.map(
-                lambda leaf: leaf.at[..., index].get(mode="clip"), (state, lower, upper)
-            )
-            step = partial(_step, some(index), *part[1:])
-            part = meshes.fori_loop(first, steps, step, part[0])
+            begin, state = carry
+            index = jax.lax.dynamic_slice_in_dim(order, begin, size)
+            part = jax.tree.map(lambda leaf: leaf.at[..., index].get(mode="clip"), state)
+            part = _newtons(some(index), first, steps, part)
             state = jax.tree.map(
                 lambda leaf, new: leaf.at[..., index].set(new, mode="drop"), state, part
             )
-            return start + size, state
+            return begin + size, state
 
         count = jnp.sum(open_)
         state = meshes.while_loop(lambda carry: carry[0] < count, block, (0 * count, state))[1]
-    (a, fa, extra_a), (b, fb, extra_b), _ = state
-    newest = jnp.abs(fa) <= jnp.abs(fb)
-    return jax.tree.map(partial(jnp.where, newest), (a, extra_a), (b, extra_b))
+    return state.root, state.extra
 
 
-def _step(
-    function: Callable[[Array], tuple[Array, Any]], lower: Array, upper: Array, i: Array, state: Any
-) -> Any:
-    (a, fa, extra_a), (b, fb, extra_b), t = state  # a is the newest point
-    new = a + t * (b - a)
-    # The two ends first; the lower one again where it is already above zero.
-    new = jnp.where(i == 0, lower, jnp.where((i == 1) & (fa <= 0), upper, new))
-    value, extra = function(new)
-    same = jnp.sign(value) == jnp.sign(fa)
-    c, fc = jnp.where(same, a, b), jnp.where(same, fa, fb)
-    old = (a, fa, extra_a)
-    b, fb, extra_b = jax.tree.map(partial(jnp.where, same), (b, fb, extra_b), old)
-    t = _next_fraction(new, b, c, value, fb, fc)
-    return (new, value, extra), (b, fb, extra_b), t
+class _Closing(NamedTuple):
+    """The next point, the ends around the root, the last step; the best point, its value, extra."""
+
+    point: Array
+    lower: Array
+    upper: Array
+    step: Array
+    root: Array
+    best: Array
+    extra: Any
 
 
-def _next_fraction(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
-    """Where between ``a`` and ``b`` to look next: interpolated where that is safe, else halfway."""
-    xi = (a - b) / (c - b)
-    phi = (fa - fb) / (fc - fb)
-    safe = (phi * phi < xi) & ((1 - phi) ** 2 < 1 - xi)
-    inverse = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-    return jnp.where(safe & jnp.isfinite(inverse), jnp.clip(inverse, 0.001, 0.999), 0.5)
+def _is_open(state: _Closing) -> Bool[Array, "..."]:
+    """Whether another step can tell more: not within rounding of a number of order one."""
+    return (state.best > float(jnp.finfo(state.best.dtype).eps)) & (state.step != 0)
+
+
+def _newtons(function: Callable, first: int, last: int, state: _Closing) -> _Closing:
+    """Steps ``first`` to ``last``, or until none is open."""
+
+    def go_on(carry: tuple[Array, _Closing]) -> Array:
+        return (carry[0] < last) & jnp.any(_is_open(carry[1]))
+
+    def step(carry: tuple[Array, _Closing]) -> tuple[Array, _Closing]:
+        return carry[0] + 1, _newton(function, carry[1])
+
+    return meshes.while_loop(go_on, step, (jnp.asarray(first), state))[1]
+
+
+def _newton(function: Callable[[Array], tuple[Array, Array, Any]], state: _Closing) -> _Closing:
+    point, lower, upper, step, root, best, extra = state
+    value, slope, new_extra = function(point)
+    better = ~(jnp.abs(value) >= best)  # NaN, too
+    root, best, extra = jax.tree.map(
+        partial(jnp.where, better), (point, jnp.abs(value), new_extra), (root, best, extra)
+    )
+    lower, upper = jnp.where(value > 0, lower, point), jnp.where(value > 0, point, upper)
+    new = point - value / slope
+    good = (new >= lower) & (new <= upper) & (jnp.abs(new - point) <= step / 2)  # False for NaN
+    new = jnp.where(good, new, halfway(lower, upper))
+    return _Closing(new, lower, upper, jnp.abs(new - point), root, best, extra)
 
 
 def invert_tail(
