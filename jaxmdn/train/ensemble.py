@@ -33,6 +33,7 @@ from jaxmdn.train.data import Rows, as_arrays, make_rows
 from jaxmdn.train.folds import assign_folds
 from jaxmdn.train.prepare import mean_log_det
 from jaxmdn.train.recipe import Recipe, resolve
+from jaxmdn.train.room import make_room
 from jaxmdn.train.run import Calibrated, Run, densities, moments
 from jaxmdn.train.spread import own_devices
 from jaxmdn.train.standardize import Standardizer, to_unit
@@ -279,6 +280,7 @@ def fit_ensemble(
     devices = own_devices("fit_ensemble", mesh)
     if isinstance(y, Labeled):
         raise TypeError("fit_ensemble: expected y [N, D], got Labeled; use jaxmdn.train.fit.")
+    make_room()
     columns = Columns.fit(x, weights, categorical=categorical, function="fit_ensemble")
     everything = make_rows("fit_ensemble", columns(x, function="fit_ensemble"), y, weights)
     if not hasattr(everything.y, "shape") or everything.y.ndim != 2:

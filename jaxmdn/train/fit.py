@@ -32,6 +32,7 @@ from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likel
 from jaxmdn.train.recipe import FEW_ROWS
 from jaxmdn.train.result import FitResult
 from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.room import make_room
 from jaxmdn.train.spread import Layout
 from jaxmdn.train.state import Optimizer, matrices
 from jaxmdn.train.targets import check_targets, find_cells
@@ -174,6 +175,7 @@ def fit(
     checks.require_number("fit", "ema", ema, lower=0.0, upper=1.0)
     callbacks = check_callbacks("fit", callbacks)
     layout = Layout.create("fit", mesh, sharding)
+    make_room()
     rows = make_rows("fit", x, y, weights)
     few = rows.size < FEW_ROWS
     batch_size = (64 if few else 128) if batch_size is None else batch_size

@@ -42,6 +42,7 @@ from jaxmdn.train.program import (
     stepper,
 )
 from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.room import make_room
 from jaxmdn.train.spread import Layout
 from jaxmdn.train.standardize import Standardizer
 from jaxmdn.train.state import Optimizer, copied
@@ -175,6 +176,7 @@ def fit_stream(
     checks.require_number(name, "ema", ema, lower=0.0, upper=1.0)
     told = check_callbacks(name, callbacks)
     layout = Layout.create(name, mesh, sharding)
+    make_room()
     key_bias, key_train = jax.random.split(jax.random.key(seed))
     batches, first = _first(batches)
     cutter = Cutter(first[0])

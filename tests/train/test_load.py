@@ -18,6 +18,7 @@ from test_train import linear_data, quick_fit, small_model
 
 import jaxmdn
 from jaxmdn import train
+from jaxmdn.train import room
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 MINUTES = float(os.environ.get("JAXMDN_LOAD_MINUTES", "1"))
@@ -62,6 +63,39 @@ def test_fits_in_a_loop_leave_nothing(capsys):
     assert compiled <= 2, "a table of another power of two rows"
     assert held <= 20
     assert grown < 30, "the allocator's own; a leak of the rows alone would be 2 kB a fit"
+
+
+def test_programs_are_forgotten_before_their_room_ends(monkeypatch, tmp_path):
+    forgotten = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: forgotten.append(1))
+    maps, most = tmp_path / "maps", tmp_path / "max_map_count"
+    monkeypatch.setattr(room, "MAPS", maps)
+    monkeypatch.setattr(room, "MOST", most)
+    x, y = linear_data(20)
+    quick_fit(small_model(), x, y, num_epochs=1)  # no such files: another system
+    maps.write_text("a map\n" * 50)
+    for count, expected in ((100, 0), (98, 1)):
+        most.write_text(f"{count}\n")
+        quick_fit(small_model(), x, y, num_epochs=1)
+        assert len(forgotten) == expected
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not room.MAPS.exists(), reason="no limit of memory maps is known here")
+def test_fits_of_ever_new_shapes_do_not_end_the_process(monkeypatch, capsys):
+    """Up to a thousand maps each, as users compile: without room made the sixty-first ended it."""
+    monkeypatch.setattr(room, "SHARE", 0.1)
+    most = int(room.MOST.read_text())
+    jax.clear_caches()
+    kept = []
+    for count in range(200, 200 + 40 * 8, 8):
+        x, y = linear_data(count)
+        quick_fit(small_model(), x, y, num_epochs=1, batch_size=count // 8)
+        kept.append(room.MAPS.read_bytes().count(b"\n"))
+    with capsys.disabled():
+        print(f"\nat most {max(kept)} memory maps of {most}")
+    assert 0.1 * most < max(kept) < 0.15 * most
+    assert min(np.diff(kept)) < -0.02 * most, "they were given back"
 
 
 @pytest.mark.nightly
