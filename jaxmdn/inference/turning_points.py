@@ -34,7 +34,8 @@ Z_STEP, Z_STEPS, NOTHING = 0.4375, 16, 1e-30
 CIRCLE_POINTS = 16
 # Points times components of all rows that are done at once: what is computed of them, and is not
 # kept, is then a few megabytes.
-BLOCK = 2**21
+BLOCK = 2**20
+FEW = 16  # values that are counted at once
 FAR = 1e38  # beyond any priority
 # Halvings of a cell of the grid for the turning point in it, by the dtype's bytes; and for a point
 # that need only lie between two of them.
@@ -304,14 +305,28 @@ def _insert(columns: Any, new: Any, place: Int[Array, "S ..."]) -> tuple[Array, 
     """Insert new points behind those of index ``place``, ascending, without sorting all again."""
     ones, size = (1,) * (place.ndim - 1), len(columns[0])
     order, slots = (
-        jnp.arange(n, dtype=place.dtype).reshape(-1, *ones) for n in (len(place), size + len(place))
+        jnp.arange(n, dtype=place.dtype).reshape(-1, *ones)
+        for n in (len(place), size + len(place) + 1)
     )
-    target = place + 1 + order
-    before = jnp.sum(target[:, None] < slots, axis=0, dtype=place.dtype)  # [N, ...]
-    until = jnp.sum(target[:, None] <= slots, axis=0, dtype=place.dtype)
+    below = _count_below(place + 1 + order, slots)  # new points in front of each slot, [N + 1, ...]
+    slots, before, until = slots[:-1], below[:-1], below[1:]
     source = jnp.where(until > before, size + before, jnp.minimum(slots - before, size - 1))
     joined = jnp.stack([jnp.concatenate(pair) for pair in zip(columns, new, strict=True)])
     return tuple(jnp.take_along_axis(joined, source[None], axis=1, mode="clip"))
+
+
+def _count_below(values: Int[Array, "S ..."], ends: Int[Array, "N ..."]) -> Int[Array, "N ..."]:
+    """How many values are below each end. A few at a time: of more, XLA keeps all comparisons."""
+    largest = jnp.iinfo(values.dtype).max
+    parts = -(-len(values) // FEW)
+    room = jnp.full((parts * FEW - len(values), *values.shape[1:]), largest, values.dtype)
+    groups = jnp.concatenate([values, room]).reshape(parts, -1, 1, *values.shape[1:])
+
+    def add(i: Any, count: Array) -> Array:
+        return count + jnp.sum(groups[i] < ends, axis=0, dtype=values.dtype)
+
+    none = jnp.broadcast_to(0 * ends, jnp.broadcast_shapes(ends.shape, groups.shape[2:]))
+    return add(0, none) if parts == 1 else meshes.fori_loop(0, parts, add, none)
 
 
 def _hidden_pairs(grid: Array, first: Array, second: Array) -> tuple[Array, Array, Array]:
