@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from jaxmdn import __version__
 from jaxmdn.calibration.temperature import Temperature
@@ -51,7 +52,8 @@ def save(
     Args:
       folder: where; must not exist unless ``overwrite``.
       result: what ``fit`` or ``fit_ensemble`` returned. A model with a custom trunk is saved too,
-        but :func:`load` then needs a freshly built one.
+        but :func:`load` then needs a freshly built one. Of several processes the first writes; all
+        must call this where parameters are spread over their devices, and may elsewhere.
       notes: anything JSON can hold, given back by :func:`load_notes`.
       overwrite: replace an existing folder.
 
@@ -100,12 +102,15 @@ def save(
     config["standardizers"] = {name: part and part.to_config() for name, part in maps.items()}
     config["shapes"] = jax.tree.map(lambda a: [list(a.shape), str(a.dtype)], arrays)
     text = json.dumps(config, indent=1, allow_nan=False)
+    arrays = jax.tree.map(_of_all_processes, arrays)
+    if jax.process_index() > 0:
+        return folder
     with folders.writing("save", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             (scratch / "config.json").write_text(text)
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 checkpointer.save((scratch / "arrays").absolute(), arrays)
             scratch.chmod(0o755)  # mkdtemp's folders are private
             folders.replace(scratch, folder)
@@ -156,7 +161,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         config["shapes"],
         is_leaf=lambda node: isinstance(node, list),
     )
-    with folders.reading("load", folder, REMEDY), ocp.StandardCheckpointer() as checkpointer:
+    with folders.reading("load", folder, REMEDY), _checkpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "arrays").absolute(), target)
     found = nnx.from_flat_state(
         [(path, variable.replace(arrays["model"][_name(path)])) for path, variable in _flat(state)]
@@ -216,6 +221,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"formats 1 to {FORMAT}; load it with jaxmdn {config.get('jaxmdn')}."
         )
     return config
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Of this process by itself, whatever others there are."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _of_all_processes(leaf: Any) -> Any:
+    """An array that one process can write."""
+    if jax.process_count() == 1:
+        return leaf
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def _flat(state: Any) -> list[tuple[tuple[Any, ...], Any]]:

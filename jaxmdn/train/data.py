@@ -43,6 +43,12 @@ class Rows(NamedTuple):
         """The rows at ``index``."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 
+    def counted(self) -> tuple[Rows, np.ndarray]:
+        """The rows of which anything has a weight, and their places."""
+        counts = np.asarray(self.weights).reshape(self.size, -1).any(axis=1)
+        places = np.flatnonzero(counts)
+        return (self if counts.all() else self.take(places)), places
+
     def on_device(self) -> Rows:
         """The same rows as JAX arrays, in JAX's own precision."""
         return jax.device_put(self)  # `asarray` compiles for each shape
@@ -185,10 +191,10 @@ def concatenate(first: Rows, second: Rows) -> Rows:
 def batch_indices(
     order: Int[Array, "N"], batch_size: int
 ) -> tuple[Int[Array, "S B"], Float[Array, "S B"]]:
-    """Cut an order of rows into ``S`` batches; the last is padded with rows that count zero."""
-    count = order.shape[0]
-    steps = -(-count // batch_size)
-    padding = steps * batch_size - count
-    index = jnp.concatenate([order, jnp.zeros(padding, order.dtype)])
-    counts = jnp.concatenate([jnp.ones(count), jnp.zeros(padding)]).astype(jnp.float32)
-    return index.reshape(steps, batch_size), counts.reshape(steps, batch_size)
+    """Cut an order of rows into ``S`` batches; the last is filled up with others that count zero.
+
+    Those are the first of the order, not one again and again: batch norms see them.
+    """
+    shape = -(-order.shape[0] // batch_size), batch_size
+    counts = np.arange(shape[0] * batch_size) < order.shape[0]
+    return jnp.resize(order, shape), jnp.asarray(counts.reshape(shape), jnp.float32)

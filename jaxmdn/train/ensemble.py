@@ -290,8 +290,7 @@ def fit_ensemble(
             f"fit_ensemble: y must be an array [N, columns], got {got}; "
             f"a single column is {column}."
         )
-    counted = np.flatnonzero(np.asarray(everything.weights) > 0)
-    rows = everything.take(counted)
+    rows, counted = everything.counted()
     groups = None if groups is None else np.asarray(groups)[counted]
     head = recipe.head(rows.y.shape[1]) if head is None else head
     check_targets(head, rows.y, "fit_ensemble")

@@ -102,7 +102,9 @@ class Cutter:
                         f"ones may have fewer rows, none may have more or another shape."
                     )
                 whole[i * size : i * size + len(leaf)] = leaf
-                whole[i * size + len(leaf) : (i + 1) * size] = 0 if name == "weights" else leaf[0]
+                if len(leaf) < size:  # with its own rows, which batch norms see
+                    rest = whole[i * size + len(leaf) : (i + 1) * size]
+                    rest[:] = 0 if name == "weights" else np.resize(leaf, rest.shape)
             if np.issubdtype(whole.dtype, np.inexact) and not np.isfinite(whole).all():
                 bad = int(np.argwhere(~np.isfinite(whole))[0, 0])
                 raise ValueError(

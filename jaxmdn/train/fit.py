@@ -85,8 +85,8 @@ def fit(
       x: inputs ``[N, F]``, or a pytree of arrays ``[N, ...]``.
       y: targets ``[N, D]``, sequences of them ``[N, T, D]``, or ``Labeled(label [N], y [N, D])``.
       weights: nonnegative row weights ``[N]``, of sequences also ``[N, T]``; truth values are a
-        mask. They weight training, initialisation, standardisation and validation alike; what
-        ``y`` holds where they are zero does not matter.
+        mask. They weight training, initialisation, standardisation and validation alike; rows of
+        weight zero are left out altogether, and what ``y`` holds of them does not matter.
       validation: share of the rows held back at random, or ``(x, y)`` or ``(x, y, weights)``, or
         None: train for all epochs and keep the last parameters.
       optimizer: an Optax transformation; default AdamW at 3e-3 with a weight decay of 0.1 (of
@@ -176,7 +176,7 @@ def fit(
     callbacks = check_callbacks("fit", callbacks)
     layout = Layout.create("fit", mesh, sharding)
     make_room()
-    rows = make_rows("fit", x, y, weights)
+    rows, _ = make_rows("fit", x, y, weights).counted()
     few = rows.size < FEW_ROWS
     batch_size = (64 if few else 128) if batch_size is None else batch_size
     if refit is None:
@@ -203,7 +203,7 @@ def fit(
             "calibrate": calibrate or None, "refit": refit or None,
             "cells": None if cells is None else cells.tolist(),
         }  # fmt: skip
-        store = Store.open("fit", checkpoint, save_every, resume, settings)
+        store = Store.open(layout, checkpoint, save_every, resume, settings)
 
     x_map = input_map("fit", rows) if standardize_x else None
     y_map = target_map("fit", model.head, rows) if standardize_y else None
@@ -226,7 +226,6 @@ def fit(
         (rows, every, held_out, model_state, key_train)
     )
     params = layout.place_by_rule(params)
-    carry = program.start(program.state(params, model_state, key_train), held_out)
     unit = Unit(
         log_det=log_dets[0],
         valid_log_det=log_dets[1],
@@ -266,6 +265,7 @@ def fit(
         ),
         finish=finish,
         unit=unit,
+        layout=layout,
         num_epochs=num_epochs,
         patience=patience,
         callbacks=callbacks,
@@ -273,28 +273,30 @@ def fit(
         initial=initial,
         keeper=None if store is None else store.keeper("search"),
     )
-    carry = loop.run(carry, progressed)
-    # Before the model, which shares its parameters with `params`, gets the best ones.
-    again = program.state(params, model_state, key_train)
-    result = finish(carry)
-    if refit and held_out is not None and result.best_epoch and not progressed.interrupted:
-        path = progressed.path[: progressed.best]
-        final = dataclasses.replace(
-            loop,
-            advance=lambda carry, epoch, step_size: (
-                *program.epoch(carry, every, held_out, epoch, step_size * path[epoch - 1]),
-                every.size,
-            ),
-            unit=dataclasses.replace(unit, validated=False),
-            num_epochs=len(path),
-            callbacks=(),
-            finish=lambda carry: result,
-            initial=None,
-            keeper=None if store is None else store.keeper("refit"),
-        )
-        carry = final.run(program.start(again, held_out), progressed_again := Progress())
-        if not progressed_again.interrupted:
-            nnx.update(model, *layout.gather((carry.average, carry.state.model_state)))
+    with layout.set():
+        carry = program.start(program.state(params, model_state, key_train), held_out)
+        carry = loop.run(carry, progressed)
+        # Before the model, which shares its parameters with `params`, gets the best ones.
+        again = program.state(params, model_state, key_train)
+        result = finish(carry)
+        if refit and held_out is not None and result.best_epoch and not progressed.interrupted:
+            path = progressed.path[: progressed.best]
+            final = dataclasses.replace(
+                loop,
+                advance=lambda carry, epoch, step_size: (
+                    *program.epoch(carry, every, held_out, epoch, step_size * path[epoch - 1]),
+                    every.size,
+                ),
+                unit=dataclasses.replace(unit, validated=False),
+                num_epochs=len(path),
+                callbacks=(),
+                finish=lambda carry: result,
+                initial=None,
+                keeper=None if store is None else store.keeper("refit"),
+            )
+            carry = final.run(program.start(again, held_out), progressed_again := Progress())
+            if not progressed_again.interrupted:
+                nnx.update(model, *layout.gather((carry.average, carry.state.model_state)))
     if result.report is not None:
         result.report.warn(model.head)
     return result

@@ -33,9 +33,20 @@ def replace(scratch: Path, folder: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def _scratch(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def is_free(folder: Path, path: Path) -> bool:
+    """Whether a folder holds nothing, but for what a killed :func:`write_text` left of a file."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and not set(folder.iterdir()) - {_scratch(path)}
+
+
 def write_text(path: Path, content: str) -> None:
     """Write a text file at once: it has its old content or its new one."""
-    scratch = path.with_name(f".{path.name}.new")
+    scratch = _scratch(path)
     scratch.write_text(content)
     os.replace(scratch, path)
 

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxmdn.train.program import Carry, EpochResult, rewound
+from jaxmdn.train.spread import Layout
 from jaxmdn.train.watch import Callback, Interrupts
 
 MAX_HALVINGS = 3  # of the step, after a loss that is not finite
@@ -132,23 +133,27 @@ class Loop:
       advance: ``(carry, epoch, step_size) -> (carry, numbers, rows)``; how many rows it took.
       finish: the result with the best parameters of a carry.
       unit: of the losses.
+      layout: of the devices; their processes stop together.
       num_epochs, patience: when to stop.
       callbacks: told of every epoch.
       progress: whether to show a bar.
       initial: the numbers of epoch 0, for the history; None: they are not asked for.
       keeper: saves every few epochs, and the last; None: nothing is saved.
+      ended: whether there is nothing left to train on.
     """
 
     function: str
     advance: Callable[[Carry, int, float], tuple[Carry, EpochResult, int]]
     finish: Callable[[Carry], Any]
     unit: Unit
+    layout: Layout
     num_epochs: int
     patience: int | None
     callbacks: Sequence[Callback]
     progress: bool
     initial: Callable[[Carry], EpochResult] | None = None
     keeper: Any = None
+    ended: Callable[[], bool] = lambda: False
 
     def run(self, carry: Carry, state: Progress) -> Carry:
         """Train, from the last epoch that was saved if there is one.
@@ -198,23 +203,25 @@ class Loop:
                 try:
                     stop = interrupts.tell(self.function, self.callbacks, state.epoch, record)
                 except BaseException:  # a callback's own: the model is left with what is best
-                    self.finish(carry)
+                    if self.layout.num_processes == 1:  # others would have to take part
+                        self.finish(carry)
                     raise
-                if interrupts.asked:
+                stop, asked = self.layout.anywhere(stop, interrupts.asked)
+                if asked:
                     state.interrupted = True
                     warnings.warn(
                         f"{self.function}: interrupted after epoch {state.epoch}; the result is "
                         f"the best so far.",
                         stacklevel=3,
                     )
-                if stop or interrupts.asked:
+                if stop or asked:
                     break
             if self.keeper is not None:
                 self.keeper.save(carry, state, last=True)
         return carry
 
     def _is_over(self, carry: Carry, state: Progress) -> bool:
-        if state.epoch >= self.num_epochs:
+        if state.epoch >= self.num_epochs or self.ended():
             return True
         return state.finer <= FINEST and self._is_stalled(carry, state)
 

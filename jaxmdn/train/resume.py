@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxmdn import __version__
+from jaxmdn import __version__, checks
 from jaxmdn.train import folders
 from jaxmdn.train.data import Rows
 from jaxmdn.train.loop import Progress
 from jaxmdn.train.program import Carry
+from jaxmdn.train.spread import Layout
 
 FORMAT = 1
 SECONDS = 60  # between saves, unless a number of epochs is given
@@ -54,7 +56,7 @@ class Store:
     @classmethod
     def open(
         cls,
-        function: str,
+        layout: Layout,
         folder: Any,
         save_every: int | None,
         resume: bool,
@@ -63,7 +65,7 @@ class Store:
         """Start a folder, or find the run in it.
 
         Args:
-          function: the caller's name.
+          layout: of the run, with the caller's name.
           folder: where.
           save_every: see the class.
           resume: whether a run that is there is meant to go on.
@@ -71,14 +73,27 @@ class Store:
 
         Raises:
           FileExistsError: if something is there, and ``resume`` is False or it is no run.
-          ValueError: if it was started otherwise, or by a newer version.
+          ValueError: if it was started otherwise, or by a newer version, and for a run of some of
+            several processes.
           OSError: if the folder cannot be written.
         """
+        function, others = layout.function, jax.process_count() - layout.num_processes
+        if others:
+            raise ValueError(
+                f"{function}: checkpoint= is for a mesh of the devices of all processes, {others} "
+                f"have none in it; pass mesh=jax.make_mesh((jax.device_count(),), ('data',)), or "
+                f"train in processes that do not call jax.distributed.initialize."
+            )
         folder = Path(folder).expanduser().absolute()
         settings = json.loads(json.dumps(settings))  # tuples become lists
         path = folder / "run.json"
-        if not path.is_file():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if save_every is not None:
+            checks.require_count(function, "save_every", save_every)
+        new, free = not path.is_file(), folders.is_free(folder, path)
+        if jax.process_count() > 1:  # all of them look before the first writes
+            multihost_utils.sync_global_devices("jaxmdn.train.resume.Store.open")
+        if new:
+            if not free:
                 raise FileExistsError(
                     f"{function}: {folder} holds something else than a training run; choose "
                     f"another folder for checkpoint=."

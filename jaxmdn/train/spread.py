@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,6 +54,29 @@ class Layout:
         """Over how many devices rows are spread."""
         return 1 if self.mesh is None else self.mesh.size
 
+    @property
+    def num_processes(self) -> int:
+        """Of how many processes the devices are."""
+        return (
+            1 if self.mesh is None else len({one.process_index for one in self.mesh.devices.flat})
+        )
+
+    def set(self) -> contextlib.AbstractContextManager[Any]:
+        """Where ``jax.set_mesh`` has set a mesh, this one in its place."""
+        if self.mesh is None or jax.sharding.get_abstract_mesh().empty:
+            return contextlib.nullcontext()
+        return jax.set_mesh(self.mesh)
+
+    def anywhere(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each of them is true in any process, which all processes ask at once."""
+        mesh = self.mesh
+        if mesh is None or self.num_processes == 1:
+            return flags
+        shape, own = (mesh.size, len(flags)), np.array([flags])
+        rows = NamedSharding(mesh, P(mesh.axis_names))
+        every = jax.make_array_from_callback(shape, rows, lambda index: own)
+        return tuple(np.asarray(_anywhere(self, every).addressable_data(0)).tolist())
+
     def over_rows(self, tree: Any) -> Any:
         """Inside a program: spread the leading axis of every leaf over all devices."""
         if self.mesh is None:
@@ -85,7 +110,7 @@ class Layout:
         """Arrays of a state as arrays of this process on its own device; by a rule, as they lie."""
         if self.mesh is None or self.rule is not None:
             return tree
-        return _each(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0))), tree)
+        return _each(lambda leaf: jax.device_put(np.asarray(leaf.addressable_data(0))), tree)
 
     def _put(self, tree: Any, spec: Rule) -> Any:
         mesh = self.mesh
@@ -112,6 +137,11 @@ class Layout:
                 f"{list(leaf.shape)}, got {spec}; PartitionSpec() is a copy on every device."
             ) from error
         return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _anywhere(layout: Layout, flags: Any) -> Any:
+    return layout.on_every_device(jnp.any(flags, axis=0))
 
 
 def automatic(function: str, mesh: Any) -> Mesh | None:

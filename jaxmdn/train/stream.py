@@ -93,7 +93,9 @@ def _judge(
     epoch: Any,
     step_size: Any,
 ) -> tuple[Carry, EpochResult]:
-    train, norm = sums.loss / sums.mass, sums.grad_norm / sums.steps
+    # Of no weight at all the loss is zero, as elsewhere.
+    train = sums.loss / jnp.where(sums.mass == 0, 1, sums.mass)
+    norm = sums.grad_norm / sums.steps
     return judge(program, carry, trained, train, norm, rows, held_out, epoch, step_size)
 
 
@@ -174,7 +176,7 @@ def fit_stream(
     checks.require_count(name, "steps", steps)
     checks.require_count(name, "every", every)
     checks.require_number(name, "ema", ema, lower=0.0, upper=1.0)
-    told = check_callbacks(name, callbacks)
+    callbacks = check_callbacks(name, callbacks)
     layout = Layout.create(name, mesh, sharding)
     make_room()
     key_bias, key_train = jax.random.split(jax.random.key(seed))
@@ -199,7 +201,7 @@ def fit_stream(
             "first_rows": fingerprint(head), "validation": fingerprint(held_out),
             "calibrate": calibrate or None,
         }  # fmt: skip
-        store = Store.open(name, checkpoint, save_every, resume, settings)
+        store = Store.open(layout, checkpoint, save_every, resume, settings)
     sample = put(head)
     held_out = None if held_out is None else put(held_out)
     if initialize:
@@ -212,7 +214,6 @@ def fit_stream(
         (sample, held_out, model_state, key_train)
     )
     params = layout.place_by_rule(params)
-    carry = program.start(program.state(params, model_state, key_train), held_out)
     state = Progress()
     feeds: list[Feed] = []
 
@@ -257,15 +258,19 @@ def fit_stream(
             own_loss=loss is not negative_log_likelihood,
             validated=held_out is not None,
         ),
+        layout=layout,
         num_epochs=-(-steps // every),
         patience=patience,
-        callbacks=(*told, lambda *told: "stop" if feed().peek() is END else None),
+        callbacks=callbacks,
+        ended=lambda: feed().peek() is END,
         progress=progress,
         initial=lambda carry: program.initial(carry, sample, held_out),
         keeper=None if store is None else store.keeper("search"),
     )
     try:
-        result = finish(loop.run(carry, state))
+        with layout.set():
+            carry = program.start(program.state(params, model_state, key_train), held_out)
+            result = finish(loop.run(carry, state))
     finally:
         for own in feeds:
             own.stop()

@@ -5,16 +5,20 @@ PORT I``: process I of two, with a device each. A checkpoint is left in FOLDER, 
 FOLDER.npz.
 """
 
+import contextlib
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxmdn
 from jaxmdn import train
+from jaxmdn.train import checkpoint
 
 EPOCHS = 4
 
@@ -34,11 +38,11 @@ def fit(folder, mesh, epochs=EPOCHS, **options):
     """203 rows, of which the last batch has few; the number of devices divides no batch."""
     x, y = rows(0)
     weights = np.random.default_rng(1).uniform(size=203).astype(np.float32)
-    return train.fit(
-        model(), x, y, weights=weights, validation=rows(2, 50), num_epochs=epochs, batch_size=30,
-        patience=None, checkpoint=folder, save_every=1, resume=True, mesh=mesh, progress=False,
-        **options,
-    )  # fmt: skip
+    options = {
+        "validation": rows(2, 50), "num_epochs": epochs, "batch_size": 30, "patience": None,
+        "checkpoint": folder, "save_every": 1, "resume": True, "progress": False, **options,
+    }  # fmt: skip
+    return train.fit(model(), x, y, weights=weights, mesh=mesh, **options)
 
 
 def stream(mesh, **options):
@@ -60,6 +64,27 @@ def check_halves(result):
         assert leaf.sharding.is_equivalent_to(expected, leaf.ndim), (leaf.shape, leaf.sharding)
 
 
+def check_processes(folder, mesh, number, result):
+    """Of two processes: they start, stop and save together; what is for one alone is refused."""
+    x, y = rows(3)
+    with pytest.raises(ValueError, match=r"fit_ensemble: mesh must .* got 1 of others"):
+        train.fit_ensemble(x, y, mesh=mesh, progress=False)
+    with pytest.raises(ValueError, match="fit: checkpoint= is for a mesh of the devices of all"):
+        fit(f"{folder} none", None)
+    time.sleep(2 * number)  # the first has looked, and does not write yet
+
+    def stop(epoch, record):
+        return "stop" if number and epoch == 2 else None
+
+    stopped = fit(f"{folder} new", mesh, resume=False, callbacks=stop)
+    assert len(stopped.history["seconds"]) == 3
+    model = checkpoint.save(f"{folder} model", result)
+    multihost_utils.sync_global_devices("saved")
+    loaded = np.asarray(checkpoint.load(model).log_prob(x, y))
+    np.testing.assert_allclose(loaded, np.asarray(result.log_prob(x, y)), rtol=1e-6)
+    multihost_utils.sync_global_devices("loaded")
+
+
 def main(folder, port=None, number=0):
     if port is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -67,12 +92,12 @@ def main(folder, port=None, number=0):
     kind = AxisType.Explicit if port is None else AxisType.Auto
     shape = (2, jax.device_count() // 2)
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(kind,) * 2)
-    results = [fit(folder, mesh), stream(mesh), fit(f"{folder} halves", mesh, sharding=halves)]
+    with jax.set_mesh(mesh) if port is None else contextlib.nullcontext():
+        results = [fit(folder, mesh), stream(mesh), fit(f"{folder} halves", mesh, sharding=halves)]
     check_halves(results[2])
     x, y = rows(3)
     if port is not None:
-        with pytest.raises(ValueError, match=r"fit_ensemble: mesh must .* got 1 of others"):
-            train.fit_ensemble(x, y, mesh=mesh, progress=False)
+        check_processes(folder, mesh, int(number), results[2])
     log_prob = [np.asarray(result.log_prob(x, y)) for result in results]  # all processes together
     if not int(number):
         names = ("train_nll", "valid_nll", "grad_norm")

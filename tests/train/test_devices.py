@@ -77,7 +77,9 @@ def test_two_processes_and_then_one(tmp_path):
 
 def test_a_mesh_of_one_device_is_one_device(user_errors):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    results = [on_devices.fit(None, mesh, epochs=2), on_devices.fit(None, None, epochs=2)]
+    with jax.set_mesh(mesh):
+        results = [on_devices.fit(None, mesh, epochs=2)]
+    results.append(on_devices.fit(None, None, epochs=2))
     np.testing.assert_allclose(*(r.history["valid_nll"] for r in results), rtol=1e-5)
     assert results[0].predict(on_devices.rows(3)[0]).batch_shape == (203,)
     for given, options, message in (

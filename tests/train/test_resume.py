@@ -92,6 +92,8 @@ def test_nothing_else_is_overwritten(tmp_path):
         keep(x, y, folder, resume=True, batch_size=32)
     with pytest.raises(ValueError, match="other parameters or another optimizer"):
         quick_fit(small_model(dropout=0.1), x, y, checkpoint=folder, resume=True)
+    with pytest.raises(ValueError, match="fit: save_every must be at least 1, got 0"):
+        keep(x, y, tmp_path / "none", save_every=0)
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
@@ -146,6 +148,11 @@ def test_damaged_runs(tmp_path):
         keep(x, y, copy, resume=True)
     with pytest.raises(OSError, match=r"fit: .* cannot be written"):
         keep(x, y, "/sys/run")
+    # Killed before the first file had its name.
+    shutil.rmtree(copy)
+    copy.mkdir()
+    (copy / ".run.json.new").write_text("{")
+    keep(x, y, copy, num_epochs=1, resume=True)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

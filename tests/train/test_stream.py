@@ -11,6 +11,7 @@ from test_resume import same
 from test_train import ADAM, linear_data, quick_fit, small_model
 
 from jaxmdn import train
+from jaxmdn.train import feed
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -56,6 +57,20 @@ def test_rows_that_fill_up_a_batch_do_not_matter():
         weighted.append((x[rows], y[rows], (np.arange(64) < len(x)).astype(np.float32)))
     results = [stream(batches, steps=3, every=3) for batches in (short, weighted)]
     np.testing.assert_allclose(*(r.history["train_nll"][1] for r in results), rtol=1e-6)
+    # Nor do batches of which nothing counts; of them alone the loss is zero.
+    nothing = [(x, y, np.zeros(len(x))) for x, y in short]
+    history = stream([*weighted, *nothing], steps=6, every=3).history
+    unit = results[0].y_standardizer.log_det
+    np.testing.assert_allclose(
+        history["train_nll"][1:], [results[1].history["train_nll"][1], unit], rtol=1e-6
+    )
+
+
+def test_a_batch_is_filled_up_with_its_own_rows():
+    cuts = [feed.as_rows(cut) for cut in Batches(count=3, last=20).cuts]
+    filled = feed.Cutter(cuts[0]).stack(cuts, 0).take(slice(128, 192))
+    np.testing.assert_array_equal(filled.x, np.resize(cuts[2].x, (64, 2)))
+    np.testing.assert_array_equal(filled.weights, np.arange(64) < 20)
 
 
 @pytest.mark.parametrize("kind", ["iterable", "table"])
@@ -75,8 +90,11 @@ def test_a_stream_that_goes_on_is_the_stream_that_never_stopped(tmp_path, kind):
         stream(batches(), resume=True, **{**options, "every": 4})
 
 
-def test_a_generator_is_gone_through_once():
+def test_a_generator_is_gone_through_once(tmp_path):
     batches = Batches(count=11)
+    options = {"steps": 100, "checkpoint": tmp_path / "run"}
+    over = stream(iter(batches), **options)
+    same(stream(iter(batches), resume=True, **options), over)  # at its end, nothing is left to do
     assert len(stream(iter(batches), steps=100).history["seconds"]) == 1 + 2
     assert len(stream(iter(batches), steps=11).history["seconds"]) == 1 + 2
     assert len(stream(batches, steps=24).history["seconds"]) == 1 + 3

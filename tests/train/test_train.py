@@ -113,6 +113,8 @@ def test_every_row_is_in_exactly_one_batch(count, size):
     used = np.asarray(index)[np.asarray(counts) == 1]
     assert sorted(used) == list(range(count))
     assert float(counts.sum()) == count
+    filling = np.asarray(index)[np.asarray(counts) == 0]
+    assert len(set(filling)) == min(len(filling), count), "others, not one again and again"
 
 
 # Standardiser
@@ -244,14 +246,16 @@ def test_training_loss_is_the_weighted_mean_even_with_a_short_last_batch():
     )
 
 
-def test_weights_decide_which_rows_are_learnt():
+def test_rows_of_weight_zero_are_left_out_altogether():
+    """Few of many count: they are split, cut into batches and trained on as if they were alone."""
     x, y = linear_data(150)
-    wrong = np.concatenate([y, -y])
-    weights = np.concatenate([np.ones(150), np.zeros(150)]).astype(np.float32)
-    result = quick_fit(
-        small_model(), np.concatenate([x, x]), wrong, weights=weights, num_epochs=150
-    )
-    assert np.abs(np.asarray(jaxmdn.mean(result.predict(x))) - y).mean() < 0.8
+    wide = np.repeat(x, 9, axis=0), np.repeat(y, 9, axis=0), np.tile(np.arange(9) == 4, 150)
+    wide[1][~wide[2]] = np.nan
+    alone = quick_fit(small_model(), x, y)
+    among = quick_fit(small_model(), *wide[:2], weights=wide[2])
+    for name in ("train_nll", "valid_nll", "grad_norm", "mean_weight"):
+        np.testing.assert_array_equal(among.history[name], alone.history[name])
+    np.testing.assert_array_equal(among.log_prob(x, y), alone.log_prob(x, y))
 
 
 @pytest.mark.version
