@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmdn import checks
+from jaxmdn import checks, numerics
 from jaxmdn.heads import links
 from jaxmdn.heads.base import Head
 from jaxmdn.mixture import Mixture
@@ -59,9 +59,8 @@ class ClassConditionalHead(Head):
         return self.head.event_dim
 
     def build(self, raw: Float[Array, "... P"]) -> Mixture:
-        logits = raw[..., : self.num_classes]
-        inner = raw[..., self.num_classes :]
-        inner = inner.reshape(*raw.shape[:-1], self.num_classes, self.head.num_outputs)
+        shapes = ((self.num_classes,), (self.num_classes, self.head.num_outputs))
+        logits, inner = numerics.cut(raw, shapes)
         return Mixture(logits=logits, components=self.head.build(inner))
 
     def inverse(self, density: Mixture) -> Float[Array, "... P"]:

@@ -163,23 +163,19 @@ class FactorizedHead(Head):
         unit = jnp.array([self.units[d] for d in own], like.dtype)
         return KINDS[meta["kind"]], unit.reshape(-1, *(1,) * (meta["rank"] - 1))
 
-    def parts(self, raw: Float[Array, "... P"]) -> list[Any]:
-        """The groups' component densities."""
-        lead, start = raw.shape[:-1], self.num_components
-        values: list[dict[str, Array]] = [{} for _ in self.groups]
-        for g, name, shape in self.blocks:
-            stop = start + math.prod(shape)
-            values[g][name] = self.from_raw(g, name, raw[..., start:stop].reshape(*lead, *shape))
-            start = stop
-        return [f.build(v, lead) for (f, _), v in zip(self.groups, values, strict=True)]
-
     def build(self, raw: Float[Array, "... P"]) -> Mixture:
-        parts = self.parts(raw)
+        shapes = ((self.num_components,), *(shape for _, _, shape in self.blocks))
+        logits, *blocks = numerics.cut(raw, shapes)
+        values: list[dict[str, Array]] = [{} for _ in self.groups]
+        for (g, name, _), block in zip(self.blocks, blocks, strict=True):
+            values[g][name] = self.from_raw(g, name, block)
+        lead = raw.shape[:-1]
+        parts = [f.build(v, lead) for (f, _), v in zip(self.groups, values, strict=True)]
         components = parts[0]
         if len(parts) > 1:
             own = tuple(dims for _, dims in self.groups)
             components = Independent(parts=tuple(parts), dims=own)
-        logits = numerics.floor_log_weights(raw[..., : self.num_components], self.min_weight)
+        logits = numerics.floor_log_weights(logits, self.min_weight)
         return Mixture(logits=logits, components=components)
 
     def inverse(self, density: Mixture) -> Float[Array, "... P"]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import numerics
 from jaxmdn.components import Independent
 from jaxmdn.heads.base import Head
 from jaxmdn.typing import Array, Float
@@ -62,8 +63,7 @@ class IndependentHead(Head):
         )
 
     def build(self, raw: Float[Array, "... P"]) -> Independent:
-        ends = np.cumsum([head.num_outputs for head in self.heads])[:-1].tolist()
-        blocks = jnp.split(raw, ends, axis=-1)
+        blocks = numerics.cut(raw, [(head.num_outputs,) for head in self.heads])
         parts = (head.build(block) for head, block in zip(self.heads, blocks, strict=True))
         return Independent(parts=tuple(parts), dims=self.dims)
 

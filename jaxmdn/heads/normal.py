@@ -163,12 +163,7 @@ class NormalHead(Head):
 
     def split(self, raw: Float[Array, "... P"]) -> list[Float[Array, "..."]]:
         """Cut raw outputs into :attr:`blocks`."""
-        parts, start = [], 0
-        for block in self.blocks:
-            stop = start + math.prod(block)
-            parts.append(raw[..., start:stop].reshape(*raw.shape[:-1], *block))
-            start = stop
-        return parts
+        return numerics.cut(raw, self.blocks)
 
     def build(self, raw: Float[Array, "... P"]) -> Mixture:
         logits, loc, raw_scale, *shape = self.split(raw)

@@ -15,14 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import meshes
+from jaxmdn.inference.derivatives import Parts, derivatives
 from jaxmdn.inference.lengths import cumulated
-from jaxmdn.inference.turning_points import (
-    Parts,
-    TurningPoints,
-    derivatives,
-    grid_levels,
-    turning_points,
-)
+from jaxmdn.inference.turning_points import TurningPoints, grid_levels, turning_points
 from jaxmdn.mixture import Mixture
 from jaxmdn.special.roots import close_in, halfway
 from jaxmdn.typing import Array, Bool, Float, Num
