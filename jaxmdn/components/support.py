@@ -70,7 +70,9 @@ class Support:
         (1.1754943508222875e-38, 3.4028234663852886e+38)
         """
         kind = jnp.finfo(dtype)
-        tiny, most, eps = float(kind.tiny), float(kind.max), float(kind.eps)
+        most, eps = float(kind.max), float(kind.eps)
+        # Processors keep float16's subnormal numbers, which float32 has as any others.
+        tiny = float(kind.smallest_subnormal if kind.dtype == jnp.float16 else kind.tiny)
         low, high = max(self.lower, -most), min(self.upper, most)
         if not self.closed:
             low = low + max(tiny, eps * abs(low)) if low == self.lower else low
