@@ -9,6 +9,7 @@ second time all rows that are not held back are written as numbers into files th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -71,57 +72,58 @@ def train(
     """
     valid = rest.held_back(0.1, arguments.seed)
     held = rest.take(valid & is_known(columns, rest.prepared))
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-rows-", dir=out.parent) as folder:
-        rows = _stored(arguments, head, (test, rest.take(valid)), columns, Path(folder))
+    folder = Path(arguments.out).absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with Rows(folder) as rows:
+        _store(rows, arguments, head, (test, rest.take(valid)), columns)
         batches = ShuffledBatches(
             *rows.parts[:2],
             weights=rows.parts[2] if arguments.weights else None,
             batch_size=arguments.batch_size or training.STREAM_BATCH,
             seed=abs(arguments.seed),
         )
-        return training.streamed(
-            arguments, head, batches, training.rows_of(held, columns), rows.maps(head)
-        )
+        held_rows = training.rows_of(held, columns)
+        return training.streamed(arguments, head, batches, held_rows, rows.maps(head))
 
 
 class Stored:
     """A table of numbers in a file, of which stretches of rows are read, ``[N, ...]``."""
 
-    def __init__(self, path: Path, like: np.ndarray) -> None:
-        self.path, self.dtype, self.row = path, like.dtype, like.shape[1:]
-        self.shape = (0, *self.row)
+    def __init__(self, file: Any, like: np.ndarray) -> None:
+        self.file, self.dtype, self.shape = file, like.dtype, (0, *like.shape[1:])
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows to the end."""
-        with self.path.open("ab") as file:
-            np.ascontiguousarray(rows, self.dtype).tofile(file)
-        self.shape = (self.shape[0] + len(rows), *self.row)
+        self.file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self.shape = (self.shape[0] + len(rows), *self.shape[1:])
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
-        width = int(np.prod(self.row))
-        found = np.fromfile(
-            self.path,
-            self.dtype,
-            (stop - start) * width,
-            offset=start * width * self.dtype.itemsize,
-        )
-        return found.reshape(-1, *self.row)
+        found = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self.file.seek(start * found[:1].nbytes)
+        self.file.readinto(found.data)
+        return found
 
 
-class Rows:
-    """Inputs, targets and weights in files, with their moments."""
+class Rows(contextlib.ExitStack):
+    """Inputs, targets and weights in files, with their moments.
+
+    The files have no names: whatever ends the process, a kill too, nothing stays on the disk.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.parts = folder, []  # type: tuple[Path, list[Stored]]
+        super().__init__()
+        self.folder = folder
+        self.parts: list[Stored] = []
         self.moments: list[Moments] = []
 
     def append(self, *parts: np.ndarray) -> None:
         """Add rows ``x [N, E]``, ``y [N, D]``, ``weights [N]``."""
         if not self.parts:
-            self.parts = [Stored(self.folder / str(i), part) for i, part in enumerate(parts)]
+            files = [tempfile.TemporaryFile(dir=self.folder) for _ in parts]  # noqa: SIM115
+            self.parts = [
+                Stored(self.enter_context(own), a) for own, a in zip(files, parts, strict=True)
+            ]
         for stored, part in zip(self.parts, parts, strict=True):
             stored.append(part)
         new = [Moments.of(part, parts[2]) for part in parts[:2]]
@@ -134,15 +136,15 @@ class Rows:
         return x.standardizer(), y.standardizer(head.closure) if head.real_valued else None
 
 
-def _stored(
+def _store(
+    rows: Rows,
     arguments: argparse.Namespace,
     head: Head,
     held: tuple[Table, ...],
     columns: Columns,
-    folder: Path,
-) -> Rows:
-    """All rows of the file that are not held back, as numbers."""
-    rows, lost, table = Rows(folder), 0, held[0]
+) -> None:
+    """Store all rows of the file that are not held back, as numbers."""
+    lost, table = 0, held[0]
     for piece in read_pieces(arguments.file, table.form):
         piece = piece[piece[table.targets.names].notna().all(axis=1)]
         piece = piece[~_is_held(piece, arguments, held)]
@@ -164,7 +166,6 @@ def _stored(
         raise UsageError("no row is left to train on.")
     if lost:
         print(f"  note         {lost} rows left out: gaps or classes that the sample had none of")
-    return rows
 
 
 def _is_held(

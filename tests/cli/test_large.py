@@ -68,7 +68,7 @@ def arguments(path, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"split_by": "seller"}, {"time": "day"}])
-def test_rows_in_files_are_all_that_are_not_held_back(tmp_path, monkeypatch, options):
+def test_rows_in_files_are_all_that_are_not_held_back(tmp_path, monkeypatch, request, options):
     monkeypatch.setattr(large, "SAMPLE", 200)
     monkeypatch.setattr(large, "read_pieces", lambda *own: read_pieces(*own, 64))
     monkeypatch.setattr(large, "PIECE", 64)
@@ -82,7 +82,10 @@ def test_rows_in_files_are_all_that_are_not_held_back(tmp_path, monkeypatch, opt
     test = sampled.held_back(0.2, 0)
     held, rest = sampled.take(test), sampled.take(~test)
     columns = Columns.fit(rest.prepared, categorical=rest.inputs.categories)
-    stored = large._stored(asked, NormalHead(2), (held,), columns, tmp_path)
+    stored = large.Rows(tmp_path)
+    request.addfinalizer(stored.close)
+    large._store(stored, asked, NormalHead(2), (held,), columns)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"], "a kill would leave nothing"
     whole = table()
     if "split_by" in options:
         free = ~whole["seller"].isin(set(held.groups))

@@ -63,6 +63,17 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04"), "a pickle"
 
 
+def test_a_run_of_format_1_goes_on(tmp_path):
+    """Its three epochs were written by an earlier commit."""
+    folder = shutil.copytree(Path(__file__).parent / "format_1" / "run", tmp_path / "run")
+    found = keep(*linear_data(), folder, num_epochs=5, resume=True).history
+    expected = keep(*linear_data(), None, num_epochs=5).history
+    assert set(found) == set(expected)
+    for name in set(found) - set(TIMES):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3)
+    assert round(found["seconds"][3], 3) == 1.003
+
+
 def test_what_is_written_in_the_background_does_not_grow(tmp_path, monkeypatch):
     """The host's part is a copy: at the end it still says what it said when it was handed over."""
     x, y = linear_data()
