@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import os
 import time
 import zlib
 from pathlib import Path
@@ -172,6 +173,8 @@ class Keeper:
         host["history"] = {name: jsonable(values) for name, values in progress.history.items()}
         host["shapes"] = _shapes(arrays)
         with folders.writing(self.function, self.folder):
+            if not os.access(self.folder, os.W_OK):  # orbax would wait for minutes
+                raise PermissionError("Permission denied")
             self.manager.save(
                 epoch,
                 args=ocp.args.Composite(

@@ -138,7 +138,7 @@ def full_disk():
 # What orbax's threads leave behind when they cannot write.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_damaged_runs(tmp_path):
+def test_damaged_runs(tmp_path, monkeypatch):
     """A file that is cut short is named with the remedy, which works; a full disk harms nothing."""
     x, y = linear_data()
     folder, outcome = tmp_path / "run", keep(x, y, None, num_epochs=5)
@@ -153,7 +153,14 @@ def test_damaged_runs(tmp_path):
     same(keep(x, y, folder, num_epochs=5, resume=True), outcome)
     with full_disk(), pytest.raises(OSError, match=r"fit: .*search cannot be written: .*too large"):
         keep(x, y, copy, num_epochs=5, resume=True)
+    with monkeypatch.context() as patch:  # a read-only folder, which root can write
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(OSError, match=r"fit: .*search cannot be written: Permission denied"):
+            keep(x, y, copy, num_epochs=5, resume=True)
     same(keep(x, y, copy, num_epochs=5, resume=True), outcome)
+    with monkeypatch.context() as patch:  # which a run that is over only reads
+        patch.setattr(os, "access", lambda path, mode: False)
+        same(keep(x, y, copy, num_epochs=5, resume=True), outcome)
     (copy / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"fit: .* cannot be read"):
         keep(x, y, copy, resume=True)
