@@ -13,6 +13,8 @@ import on_devices
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxmdn.train.spread import Layout
+
 pytestmark = [pytest.mark.usefixtures("as_users_run"), pytest.mark.version]
 PROGRAM = Path(on_devices.__file__)
 
@@ -77,9 +79,9 @@ def test_two_processes_and_then_one(tmp_path):
 
 def test_a_mesh_of_one_device_is_one_device(user_errors):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with jax.set_mesh(mesh):
-        results = [on_devices.fit(None, mesh, epochs=2)]
-    results.append(on_devices.fit(None, None, epochs=2))
+    results = [on_devices.fit(None, own, epochs=2) for own in (mesh, None)]
+    with jax.set_mesh(mesh), Layout.create("fit", mesh, None).set():  # eight of them fit there
+        assert jax.sharding.get_abstract_mesh().axis_types == (jax.sharding.AxisType.Auto,)
     np.testing.assert_allclose(*(r.history["valid_nll"] for r in results), rtol=1e-5)
     assert results[0].predict(on_devices.rows(3)[0]).batch_shape == (203,)
     for given, options, message in (
