@@ -240,7 +240,7 @@ def _count_below(values: Int[Array, "S ..."], ends: Int[Array, "N ..."]) -> Int[
     largest = jnp.iinfo(values.dtype).max
     parts = -(-len(values) // FEW)
     room = jnp.full((parts * FEW - len(values), *values.shape[1:]), largest, values.dtype)
-    groups = jnp.concatenate([values, room]).reshape(parts, -1, 1, *values.shape[1:])
+    groups = jnp.concatenate([values, room]).reshape(parts, FEW, 1, *values.shape[1:])
 
     def add(i: Any, count: Array) -> Array:
         return count + jnp.sum(groups[i] < ends, axis=0, dtype=values.dtype)
