@@ -116,7 +116,7 @@ def _step(head: NormalHead, raw: Array, y: Array, damping: float) -> Float[Array
 
 def _logit_step(head: NormalHead, raw: Array, share: Array, weights: Array) -> Array:
     """``r - w`` through the floor of the weights."""
-    logits = raw[..., : head.num_components]
+    logits = head.split(raw)[0]
 
     def surrogate(logits: Array) -> Array:
         floored = numerics.log_normalize(numerics.floor_log_weights(logits, head.min_weight))

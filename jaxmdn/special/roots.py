@@ -1,7 +1,6 @@
-"""Roots of many increasing functions at once, by as many evaluations for each.
+"""Roots of many increasing functions at once, each in a bracket that no step leaves.
 
-Every element takes the same fixed number of steps, so that everything vectorises and compiles into
-one loop; each keeps a bracket, and no step leaves it.
+All elements take their steps together, so that everything vectorises and compiles into one loop.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def close_in(
     had. ``function`` is elementwise and returns its value, its slope and a tree of arrays whose
     last axes are those of the value. Of all points tried the one of the smallest value is taken,
     so that ``function(lower) <= 0 <= function(upper)`` need hold up to rounding only; where the
-    root lies outside, the nearer end is approached.
+    root lies outside, the nearer end is approached. NaN where a value is NaN.
 
     ``some(index)``, the function of some elements of one axis alone, is compiled beside it. After
     ``COMMON_STEPS`` the others are for those alone whose value is not yet within rounding of a
@@ -115,7 +114,7 @@ def close_in(
 
         count = jnp.sum(open_)
         state = meshes.while_loop(lambda carry: carry[0] < count, block, (0 * count, state))[1]
-    return state.root, state.extra
+    return jnp.where(jnp.isnan(state.best), jnp.nan, state.root), state.extra
 
 
 class _Closing(NamedTuple):

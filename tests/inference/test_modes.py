@@ -279,3 +279,17 @@ def test_modes_of_products_against_a_grid(kind):
         rows = used[:, slot]
         at = np.where(rows[:, None], location[:, slot], location[:, 0])
         np.testing.assert_allclose(slope(jnp.asarray(at)), 0, atol=1e-8)
+
+
+def test_many_components_have_their_modes_and_regions():
+    """More than are counted at once: twenty normals apart, each with its mode and its interval."""
+    loc, scale = 10.0 * np.arange(20), np.linspace(0.5, 1.5, 20)
+    normal = Normal(loc=jnp.asarray(loc[:, None]), scale=jnp.asarray(scale[:, None]))
+    mixture = jaxmdn.Mixture(logits=jnp.log(jnp.asarray(scale)), components=normal)  # of one height
+    location, intervals = jax.jit(
+        lambda mixture: (jaxmdn.modes(mixture).location, jaxmdn.hdr_intervals(mixture, 0.9))
+    )(mixture)
+    np.testing.assert_allclose(np.sort(location[:, 0]), loc, atol=1e-9)
+    ends = np.stack([intervals.lower, intervals.upper])
+    reach = special.ndtri(0.95) * scale
+    np.testing.assert_allclose(ends, [loc - reach, loc + reach], atol=1e-6)
