@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     wanted = [
         {"problem": problem, "size": size, "contender": contender, "seed": seed}
-        for seed in range(given.seeds)
         for size in given.sizes
         for problem in given.problems
         for contender in given.contenders
+        for seed in range(given.seeds)  # innermost: a program serves them all
     ]
     records = cells.complete(
         given.out / "rows.json", wanted, partial(run, given.data), report=given.report

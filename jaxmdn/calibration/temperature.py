@@ -8,7 +8,7 @@ mend that, and a weight for each model makes one exact mixture of several.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,10 @@ class Temperature:
 
 
 def apply_temperature(
-    temperature: Temperature, models: Density, *, floor: Float[ArrayLike, "..."] = 0.0
+    temperature: Temperature,
+    models: Density | Sequence[Density],
+    *,
+    floor: Float[ArrayLike, "..."] = 0.0,
 ) -> Any:
     """One calibrated density of several models' densities.
 
@@ -60,38 +63,62 @@ def apply_temperature(
 
     Args:
       temperature: from :func:`fit_temperature`.
-      models: the models' densities side by side: a mixture of batch shape ``[A, ...]``.
+      models: the models' densities side by side: a mixture of batch shape ``[A, ...]``. Models with
+        other numbers of components follow as further mixtures, in a sequence, ``A`` counting all.
       floor: the least ``noise``, ``[D]`` or a number, in the target's unit.
 
     Returns:
       A mixture of batch shape ``[...]`` with ``A K + 1`` components; without scales, what
       :func:`jaxmdn.mixture.pool` makes of them.
     """
-    if not isinstance(models, Density) or models.batch_shape[:1] != temperature.weights.shape:
+    groups = _groups("apply_temperature", models)
+    count = sum(group.batch_shape[0] for group in groups)
+    if (count,) != temperature.weights.shape:
         raise ValueError(
             f"apply_temperature: expected a mixture of batch shape "
             f"[{temperature.weights.shape[0]}, ...], one density for each model, got "
-            f"{getattr(models, 'batch_shape', type(models).__name__)}."
+            f"{[list(group.batch_shape) for group in groups]}."
         )
     return _apply(
-        temperature, models, jnp.asarray(floor, numerics.compute_dtype(temperature.weights))
+        temperature, groups, jnp.asarray(floor, numerics.compute_dtype(temperature.weights))
     )
+
+
+def _groups(function: str, models: Any) -> tuple[Any, ...]:
+    """Densities of models, those with equally many components in one."""
+    groups = tuple(models) if isinstance(models, (list, tuple)) else (models,)
+    shapes = [getattr(group, "batch_shape", type(group).__name__) for group in groups]
+    if not groups or not all(isinstance(shape, tuple) and shape for shape in shapes):
+        raise ValueError(
+            f"{function}: expected a mixture of batch shape [A, ...], one density for each model, "
+            f"or several of them, got {shapes}."
+        )
+    if len(groups) > 1 and not all(map(has_scales, groups)):
+        raise ValueError(
+            f"{function}: several mixtures must have components with a location and a scale; pass "
+            f"models of other families as one, [A, ...]."
+        )
+    return groups
 
 
 @meshes.jit
-def _apply(temperature: Temperature, models: Any, floor: Array) -> Any:
-    if not has_scales(models):
-        return pool(models, temperature.weights)
-    lead = (temperature.scale.shape[0], *(1,) * (len(models.batch_shape) - 1))
+def _apply(temperature: Temperature, groups: tuple[Any, ...], floor: Array) -> Any:
+    if not has_scales(groups[0]):
+        return pool(groups[0], temperature.weights)
     noise = jnp.maximum(temperature.noise, floor)
-    pooled = pool(widen(models, temperature.scale.reshape(lead), noise), temperature.weights)
-    first = pooled.components.map_parameters(_first)
+    parts, shares, start = [], [], 0
+    for group in groups:
+        lead = group.batch_shape
+        own = slice(start, start := start + lead[0])
+        scale = temperature.scale[own].reshape(lead[0], *(1,) * (len(lead) - 1))
+        parts.append(pool(widen(group, scale, noise), temperature.weights[own]))
+        shares.append((1 - temperature.outliers) * jnp.sum(temperature.weights[own]))
+    first = parts[0].components.map_parameters(_first)
     outliers = Mixture(
-        logits=jnp.zeros((*pooled.batch_shape, 1), pooled.logits.dtype),
+        logits=jnp.zeros((*parts[0].batch_shape, 1), parts[0].logits.dtype),
         components=placed(first, temperature.loc, temperature.spread),
     )
-    share = jnp.stack([1 - temperature.outliers, temperature.outliers])
-    return merge((pooled, outliers), share)
+    return merge((*parts, outliers), jnp.stack([*shares, temperature.outliers]))
 
 
 def _first(leaf: Array, rank: int) -> Array:
@@ -102,7 +129,7 @@ def _first(leaf: Array, rank: int) -> Array:
 
 @meshes.jit
 def fit_temperature(
-    models: Density,
+    models: Density | Sequence[Density],
     y: Num[Array, "N D"],
     *,
     weights: Float[Array, "N"] | None = None,
@@ -117,7 +144,8 @@ def fit_temperature(
     and the outliers' share within a factor ``e^2`` of ``e^-4``.
 
     Args:
-      models: the models' densities of the rows, side by side: a mixture of batch shape ``[A, N]``.
+      models: the models' densities of the rows, side by side: a mixture of batch shape ``[A, N]``,
+        or several, as in :func:`apply_temperature`.
       y: targets ``[N, D]`` that no model has seen: out-of-fold rows, say.
       weights: nonnegative row weights ``[N]``; a row of weight two counts as two rows,
         one of weight zero not at all.
@@ -146,14 +174,16 @@ def fit_temperature(
       distributions, for the weights.
     """
     name = "fit_temperature"
-    if not isinstance(models, Density) or len(models.batch_shape) != 2:
-        raise ValueError(
-            f"{name}: expected a density of batch shape [A, N] (models, rows), got "
-            f"{getattr(models, 'batch_shape', type(models).__name__)}."
-        )
-    check_target(name, models, y)
-    (models, y) = numerics.upcast_tree(models, y)
-    dtype = numerics.compute_dtype(*jax.tree.leaves(models))
+    groups = _groups(name, models)
+    for group in groups:
+        if len(group.batch_shape) != 2:
+            raise ValueError(
+                f"{name}: expected a density of batch shape [A, N] (models, rows), got "
+                f"{list(group.batch_shape)}."
+            )
+        check_target(name, group, y)
+    (groups, y) = numerics.upcast_tree(groups, y)
+    dtype = numerics.compute_dtype(*jax.tree.leaves(groups))
     share = jnp.ones(len(y), dtype) if weights is None else _weights(weights, dtype)
     if share.shape != (len(y),):
         raise ValueError(f"{name}: expected weights of shape [{len(y)}], got {list(share.shape)}.")
@@ -164,7 +194,7 @@ def fit_temperature(
     loc = share @ y.astype(dtype)
     deviation = jnp.sqrt(share @ (y.astype(dtype) - loc) ** 2)
     deviation = jnp.where(deviation > 0, deviation, 1)
-    count = models.batch_shape[0]
+    count = sum(group.batch_shape[0] for group in groups)
 
     def build(theta: Array) -> Temperature:
         log_scale, logits = theta[:count], theta[count : 2 * count]
@@ -178,7 +208,7 @@ def fit_temperature(
         )
 
     def log_prob(theta: Array) -> Array:
-        density = _apply(build(theta), models, jnp.asarray(floor, dtype))
+        density = _apply(build(theta), groups, jnp.asarray(floor, dtype))
         return jnp.where(kept, log_likelihood(density, y, width), 0)
 
     deviations = jnp.asarray([1.0] * (2 * count) + [2.0] * 2, dtype)

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from jaxmdn import checks
 from jaxmdn.estimator.answers import in_batches
 from jaxmdn.estimator.inputs import coded
-from jaxmdn.train.ensemble import EnsembleResult
+from jaxmdn.train.ensemble_result import EnsembleResult
 from jaxmdn.train.predictor import Predictor
 
 OUTPUT_TYPES = ("mean", "median", "mode", "quantiles", "full")

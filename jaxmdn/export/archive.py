@@ -37,7 +37,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -92,14 +91,17 @@ def describe(result: Any, columns: Columns | None) -> tuple[dict[str, Any], dict
         },
     }
     if ensemble:
-        values = jax.device_get(vars(result.temperature))
-        described["temperature"] = {
-            name: np.asarray(value, np.float64).tolist() for name, value in values.items()
-        }
+        described["temperature"] = _lists(result.temperature)
         described["floor"] = np.asarray(result.floor, np.float64).tolist()
+        described["linear"] = result.linear and _lists(result.linear)
     else:
         described["temperature"] = result.temperature
     return described, arrays
+
+
+def _lists(part: Any) -> dict[str, Any]:
+    """A dataclass of arrays as JSON."""
+    return {name: np.asarray(value, np.float64).tolist() for name, value in vars(part).items()}
 
 
 def _blocks(head: Any) -> dict[str, Any]:

@@ -33,9 +33,8 @@ def load(folder):
     start = 8 + int.from_bytes(data[:8], "little")
     arrays = {}
     for name, entry in json.loads(data[8:start]).items():
-        first, last = (start + offset for offset in entry["data_offsets"])
-        kind, shape = DTYPES[entry["dtype"]], entry["shape"]
-        arrays[name] = np.frombuffer(data[first:last], kind).reshape(shape)
+        own = data[slice(*(start + offset for offset in entry["data_offsets"]))]
+        arrays[name] = np.frombuffer(own, DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return Density(description, arrays)
 
 
@@ -94,7 +93,7 @@ class Density:
             raise ValueError("this reader does not know the head; raw(x) has its raw outputs.")
         found, temperature = self._components(self.raw(x)), self.description.get("temperature", 1.0)
         if isinstance(temperature, dict):
-            found = self._calibrated(found, {k: np.array(v) for k, v in temperature.items()})
+            found = self._calibrated(found, temperature, self.inputs(x))
         else:
             widen(found, temperature)
         shift, scale = map(np.array, self.description["standardizers"]["y"] or (0.0, 1.0))
@@ -133,29 +132,31 @@ class Density:
         found["scale"][..., own] = np.sqrt((1 - extra) * (rate + rate**2 * (1 / r + extra)))
         return found
 
-    def _calibrated(self, found, temperature):
-        """Pool networks ``[A, G, N, K]`` with the temperature's scales, noise and outliers."""
-        arms, each = found["weights"].shape[:2]
-        if not self.counts:
-            noise = np.maximum(temperature["noise"], self.description["floor"])
-            widen(found, temperature["scale"][:, None, None, None, None], noise)
-        share = temperature["weights"] / temperature["weights"].sum() / each
-        found["weights"] = found["weights"] * share[:, None, None, None]
-        found = {
-            name: np.moveaxis(v.reshape(arms * each, *v.shape[2:]), 0, 1).reshape(
-                v.shape[2], -1, *v.shape[4:]
-            )
-            for name, v in found.items()
-        }
+    def _calibrated(self, found, temperature, x):
+        """Pool networks ``[A, G, N, K]``, a linear model and outliers, as calibration found."""
+        arms, each, rows, count = found["weights"].shape
+        factor, share, eps = (np.array(temperature[k]) for k in ("scale", "weights", "outliers"))
+        share = (1 if self.counts else 1 - eps) * share / share.sum()
+        found["weights"] = found["weights"] * share[:arms, None, None, None] / each
+        for name, v in found.items():
+            v = np.moveaxis(v.reshape(arms * each, *v.shape[2:]), 0, 1)
+            found[name] = v.reshape(rows, -1, *v.shape[3:])
         if self.counts:
             return found
-        eps, last = temperature["outliers"], {name: v[:, 0].copy() for name, v in found.items()}
-        last["weights"][:] = eps
-        last["loc"][:], last["scale"][:] = temperature["loc"], temperature["spread"]
-        if "covariance" in found:
-            last["covariance"][:] = np.diag(temperature["spread"] ** 2)
-        found["weights"] = (1 - eps) * found["weights"]
-        return {name: np.concatenate([v, last[name][:, None]], 1) for name, v in found.items()}
+        noise = np.maximum(temperature["noise"], self.description["floor"])
+        widen(found, np.repeat(factor[:arms], each * count)[:, None], noise)
+        more = [(eps, temperature["loc"], temperature["spread"])]
+        if linear := self.description["linear"]:
+            loc = x @ linear["slope"] + linear["intercept"]
+            scale = np.hypot(np.multiply(factor[-1], linear["scale"]), noise)
+            more.insert(0, (share[-1], loc, scale))
+        for weight, loc, scale in more:
+            last = {name: v[:, :1].copy() for name, v in found.items()}
+            last["weights"][:], last["loc"][:, 0], last["scale"][:] = weight, loc, scale
+            if "covariance" in found:
+                last["covariance"][:] = np.diag(np.square(scale))
+            found = {name: np.concatenate([v, last[name]], 1) for name, v in found.items()}
+        return found
 
     def mean(self, x):
         """``[N, D]``; NaN where it does not exist."""
@@ -331,8 +332,7 @@ def counted(y, rate, r, extra):
 def variance(family, y, own):
     """Of members of scale one."""
     if family == "student_t":
-        many = own["df"] > 2
-        return np.where(many, own["df"] / np.where(many, own["df"] - 2, 1), np.inf)
+        return np.where(own["df"] > 2, own["df"] / np.maximum(own["df"] - 2, 1e-300), np.inf)
     return {"laplace": 2.0, "logistic": math.pi**2 / 3}.get(family, 1.0)
 
 

@@ -107,18 +107,18 @@ def _blurred_normal(components: FullNormal, noise: Float[Array, "... K D"]) -> F
     return dataclasses.replace(components, whitening_tril=whitening.astype(components.dtype))
 
 
-def placed(components: Any, loc: Float[Array, "D"], scale: Float[Array, "D"]) -> Any:
+def placed(components: Any, loc: Float[Array, "... D"], scale: Float[Array, "... D"]) -> Any:
     """The same family at ``loc`` with ``scale`` in every dimension, without correlations."""
     if isinstance(components, Independent):
         pairs = zip(components.parts, components.dims, strict=True)
-        parts = tuple(placed(part, loc[list(d)], scale[list(d)]) for part, d in pairs)
+        parts = tuple(placed(part, loc[..., list(d)], scale[..., list(d)]) for part, d in pairs)
         return dataclasses.replace(components, parts=parts)
     changes: dict[str, Array] = {"loc": jnp.broadcast_to(loc, components.loc.shape)}
     if isinstance(components, FullNormal):
-        whitening = jnp.diag(1 / scale)
+        whitening = jnp.eye(scale.shape[-1], dtype=scale.dtype) / scale[..., None]
         changes["whitening_tril"] = jnp.broadcast_to(whitening, components.whitening_tril.shape)
     else:
-        changes["scale"] = jnp.broadcast_to(scale, (*components.scale.shape[:-1], scale.shape[0]))
+        changes["scale"] = jnp.broadcast_to(scale, (*components.scale.shape[:-1], scale.shape[-1]))
     if isinstance(components, LowRankNormal):
         changes["factor"] = jnp.zeros_like(components.factor)
     return dataclasses.replace(

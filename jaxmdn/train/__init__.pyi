@@ -1,8 +1,8 @@
 from . import checkpoint as checkpoint
 from .columns import Columns as Columns
-from .ensemble import EnsembleResult as EnsembleResult
-from .ensemble import Uncertainty as Uncertainty
 from .ensemble import fit_ensemble as fit_ensemble
+from .ensemble_result import EnsembleResult as EnsembleResult
+from .ensemble_result import Uncertainty as Uncertainty
 from .fit import FitResult as FitResult
 from .fit import fit as fit
 from .folds import assign_folds as assign_folds

@@ -8,7 +8,6 @@ No pickles: loading runs no code from the folder, and works on another device co
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -28,16 +27,16 @@ from jaxmdn import __version__
 from jaxmdn.calibration.temperature import Temperature
 from jaxmdn.nn import MDN, AutoregressiveMDN
 from jaxmdn.train import Columns, EnsembleResult, FitResult, folders
+from jaxmdn.train.linear import Linear
 from jaxmdn.train.resume import jsonable
 from jaxmdn.train.standardize import Standardizer, from_config
 
 # Of what `save` writes: 2 since inputs may be pytrees and networks have a dtype, 3 since a single
-# network has a temperature. All are read.
-FORMAT = 3
+# network has a temperature, 4 since an ensemble may have a linear model. All are read.
+FORMAT = 4
 # Networks that can be built again from their description.
 NETWORKS: dict[str, Any] = {"MDN": MDN, "AutoregressiveMDN": AutoregressiveMDN}
 REMEDY = "Load a copy of the folder, or train again."
-TEMPERATURE = tuple(field.name for field in dataclasses.fields(Temperature))
 
 
 def save(
@@ -88,9 +87,11 @@ def save(
     if isinstance(result, EnsembleResult):
         arrays = {
             "model": _arrays(result.networks),
-            "temperature": {name: getattr(result.temperature, name) for name in TEMPERATURE},
+            "temperature": dict(vars(result.temperature)),
             "floor": result.floor,
         }
+        if result.linear is not None:
+            arrays["linear"] = dict(vars(result.linear))
         config["folds"] = result.folds.tolist()
         config["columns"] = result.columns.to_config()
         config["narrowing"] = result.narrowing
@@ -185,6 +186,7 @@ def load(folder: str | os.PathLike[str], *, model: Any = None) -> FitResult | En
         **common,
         graphdef=nnx.graphdef(model),
         networks=nnx.merge_state(found, random),
+        linear=Linear(**arrays["linear"]) if "linear" in arrays else None,
         folds=np.array(config["folds"]),
         temperature=Temperature(**arrays["temperature"]),
         narrowing=config.get("narrowing", 1.0),

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
 from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
-from jaxmdn.train.ensemble import EnsembleResult
+from jaxmdn.train.ensemble_result import EnsembleResult
+from jaxmdn.train.linear import Linear
 from jaxmdn.train.result import FitResult, calibrated
 from jaxmdn.train.run import densities
 from jaxmdn.typing import Array
@@ -25,6 +26,7 @@ class Predictor:
     Attributes:
       graphdef: the architecture (static), in evaluation mode.
       networks: parameters; of an ensemble all of them, ``[A, G, ...]``.
+      linear: the linear model beside an ensemble's networks, if there is one.
       temperature, floor: the ensemble's calibration; None for a single network.
       factor: of a single network's scales; None for one.
     """
@@ -34,6 +36,7 @@ class Predictor:
     temperature: Temperature | None
     floor: Array | None
     factor: float | None = None
+    linear: Linear | None = None
 
     @classmethod
     def of(cls, result: FitResult | EnsembleResult) -> Predictor:
@@ -42,6 +45,7 @@ class Predictor:
             return cls(
                 graphdef=result.graphdef,
                 networks=result.networks,
+                linear=result.linear,
                 temperature=result.temperature,
                 floor=result.floor,
             )
@@ -53,5 +57,5 @@ class Predictor:
     def __call__(self, x: Array) -> Density:
         if self.temperature is None:
             return calibrated(nnx.merge(self.graphdef, self.networks)(x), self.factor)
-        arms = densities(self.graphdef, self.networks, x)
+        arms = densities(self.graphdef, self.networks, self.linear, x)
         return apply_temperature(self.temperature, arms, floor=jnp.asarray(self.floor))

@@ -23,6 +23,7 @@ from jaxmdn.inference.cells import log_likelihood
 from jaxmdn.inference.widening import has_scales, widen
 from jaxmdn.mixture.merging import pool
 from jaxmdn.train.data import Rows
+from jaxmdn.train.linear import Linear, beside
 from jaxmdn.train.members import Member, Plan, epoch
 from jaxmdn.train.recipe import Recipe
 from jaxmdn.train.spread import over_members
@@ -32,25 +33,49 @@ from jaxmdn.typing import Array
 
 
 @partial(jax.jit, static_argnums=0)
-def densities(graphdef: Any, networks: Any, x: Any) -> Any:
-    """Each arm's density of each row, ``[A, N]``: its networks pooled with equal weights."""
-    return jax.lax.map(lambda arm: pool(_density_of_each(graphdef, arm, x)), networks)
+def densities(graphdef: Any, networks: Any, linear: Linear | None, x: Any) -> tuple[Any, ...]:
+    """Each arm's density of each row, ``[A, N]``: its networks pooled with equal weights.
+
+    In a tuple, where the linear model's density follows, ``[1, N]``, if there is one.
+    """
+    arms = jax.lax.map(lambda arm: pool(_density_of_each(graphdef, arm, x)), networks)
+    return (arms,) if linear is None else (arms, beside(arms, linear(x), linear.scale))
 
 
 @partial(jax.jit, static_argnums=0)
 def moments(
-    graphdef: Any, networks: Any, x: Any, temperature: Temperature, floor: Array
-) -> tuple[Array, Array]:
-    """Means and variances of each network's calibrated density, ``[A, G, N, D]`` both."""
+    graphdef: Any,
+    networks: Any,
+    linear: Linear | None,
+    x: Any,
+    temperature: Temperature,
+    floor: Array,
+) -> tuple[Array, Array, Array]:
+    """Share ``[M]``, means and variances ``[M, N, D]`` of each network's calibrated density.
+
+    The linear model's are the last, if there is one.
+    """
+    noise = jnp.maximum(temperature.noise, floor)
+
+    def of(density: Any, factor: Array) -> tuple[Array, Array]:
+        if has_scales(density):
+            density = widen(density, factor, noise)
+        return density.mean(), density.variance()
 
     def one(arm: tuple[Any, Array]) -> tuple[Array, Array]:
         state, factor = arm
-        density = _density_of_each(graphdef, state, x)
-        if has_scales(density):
-            density = widen(density, factor, jnp.maximum(temperature.noise, floor))
-        return density.mean(), density.variance()
+        return of(_density_of_each(graphdef, state, x), factor)
 
-    return jax.lax.map(one, (networks, temperature.scale))
+    arms, each = jax.tree.leaves(networks)[0].shape[:2]
+    found = jax.lax.map(one, (networks, temperature.scale[:arms]))
+    found = jax.tree.map(lambda leaf: leaf.reshape(arms * each, *leaf.shape[2:]), found)
+    shares = jnp.repeat(temperature.weights[:arms] / each, each)
+    if linear is not None:
+        like = _density_of_each(graphdef, jax.tree.map(lambda leaf: leaf[0, :1], networks), x)
+        own = of(beside(like, linear(x), linear.scale), temperature.scale[-1])
+        found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, own)
+        shares = jnp.append(shares, temperature.weights[-1])
+    return shares, *found
 
 
 def _density_of_each(graphdef: Any, networks: Any, x: Any) -> Any:
@@ -92,12 +117,13 @@ def _out_of_fold(
 
 @jax.jit
 def _calibrate(
-    models: Any, rows: Rows, floor: Array, width: Array | None
+    models: Any, linear: tuple[Array, Array] | None, rows: Rows, floor: Array, width: Array | None
 ) -> tuple[Temperature, Any, Array, Array]:
-    """Temperature, calibrated density, its NLL on the rows, and that without calibration."""
+    """Temperature, calibrated density, its NLL on the rows, and the networks' without it."""
     options = {"weights": rows.weights, "floor": floor, "width": width}
-    temperature = fit_temperature(models, rows.y, **options)
-    density = apply_temperature(temperature, models, floor=floor)
+    every = (models,) if linear is None else (models, beside(models, *linear))
+    temperature = fit_temperature(every, rows.y, **options)
+    density = apply_temperature(temperature, every, floor=floor)
     plain = widen(models, 1.0, floor) if has_scales(models) else models  # as in training
     nll, raw = (
         -jnp.mean(rows.weights * log_likelihood(each, rows.y, width))
@@ -132,6 +158,13 @@ def narrowing(models: Any, rows: Rows, noise: Array, width: Array | None = None)
     scores = jax.lax.map(score, jnp.exp(jnp.asarray(LOG_FACTORS, jnp.float32)))
     best = peak(scores)
     return jnp.exp((LOG_FACTORS[1] - LOG_FACTORS[0]) * (best[1] - best[0]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _narrowed(arms: int, temperature: Temperature, factor: Array) -> Temperature:
+    """With smaller scales of the networks, and less noise; a linear model keeps its own scale."""
+    scale = temperature.scale.at[:arms].multiply(factor)
+    return dataclasses.replace(temperature, scale=scale, noise=factor * temperature.noise)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -217,9 +250,10 @@ class Run:
         seed: int,
         width: Array | None = None,
         devices: Sequence[Any] = (),
+        linear: tuple[Array, Array] | None = None,
     ) -> None:
         self.recipe, self.rows, self.floor, self.width = recipe, rows, floor, width
-        self.arms = len(recipe.frequency_scales)
+        self.arms, self.linear = len(recipe.frequency_scales), linear
         num_folds = int(folds.max()) + 1
         sets = [np.flatnonzero(folds != fold) for fold in range(num_folds)]
         largest = max(map(len, sets))
@@ -294,7 +328,9 @@ class Run:
     def calibrate(self, snapshots: list[Any]) -> Calibrated:
         """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
         models = self._out_of_fold(snapshots)
-        temperature, density, nll, raw = _calibrate(models, self.rows, self.floor, self.width)
+        temperature, density, nll, raw = _calibrate(
+            models, self.linear, self.rows, self.floor, self.width
+        )
         return Calibrated(snapshots, temperature, density, float(nll), float(raw))
 
     def for_all_networks(self, found: Calibrated) -> tuple[Temperature, float]:
@@ -304,7 +340,8 @@ class Run:
         Averages of more networks err less, so that their components can be narrower. The logarithm
         of the best factor is taken to be linear in 1 / (number of networks): known for one arm's
         networks of a fold and for those of all A arms, it is extrapolated to all there are, by
-        ``(1 - 1 / F) / (A - 1)`` of that difference.
+        ``(1 - 1 / F) / (A - 1)`` of that difference. The first is at least ``A^(-1/2)``: the
+        variance of an average of A is no smaller than ``1 / A`` of one's.
         """
         factor = 1.0
         if self.arms > 1 and has_scales(found.density):
@@ -312,9 +349,8 @@ class Run:
             noise = jnp.maximum(found.temperature.noise, self.floor)
             power = (1 - 1 / self.held.shape[0]) / (self.arms - 1)
             found_factor = float(narrowing(models, self.rows, noise, self.width))
-            factor = min(1.0, found_factor**power)
-        changes = {name: factor * getattr(found.temperature, name) for name in ("scale", "noise")}
-        return dataclasses.replace(found.temperature, **changes), factor
+            factor = min(1.0, max(found_factor, self.arms**-0.5) ** power)
+        return _narrowed(self.arms, found.temperature, factor), factor
 
     def _out_of_fold(self, snapshots: list[Any]) -> Any:
         table = (self.rows, self.held, self.place)

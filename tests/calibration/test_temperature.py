@@ -123,6 +123,22 @@ def test_applied_as_the_formula_says(problem):
     np.testing.assert_allclose(floored.components.scale[0, 0, 0], wide, rtol=1e-12)
 
 
+def test_models_of_different_numbers_of_components_are_passed_beside_each_other(problem):
+    """Split in two, with a component twice in the second: the same temperatures and density."""
+    models, *_, y = problem
+    y = jnp.asarray(y)[:, None]
+    first, second = (models.map_parameters(lambda leaf, rank, i=i: leaf[i : i + 1]) for i in (0, 1))
+    doubled = second.components.map_parameters(lambda leaf, rank: jnp.repeat(leaf, 2, axis=2))
+    groups = (first, jaxmdn.Mixture(logits=jnp.zeros((1, N, 2)), components=doubled))
+    together, apart = fit_temperature(models, y), fit_temperature(groups, y)
+    for name in ("scale", "noise", "weights", "outliers"):
+        np.testing.assert_allclose(getattr(apart, name), getattr(together, name), rtol=1e-6)
+    density = apply_temperature(apart, groups, floor=0.3)
+    assert density.num_components == 4
+    expected = jaxmdn.log_prob(apply_temperature(together, models, floor=0.3), y)
+    np.testing.assert_allclose(jaxmdn.log_prob(density, y), expected, rtol=1e-6)
+
+
 def test_row_weights_are_repetitions(problem):
     """A row of weight two counts as two rows; a row of weight zero not at all."""
     models, _, _, y = problem
@@ -254,6 +270,14 @@ def test_errors(problem, user_errors):
         fit_temperature(models.map_parameters(lambda leaf, rank: leaf[0]), jnp.zeros((N, 1)))
     with pytest.raises(ValueError, match=r"apply_temperature: expected .* \[2, ...\]"):
         apply_temperature(fitted, models.map_parameters(lambda leaf, rank: leaf[:1]))
+    with pytest.raises(ValueError, match=r"or several of them, got \['ArrayImpl'\]"):
+        apply_temperature(fitted, jnp.zeros((2, 3)))
+    counts = jaxmdn.Mixture(
+        logits=jnp.zeros((1, N, 1)),
+        components=jaxmdn.components.Poisson(rate=jnp.ones((1, N, 1, 1))),
+    )
+    with pytest.raises(ValueError, match="must have components with a location and a scale"):
+        fit_temperature((counts, counts), jnp.ones((N, 1)))
     with pytest.raises(ValueError, match=r"stacking_weights: expected log_prob of shape \[N, A\]"):
         stacking_weights(jnp.zeros(3))
 

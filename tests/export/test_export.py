@@ -24,6 +24,7 @@ from scipy import special, stats
 import jaxmdn
 from jaxmdn import FactorizedHead, Family, NormalHead, export, train
 from jaxmdn.inference.widening import has_scales
+from jaxmdn.train.linear import fit_linear
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 RECIPE = train.Recipe(folds=2, cycles=(2,), hidden_features=(8,))
@@ -72,16 +73,21 @@ def ensemble():
 
 
 def pooled(head):
-    """An ensemble of two kinds of two networks each, with a temperature: nothing is trained."""
+    """Two kinds of two networks each, with a temperature, and a linear model where one can be."""
     result, x, y = built(head)
     networks = jax.tree.map(
         lambda leaf: leaf * jnp.linspace(0.5, 1.5, 4).reshape(2, 2, *(1,) * leaf.ndim),
         nnx.state(result.model),
     )
+    linear = None
+    if has_scales(head.density_shape):
+        standardized = result.x_standardizer(x), result.y_standardizer(y)
+        linear = fit_linear(*standardized, np.ones(len(x)))
+    count = 2 if linear is None else 3
     temperature = jaxmdn.calibration.Temperature(
-        scale=jnp.array([1.2, 0.8]),
+        scale=jnp.array([1.2, 0.8, 0.9])[:count],
         noise=jnp.array([0.05] * head.event_dim),
-        weights=jnp.array([0.3, 0.7]),
+        weights=jnp.array([0.3, 0.5, 0.2])[:count],
         outliers=jnp.array(0.02),
         loc=jnp.array([0.1] * head.event_dim),
         spread=jnp.array([1.5] * head.event_dim),
@@ -89,6 +95,7 @@ def pooled(head):
     ensemble = train.EnsembleResult(
         graphdef=nnx.graphdef(result.model),
         networks=networks,
+        linear=linear,
         folds=np.arange(60) % 2,
         temperature=temperature,
         narrowing=1.0,

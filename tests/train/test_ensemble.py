@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
+from ridge import dense_ridge
 from scipy import optimize, special, stats
 
 import jaxmdn
@@ -59,8 +60,11 @@ def each_network(result):
             yield arm, place, nnx.merge(result.graphdef, state)
 
 
-def by_hand(result, x, y, networks, narrowing=1.0):
-    """The calibrated log-density of standardised rows under some networks, in NumPy."""
+def by_hand(result, x, y, networks, linear, narrowing=1.0):
+    """The calibrated log-density of standardised rows under some networks, in NumPy.
+
+    ``linear``: rows to fit the linear model to.
+    """
     fitted = result.temperature
     noise = np.asarray(fitted.noise, float) / narrowing
     noise = np.maximum(noise, np.asarray(result.floor, float))[0]
@@ -76,6 +80,10 @@ def by_hand(result, x, y, networks, narrowing=1.0):
         wide = np.hypot(float(fitted.scale[arm]) / narrowing * scale, noise)
         density = (np.asarray(mixture.weights()) * stats.t.pdf(y, 5.0, loc, wide)).sum(axis=-1)
         total = total + float(fitted.weights[arm]) / counts[arm] * density
+    slope, intercept, scale = dense_ridge(linear[0], linear[1][:, 0], np.ones(len(linear[0])))
+    wide = np.hypot(float(fitted.scale[-1]) * scale, noise)
+    density = stats.t.pdf(y[:, 0], 5.0, x @ slope + intercept, wide)
+    total = total + float(fitted.weights[-1]) * density
     far, spread = float(fitted.loc[0]), float(fitted.spread[0])
     share = float(fitted.outliers)
     return np.log((1 - share) * total + share * stats.t.pdf(y[:, 0], 5.0, far, spread))
@@ -85,7 +93,7 @@ def test_prediction_is_the_calibrated_mixture_of_all_networks(fitted):
     """Every network by itself, with SciPy's t density: values in the target's unit."""
     result, x, y = fitted
     standardized = result.x_standardizer(x), np.asarray(result.y_standardizer(y))
-    expected = by_hand(result, *standardized, list(each_network(result)))
+    expected = by_hand(result, *standardized, list(each_network(result)), standardized)
     expected -= np.log(result.y_standardizer.scale[0])
     np.testing.assert_allclose(result.log_prob(x, y), expected, rtol=1e-4, atol=1e-5)
     own = jaxmdn.log_prob(result.predict(x), jnp.asarray(y, jnp.float32))
@@ -102,7 +110,9 @@ def test_out_of_fold_rows_are_predicted_by_networks_that_did_not_see_them(fitted
         rows = result.folds == fold
         own = [network for network in each_network(result) if network[1] % 3 == fold]
         parts = result.x_standardizer(x[rows]), np.asarray(y_map(y[rows]))
-        expected = by_hand(result, *parts, own, result.narrowing) - np.log(y_map.scale[0])
+        others = result.x_standardizer(x[~rows]), np.asarray(y_map(y[~rows]))
+        expected = by_hand(result, *parts, own, others, result.narrowing)
+        expected -= np.log(y_map.scale[0])
         np.testing.assert_allclose(found[rows], expected, rtol=1e-4, atol=1e-4)
     nll = -float(jnp.mean(found))
     np.testing.assert_allclose(nll, result.history["out_of_fold_nll"].min(), atol=1e-4)
@@ -137,18 +147,23 @@ def test_two_models_together_are_narrower_than_one():
 
 
 def test_the_factor_is_extrapolated_to_all_networks(fitted, monkeypatch):
-    """Two arms and three folds: two thirds of the log-factor between one arm and two."""
+    """Two arms and three folds: two thirds of the log-factor between one arm and two.
+
+    Which is at least that of an average of two independent errors; the linear model keeps its own.
+    """
     result, *_ = fitted
     assert 0 < result.narrowing <= 1
-    monkeypatch.setattr(run_module, "narrowing", lambda *_: jnp.asarray(0.5))
     own = SimpleNamespace(
         arms=2, held=np.zeros((3, 5)), floor=result.floor, rows=None, width=None, _out_of_fold=list
     )
     found = run_module.Calibrated([], result.temperature, result.out_of_fold, 0.0, 0.0)
-    temperature, factor = Run.for_all_networks(own, found)
-    assert factor == pytest.approx(0.5 ** (2 / 3))
-    np.testing.assert_allclose(temperature.scale, factor * result.temperature.scale, rtol=1e-6)
-    np.testing.assert_allclose(temperature.noise, factor * result.temperature.noise, rtol=1e-6)
+    for measured, expected in ((0.8, 0.8), (0.5, 0.5**0.5), (1.2, 1.0)):
+        monkeypatch.setattr(run_module, "narrowing", lambda *_, m=measured: jnp.asarray(m))
+        temperature, factor = Run.for_all_networks(own, found)
+        assert factor == pytest.approx(expected ** (2 / 3))
+        each = np.array([factor, factor, 1.0])
+        np.testing.assert_allclose(temperature.scale, each * result.temperature.scale, rtol=1e-6)
+        np.testing.assert_allclose(temperature.noise, factor * result.temperature.noise, rtol=1e-6)
 
 
 def test_held_out_targets_change_no_network_of_their_fold(fitted):
@@ -242,6 +257,16 @@ def test_loaded_as_it_was_saved(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.folds, result.folds)
     for name, values in result.history.items():
         np.testing.assert_array_equal(loaded.history[name], values)
+    # Format 3 had no linear model.
+    fitted = result.temperature
+    short = dataclasses.replace(fitted, scale=fitted.scale[:2], weights=fitted.weights[:2])
+    alone = dataclasses.replace(result, linear=None, temperature=short)
+    folder = train.checkpoint.save(tmp_path / "alone", alone)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 3}))
+    loaded = train.checkpoint.load(folder)
+    assert loaded.linear is None
+    assert np.array_equal(loaded.log_prob(x, y), alone.log_prob(x, y))
 
 
 def test_tables_of_any_length_share_programs(fitted):
@@ -371,6 +396,7 @@ def test_other_heads_are_stacked(head):
     own = jaxmdn.log_prob(result.predict(x), jnp.asarray(y, jnp.float32))
     np.testing.assert_allclose(own, log_prob, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(result.temperature.weights.sum(), 1.0, rtol=1e-6)
+    assert result.linear is None
 
 
 def test_targets_on_a_grid_get_the_floor_of_their_rounding():

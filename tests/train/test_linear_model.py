@@ -1,0 +1,98 @@
+"""The linear model beside an ensemble's networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ridge import dense_ridge
+from scipy import stats
+from sklearn.linear_model import Ridge
+
+import jaxmdn
+from jaxmdn import train
+from jaxmdn.train.data import Rows
+from jaxmdn.train.linear import PENALTIES, beside, fit_linear, hold_out
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+
+def rows(count=40, inputs=5, noise=0.5):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(count, inputs)) + 2.0
+    slope = np.array([[1.0, 0.0], [-2.0, 0.0], *[[0.0, 0.1]] * (inputs - 2)])
+    return x, x @ slope + 1.0 + noise * rng.normal(size=(count, 2)), rng.uniform(0.2, 2, count)
+
+
+def test_ridge_regression_against_dense_matrices():
+    """Two outputs, whose penalties differ; weighted rows."""
+    x, y, weights = rows()
+    found = fit_linear(x, y, weights)
+    for output in range(2):
+        slope, intercept, scale = dense_ridge(x, y[:, output], weights)
+        np.testing.assert_allclose(found.slope[:, output], slope, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.intercept[output], intercept, rtol=1e-5)
+        np.testing.assert_allclose(found.scale[output], scale, rtol=1e-5)
+    mean = found(jnp.asarray(x, jnp.float32))[:, 1]
+    np.testing.assert_allclose(mean, x @ slope + intercept, rtol=1e-4)
+
+
+def test_more_inputs_than_rows_and_inputs_without_meaning():
+    """The penalty keeps some freedom; of noise alone hardly more than the mean is left."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 80)), rng.normal(size=(30, 1))
+    found = fit_linear(x, y, np.ones(30))
+    slopes = [Ridge(alpha=30 * penalty).fit(x, y[:, 0]).coef_ for penalty in PENALTIES]
+    error = [np.abs(found.slope[:, 0] - slope).max() for slope in slopes]
+    assert min(error) < 1e-5
+    assert 0.5 < float(found.scale[0]) < 1.5
+    assert float(jnp.std(found(jnp.asarray(rng.normal(size=(500, 80)), jnp.float32)))) < 0.5
+
+
+def test_rows_are_predicted_by_the_other_folds():
+    x, y, weights = rows()
+    folds = np.arange(40) % 4
+    table = Rows(*(jnp.asarray(part, jnp.float32) for part in (x, y, weights)))
+    loc, scale = hold_out(table, folds)
+    for fold in range(4):
+        held = folds == fold
+        slope, intercept, own = dense_ridge(x[~held], y[~held, 1], weights[~held])
+        np.testing.assert_allclose(loc[held, 1], x[held] @ slope + intercept, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(scale[held, 1], own, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["diagonal", "full", "low_rank", "independent"])
+def test_its_density_is_of_the_networks_family(head):
+    """One component at the linear mean, against SciPy."""
+    made = {
+        "independent": lambda: jaxmdn.FactorizedHead(("laplace", "normal"), 3),
+    }.get(head, lambda: jaxmdn.NormalHead(3, 2, covariance=head))()
+    raw = jax.random.normal(jax.random.key(0), (2, 4, made.num_outputs))
+    loc, scale = np.arange(8.0).reshape(4, 2), np.array([0.5, 2.0])
+    density = beside(made(raw), jnp.asarray(loc, jnp.float32), jnp.asarray(scale, jnp.float32))
+    assert density.batch_shape == (1, 4)
+    y = loc + np.array([0.7, -1.0])
+    first = stats.laplace if head == "independent" else stats.norm
+    expected = first.logpdf(0.7, 0, 0.5) + stats.norm.logpdf(-1.0, 0, 2.0)
+    found = jaxmdn.log_prob(density, jnp.asarray(y, jnp.float32))
+    np.testing.assert_allclose(found, np.full((1, 4), expected), rtol=1e-5)
+
+
+def test_few_rows_of_a_linear_truth_are_described_nearly_as_well_as_by_it():
+    """Forty rows and hardly any training: within 0.15 nats of the truth."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2040, 4))
+    mean = x @ [[1.0], [-2.0], [0.5], [0.0]]
+    y = mean + 0.5 * rng.normal(size=(2040, 1))
+    recipe = train.Recipe(folds=5, cycles=(5,), hidden_features=(16,))
+    result = train.fit_ensemble(x[:40], y[:40], recipe=recipe, progress=False)
+    assert result.temperature.weights[2] > 0.5
+    truth = np.mean(stats.norm.logpdf(y[40:], mean[40:], 0.5))
+    assert float(jnp.mean(result.log_prob(x[40:], y[40:]))) > truth - 0.15
+
+
+def test_many_rows_have_none():
+    recipe = train.Recipe()
+    assert recipe.with_linear(399)
+    assert not recipe.with_linear(400)
+    assert train.Recipe(linear=True).with_linear(10**6)
+    assert not train.Recipe(linear=False).with_linear(10)
