@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> None:
     given = cells.parser("components", __doc__, seeds=2).parse_args(argv)
     wanted = [
         {"problem": problem, "family": family, "num_components": k, "seed": seed}
-        for seed in range(given.seeds)
         for problem in NAMES
         for family in FAMILIES
         for k in COUNTS
+        for seed in range(given.seeds)  # innermost: a program serves them all
     ]
     records = cells.complete(
         given.out / "components.json", wanted, partial(run, given.data), report=given.report

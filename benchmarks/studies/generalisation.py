@@ -188,10 +188,10 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     wanted = [
         {"problem": problem, "condition": condition, "model": model, "seed": seed}
-        for seed in range(given.seeds)
         for problem in SETS
         for condition in [*SHARES, *NOISES]
         for model in HEADS
+        for seed in range(given.seeds)  # innermost: a program serves them all
     ]
     records = cells.complete(
         given.out / "generalisation.json", wanted, partial(run, given.data), report=given.report

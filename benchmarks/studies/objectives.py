@@ -139,9 +139,9 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     wanted = [
         {"problem": problem, "objective": objective, "seed": seed}
-        for seed in range(given.seeds)
         for problem in given.problems
         for objective in given.objectives
+        for seed in range(given.seeds)  # innermost: a program serves them all
     ]
     records = cells.complete(
         given.out / "objectives.json", wanted, partial(run, given.data), report=given.report
