@@ -124,7 +124,7 @@ def usual_levels(rng):
     return np.where(rng.random(ROWS) < 0.5, rng.uniform(5e-3, 0.995, ROWS), usual)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS))
 def test_intervals_hold_their_level_and_have_one_density_at_their_ends(seed, kind):
     rng = np.random.default_rng(seed)
