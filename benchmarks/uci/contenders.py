@@ -110,6 +110,7 @@ def ensemble(split: Split, seed: int, effort: str = "default") -> Prediction:
         "epochs": [int(epochs) for epochs in result.history["epochs"]],
         "out_of_fold_nll": [float(nll) for nll in result.history["out_of_fold_nll"]],
         "scale": [float(scale) for scale in result.temperature.scale],
+        "narrowing": result.narrowing,
         "networks": result.num_networks,
     }
     return _fitted(result, split, notes)
