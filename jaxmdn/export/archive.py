@@ -10,9 +10,10 @@ have two axes more in front, ``[A, G]``: kind, network.
 
 ``description.json`` holds what else there is: ``columns`` (names, medians, which had gaps,
 categories), ``standardizers``, ``network`` (widths, activation, scale of the embedding), ``head``
-and ``temperature``, a factor of all scales; of an ensemble ``temperature`` has several parts, and
-there is a ``floor``. ``head.blocks`` says how the raw outputs are cut: name,
-kind, outputs, unit and shape of each block, row by row; a positive number is ``min_scale`` plus the
+and ``temperature``, a factor of all scales; of an ensemble ``temperature`` has several parts,
+and there are a ``floor`` and, of few rows, a ``linear`` model (``slope [E, D]``, ``intercept``,
+``scale``). ``head.blocks`` says how the raw outputs are cut: name, kind, outputs, unit and shape of
+each block, row by row; a positive number is ``min_scale`` plus the
 ``link`` of the raw one, a magnitude plus the ``magnitude_link``, and all are multiples of the unit.
 ``lower`` holds entries of the unit lower triangular L at ``places``: ``W = L / scale``, row by row,
 and the covariance is ``W^-1 W^-T``; with ``factor`` F it is ``diag(scale^2) + F F^T``.

@@ -49,8 +49,8 @@ class EnsembleResult:
         does not.
       temperature: fitted to the rows held out, in standardised units, for all networks; its last
         scale and weight are the linear model's, if there is one.
-      narrowing: by this its scales and noise are smaller than those fitted, since new rows are
-        predicted by more networks, which err less together.
+      narrowing: by this the networks' scales and the noise are smaller than those fitted, since new
+        rows are predicted by more networks, which err less together.
       floor: the least noise under a scale, ``[D]``, in standardised units.
       columns: what becomes of gaps and categories among the inputs.
       x_standardizer, y_standardizer: the maps applied to inputs, after that, and targets.
