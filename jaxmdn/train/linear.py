@@ -60,7 +60,9 @@ def beside(models: Mixture, loc: Array, scale: Array) -> Mixture:
         loc[None, :, None],
         jnp.broadcast_to(scale, loc.shape)[None, :, None],
     )
-    return Mixture(logits=jnp.zeros((1, len(loc), 1), models.logits.dtype), components=components)
+    return Mixture(
+        logits=jnp.zeros((1, loc.shape[0], 1), models.logits.dtype), components=components
+    )
 
 
 def fit_linear(x: Any, y: Any, weights: Any) -> Linear:

@@ -77,6 +77,22 @@ def test_its_density_is_of_the_networks_family(head):
     np.testing.assert_allclose(found, np.full((1, 4), expected), rtol=1e-5)
 
 
+def test_its_program_serves_any_number_of_rows(user_errors):  # annotations ask for numbers
+    """As exports need it."""
+    head = jaxmdn.NormalHead(2, 1)
+
+    def program(raw, loc):
+        density = beside(head(raw[None]), loc, jnp.ones(1))
+        return density.logits, density.components.loc
+
+    rows = jax.export.symbolic_shape("rows")[0]
+    shapes = ((rows, head.num_outputs), (rows, 1))
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    logits, loc = jax.export.export(jax.jit(program))(*given).out_avals
+    assert logits.shape == (1, rows, 1)
+    assert loc.shape == (1, rows, 1, 1)
+
+
 def test_few_rows_of_a_linear_truth_are_described_nearly_as_well_as_by_it():
     """Forty rows and hardly any training: within 0.15 nats of the truth."""
     rng = np.random.default_rng(1)
