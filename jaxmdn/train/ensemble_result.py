@@ -45,8 +45,8 @@ class EnsembleResult:
       graphdef: the networks' architecture (NNX), in evaluation mode.
       networks: the state of all of them, ``[A, G, ...]``: A models (arms), each of G networks.
       folds: the fold of each training row that counts, ``[N]``.
-      linear: a ridge regression that predicts beside the networks, in standardised units; None: it
-        does not.
+      linear: a ridge regression that predicts beside the networks, in standardised units; None
+        where it does not.
       temperature: fitted to the rows held out, in standardised units, for all networks; its last
         scale and weight are the linear model's, if there is one.
       narrowing: by this the networks' scales and the noise are smaller than those fitted, since new

@@ -325,11 +325,16 @@ class Run:
         """A copy of all networks' states, ``[M, ...]``."""
         return _joined([(members.params, members.model_state) for members, _ in self.parts])
 
-    def calibrate(self, snapshots: list[Any]) -> Calibrated:
-        """Calibrate the equal mixture of snapshots on the rows that each network did not see."""
-        models = self._out_of_fold(snapshots)
+    def calibrate(self, snapshots: list[Any], *, alone: bool = False) -> Calibrated:
+        """Calibrate the equal mixture of snapshots on the rows that each network did not see.
+
+        Args:
+          snapshots: of all networks.
+          alone: without the linear model.
+        """
+        models, linear = self._out_of_fold(snapshots), None if alone else self.linear
         temperature, density, nll, raw = _calibrate(
-            models, self.linear, self.rows, self.floor, self.width
+            models, linear, self.rows, self.floor, self.width
         )
         return Calibrated(snapshots, temperature, density, float(nll), float(raw))
 

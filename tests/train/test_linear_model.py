@@ -106,6 +106,19 @@ def test_few_rows_of_a_linear_truth_are_described_nearly_as_well_as_by_it():
     assert float(jnp.mean(result.log_prob(x[40:], y[40:]))) > truth - 0.15
 
 
+def test_it_is_left_out_where_it_does_not_help():
+    """A curve without a slope: the networks alone, calibrated alone, describe the held-out rows."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-2, 2, size=(300, 1))
+    y = np.cos(2 * x) + 0.05 * rng.normal(size=(300, 1))
+    recipe = train.Recipe(folds=2, cycles=(30,), hidden_features=(32, 32))
+    result = train.fit_ensemble(x, y, recipe=recipe, progress=False)
+    assert result.linear is None
+    assert result.temperature.weights.shape == (2,)
+    held_out = -float(jnp.mean(jaxmdn.log_prob(result.out_of_fold, jnp.asarray(y, jnp.float32))))
+    assert held_out < result.history["out_of_fold_nll"].min()
+
+
 def test_many_rows_have_none():
     recipe = train.Recipe()
     assert recipe.with_linear(399)
