@@ -24,7 +24,7 @@ from jaxmdn.train.columns import Columns
 from jaxmdn.train.data import Rows, make_rows
 from jaxmdn.train.ensemble_result import EnsembleResult
 from jaxmdn.train.folds import assign_folds
-from jaxmdn.train.linear import fit_linear, hold_out
+from jaxmdn.train.linear import LEAST_WEIGHT, fit_linear, hold_out
 from jaxmdn.train.prepare import mean_log_det
 from jaxmdn.train.recipe import Recipe, resolve
 from jaxmdn.train.room import make_room
@@ -58,8 +58,8 @@ def fit_ensemble(
     Networks of several kinds (arms) are trained on all folds but one, all of them at once in one
     compiled program; the rows held out choose the number of epochs, the temperatures and the arms'
     weights. Nothing else is chosen, and the same networks then predict together. Where rows are few
-    a linear model (ridge regression) is one more arm, if held-out rows are better described with
-    it, with the weight that they give it.
+    a linear model (ridge regression) is one more arm, with the weight that held-out rows give it;
+    below a twentieth it is left out.
 
     Args:
       x: inputs ``[N, F]``, an array or a pandas DataFrame; what is missing is NaN. See
@@ -194,10 +194,8 @@ def fit_ensemble(
             f"fit_ensemble: the mean NLL of the rows held out is {history['out_of_fold_nll'][-1]}; "
             f"look for extreme values in x and y, or try a lower peak_rate in the recipe."
         )
-    if with_linear:
-        alone = run.calibrate(best.snapshots, alone=True)
-        with_linear = not alone.nll <= best.nll  # which NaN is not
-        best = best if with_linear else alone
+    if with_linear and np.asarray(best.temperature.weights)[-1] < LEAST_WEIGHT:
+        with_linear, best = False, run.calibrate(best.snapshots, alone=True)
     temperature, factor = run.for_all_networks(best)
     return EnsembleResult(
         graphdef=run.plan.eval_graph,

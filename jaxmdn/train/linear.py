@@ -17,6 +17,7 @@ from jaxmdn.typing import Array, Parameter
 
 # Penalties that are tried, as shares of the rows' total weight: from none to a mean alone.
 PENALTIES = np.logspace(-6, 2, 33)
+LEAST_WEIGHT = 0.05  # that of a useless model comes out near 0.015, and costs 0.01 nats
 MOST_FREEDOM = 0.8  # of the rows; beyond it cross-validation in closed form says little
 
 

@@ -38,8 +38,8 @@ class Recipe:
       clip: largest global norm of a gradient.
       batch_size: rows a step; None: 64 below 2,500 rows, else 256.
       linear: whether a ridge regression with constant noise may predict beside the networks, with
-        the weight that rows held out give it and if they are better described with it; None: below
-        400 rows. Heads without locations and scales have none.
+        the weight that rows held out give it, if that is a twentieth at least; None: below 400
+        rows. Heads without locations and scales have none.
       min_scale: floor of a standardised scale.
       grid: where the targets are whole multiples of a step, of at least three values, the floor is
         0.29 of it (the standard deviation of rounding) if that is larger.
