@@ -23,7 +23,9 @@ def vectors(low=-50, high=50, size=5):
 
 @given(vectors(-1e4, 1e4))
 def test_logsumexp_is_scipys(a):
-    np.testing.assert_allclose(numerics.logsumexp(jnp.asarray(a)), special.logsumexp(a), rtol=1e-13)
+    """Near zero to the rounding of the sum, which is near one there."""
+    found = numerics.logsumexp(jnp.asarray(a))
+    np.testing.assert_allclose(found, special.logsumexp(a), rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize(
