@@ -80,6 +80,8 @@ class Recipe:
             checks.require_count(name, "cycles", cycle)
         if not self.frequency_scales or not self.cycles:
             raise ValueError(f"{name}: frequency_scales and cycles need at least one entry each.")
+        if self.linear is not None and not isinstance(self.linear, bool):
+            raise TypeError(f"{name}: linear must be True, False or None, got {self.linear!r}.")
         for field in ("min_gain", "weight_decay", "min_scale"):
             checks.require_number(name, field, getattr(self, field), lower=0.0)
         for field in ("peak_rate", "clip", "df"):

@@ -125,9 +125,11 @@ def test_it_is_left_out_where_it_does_not_help():
     assert -found.mean() < result.history["out_of_fold_nll"].min()
 
 
-def test_many_rows_have_none():
+def test_many_rows_have_none(user_errors):
     recipe = train.Recipe()
     assert recipe.with_linear(399)
     assert not recipe.with_linear(400)
     assert train.Recipe(linear=True).with_linear(10**6)
     assert not train.Recipe(linear=False).with_linear(10)
+    with pytest.raises(TypeError, match="Recipe: linear must be True, False or None, got 'no'"):
+        train.Recipe(linear="no")
