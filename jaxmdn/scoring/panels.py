@@ -29,7 +29,7 @@ NODES, FARTHEST = 12, {4: 16.0, 8: 28.0}
 REACH = {4: 5.0, 8: 7.0}
 # Panels of one component, if there are many, and of all of them together at least; the second pair
 # where tails may fall like powers, by the dtype's bytes.
-FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, {4: 4, 8: 6}, {4: 40, 8: 60}
+FEWEST, TOTAL, FEWEST_OPEN, TOTAL_OPEN = 4, 36, {4: 4, 8: 6}, {4: 40, 8: 76}
 
 
 def open_ended(mixture: Mixture) -> bool:
