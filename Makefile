@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Else each of the processes that tests start would compile anew what it imports.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo docs test test-optimised test-version test-skpro test-nightly bench lint format notebooks clean

@@ -56,35 +56,13 @@ MOST_MAPS = 15_000
 #: Dear ones, of which the push tier has another dtype, family, covariance or number (or the
 #: optimised tier the same); of names with a star, every part.
 NIGHTLY = (
-    "test_family_contract.py::test_contract[negative-binomial-samples-",
-    "test_family_contract.py::test_contract[negative-binomial-integral-",
-    "test_family_contract.py::test_contract[negative-binomial-crps-",
-    "test_family_contract.py::test_contract[beta-integral-",
-    "test_family_contract.py::test_contract[student-t-integral-",
-    "test_family_contract.py::test_contract[truncated-normal-crps-",
-    "test_family_contract.py::test_contract[von-mises-samples-",
-    "test_family_contract.py::test_contract[hurdle-log-normal-mixed_quantiles-",
     "test_bounds.py::test_the_limit_at_a_bound[beta-moved",
     "test_everywhere.py::test_crps_is_finite_and_probabilities_are_such[beta]",
-    "test_family_contract.py::test_contract[beta-crps-",
-    "test_family_contract.py::test_contract[truncated-normal-integral-",
-    "test_family_contract.py::test_contract[von-mises-mixed_quantiles-",
-    "test_family_contract.py::test_contract[hurdle-gamma-values-",
-    "test_family_contract.py::test_contract[von-mises-dead_component-",
-    "test_family_contract.py::test_contract[hurdle-log-normal-dead_component-",
-    "test_family_contract.py::test_contract[hurdle-normal-mixing-",
-    "test_family_contract.py::test_contract[student-t-samples-",
-    "test_family_contract.py::test_contract[beta-samples-",
-    "test_family_contract.py::test_contract[truncated-normal-samples-",
-    "test_family_contract.py::test_contract[beta-mixed_quantiles-",
-    "test_family_contract.py::test_contract[student-t-mixed_quantiles-",
-    "test_family_contract.py::test_contract[hurdle-log-normal-mixing-",
     "test_everywhere.py::test_draws_do_not_round_to_the_ends[float32-",
     "test_far_from_zero.py::test_large_counts_in_float32[1000000000.0]",
     "test_modes.py::test_modes_of_products_against_a_grid[student-t]",
     "test_regions.py::test_a_density_that_is_infinite_at_both_ends[",
     "test_supports.py::test_merged_independent_densities_are_scored_and_classes_averaged",
-    "test_family_contract.py::test_contract*float32]",
     "test_factorized.py::test_every_family_stands_beside_every_other",
     "test_inference.py::test_many_quantiles_are_those_of_each[families]",
     "test_left_out.py::test_rows_that_are_left_out_leave_no_trace[families-",
@@ -114,10 +92,6 @@ NIGHTLY = (
     "test_interop.py::test_categorical_loses_and_regains_its_event_axis",
     "test_crps.py::test_components_that_nearly_coincide_in_float32[student]",
     "test_crps.py::test_mixtures_are_the_integral_of_the_squared_difference[student]",
-    "test_family_contract.py::test_contract[negative-binomial-mixed_quantiles",
-    "test_family_contract.py::test_contract[truncated-normal-mixing",
-    "test_family_contract.py::test_contract[gamma-mixing",
-    "test_family_contract.py::test_contract[student-t-mixing",
     "test_incomplete_functions.py::test_beta_density_of_extreme_shapes",
     "test_indexing.py::",
     "test_interop.py::test_univariate_distributions_of_distrax_own_making",
@@ -151,17 +125,6 @@ NIGHTLY = (
     "test_conformal.py::test_highest_density_regions_of_a_wrong_model_hold_their_level",
     "test_modes.py::test_derivatives_of_modes_and_their_heights[low_rank]",
     "test_information.py::test_gradients_of_the_bounds[low_rank]",
-    "test_family_contract.py::test_as_users_compile",  # optimised, where it says something
-    "test_family_contract.py::test_contract[negative-binomial-mixing",
-    "test_family_contract.py::test_contract[beta-mixing",
-    "test_family_contract.py::test_contract[von-mises-mixing",
-    "test_family_contract.py::test_contract[truncated-normal-dead_component",
-    "test_family_contract.py::test_contract[student-t-dead_component",
-    "test_family_contract.py::test_contract[gamma-dead_component",
-    "test_family_contract.py::test_contract[von-mises-slopes",
-    "test_family_contract.py::test_contract[truncated-normal-slopes",
-    "test_family_contract.py::test_other_bounds[beta-moved",
-    "test_family_contract.py::test_other_bounds[positive-normal",
     "test_far_tails.py::test_values_and_slopes*float64]",
     "test_everywhere.py::test_crps_is_finite_and_probabilities_are_such[hurdle-gamma]",
     "test_own_families.py::test_regions_of_a_family_without_a_reflection",
@@ -177,11 +140,6 @@ NIGHTLY = (
     "test_chunked.py::test_second_derivatives_in_all_arguments_at_once[diagonal",
     "test_objectives.py::test_natural_em_is_fisher_inverse_times_score[full]",
     "test_objectives.py::test_natural_em_is_fisher_inverse_times_score[isotropic]",
-    "test_family_contract.py::test_contract[negative-binomial-dead_component",
-    "test_family_contract.py::test_contract[beta-dead_component",
-    "test_family_contract.py::test_contract[gamma-mixed_quantiles",
-    "test_family_contract.py::test_contract[truncated-normal-mixed_quantiles",
-    "test_family_contract.py::test_other_bounds[negative-normal",
     "test_ensemble.py::test_networks_spread_over_four_devices_are_those_of_one",
     "test_settings.py::test_no_answer_holds_a_nan[gamma]",
     "test_bounds.py::test_truncated_normal_far_in_the_tail[float32]",
@@ -192,6 +150,18 @@ NIGHTLY = (
     "test_scores.py::test_multivariate_scores_broadcast_map_and_keep_dtypes[variogram_score]",
     "test_count_edges.py::test_samples_of_small_and_large_rates[hurdle-float64]",
 )
+
+
+#: Tiers of a few files: nothing else is imported for them.
+FEW = ("optimised", "version")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Imports take as long as a tenth of such a tier."""
+    tier = config.option.markexpr.partition(" ")[0]
+    if tier in FEW and collection_path.suffix == ".py":
+        return f"mark.{tier}" not in collection_path.read_text() or None
+    return None
 
 
 def pytest_collection_finish():

@@ -13,17 +13,24 @@ from cases import CASES, MOVED
 import jaxmdn
 from jaxmdn.components import Density, Laplace, Logistic, StudentT
 
-# Their mixtures and samples: each needs a program that takes half a minute to compile. Those of
-# the negative binomial and of the other hurdles run every time.
-NIGHTLY = ("poisson", "zero-inflated", "hurdle", "hurdle-gamma")
+# What push leaves to nightly: families whose compiled program, or oracle, takes 4 to 30 s.
+DEAR = dict.fromkeys(contract.ELEMENTWISE, ("hurdle", "hurdle-gamma"))
+DEAR[contract.check_slopes] += ("von-mises", "truncated-normal")
+DEAR |= dict.fromkeys(
+    set(contract.MIXING) - {contract.check_types},
+    (
+        "student-t", "beta", "truncated-normal", "poisson", "negative-binomial", "zero-inflated",
+        "hurdle", "hurdle-gamma", "hurdle-normal",
+    ),
+)  # fmt: skip
+CHEAP = ("unit-logit-normal",)  # of the families with other bounds
 
 
 def pair(case, part, dtype):
-    marks = []
-    if case.name in NIGHTLY and part in contract.MIXING:
-        marks.append(pytest.mark.nightly)
+    # float32 has its turn where it says more, with the compiler's optimisations.
+    nightly = dtype == np.float32 or case.name in DEAR.get(part, ())
     name = f"{case.name}-{part.__name__[6:]}-{dtype.__name__}"
-    return pytest.param(case, part, dtype, id=name, marks=marks)
+    return pytest.param(case, part, dtype, id=name, marks=[pytest.mark.nightly] * nightly)
 
 
 PAIRS = [pair(case, *check) for case in CASES for check in contract.CHECKS]
@@ -34,7 +41,13 @@ def test_contract(case, part, dtype):
     part(case, dtype)
 
 
-@pytest.mark.parametrize("case", MOVED, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.nightly] * (case.name not in CHEAP))
+        for case in MOVED
+    ],
+)
 def test_other_bounds(case):
     for part in contract.ELEMENTWISE:
         part(case, np.float64)
@@ -47,10 +60,11 @@ def test_quantiles_of_random_mixtures(case):
         contract.check_mixed_quantiles(case, seed=seed)
 
 
+@pytest.mark.nightly
 @pytest.mark.optimised
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_as_users_compile(case):
-    """The float32 program of every family; with JAXMDN_TEST_OPTIMIZED=1, optimised."""
+    """The float32 program of every family, with the compiler's optimisations."""
     for part in contract.ELEMENTWISE:
         part(case, np.float32)
 
