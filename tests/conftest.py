@@ -5,6 +5,7 @@ optimise them (``JAXMDN_TEST_OPTIMIZED=1`` lets it, as it does for users), and k
 for the next run.
 """
 
+import atexit
 import gc
 import importlib.metadata
 import os
@@ -169,6 +170,12 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_sessionfinish(session):
+    """A worker leaves its memory to the system: to free all programs takes more than ten seconds."""
+    if hasattr(session.config, "workerinput"):
+        atexit.register(os._exit, 0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
