@@ -469,15 +469,20 @@ def mixture_of(case, logits, parameters):
     return jaxmdn.Mixture(logits=jnp.asarray(logits), components=components)
 
 
+def drawn(case, rng, count):
+    """Parameters of mixtures, some of them shared, and their logits."""
+    shapes = (count, K, D), (count, 1, D), (count, K, 1)
+    pairs = zip((case.mixed or case.draw).items(), shapes, strict=False)
+    parameters = {name: sampler(rng, shape) for (name, sampler), shape in pairs}
+    return parameters, rng.normal(size=(count, K))
+
+
 @functools.cache
 def mixed(case, seed, dead):
     """A mixture, some of whose parameters are shared, everything of it, and its oracle's parts."""
     rng = np.random.default_rng(seed)
-    shapes = (FEW, K, D), (FEW, 1, D), (FEW, K, 1)
     draw = case.mixed or case.draw
-    pairs = zip(draw.items(), shapes, strict=False)
-    parameters = {name: sampler(rng, shape) for (name, sampler), shape in pairs}
-    logits = rng.normal(size=(FEW, K))
+    parameters, logits = drawn(case, rng, FEW)
     if dead:
         logits[:, -1] = -np.inf
     more = {name: sampler(rng, (FEW, 2, D)) for name, sampler in draw.items()}
@@ -578,14 +583,28 @@ def check_dead_component(case, dtype=np.float64):
     check_mixing(case, dead=True)
 
 
-def check_mixed_quantiles(case, dtype=np.float64, seed=10):
-    (parameters, logits, _, _), (_, p, *_), found = mixed(case, seed, False)
-    reached = weighted(logits, case.oracle.cdf(parameters, found["quantile"][:, None]))
+def check_mixed_quantiles(case, dtype=np.float64):
+    """The oracle's distribution function takes the quantiles of a mixture back."""
+    (parameters, logits, _, _), (_, p, *_), found = mixed(case, 10, False)
+    take_back(case, parameters, logits, p, found["quantile"])
+
+
+def check_random_quantiles(case, count=1000):
+    """The same of many mixtures."""
+    rng = np.random.default_rng(20)
+    parameters, logits = drawn(case, rng, count)
+    p = rng.uniform(1e-4, 1 - 1e-4, (count, D))
+    found = jax.jit(jaxmdn.quantile)(mixture_of(case, logits, parameters), p)
+    take_back(case, parameters, logits, p, np.asarray(found))
+
+
+def take_back(case, parameters, logits, p, found):
+    reached = weighted(logits, case.oracle.cdf(parameters, found[:, None]))
     if not (case.discrete or case.atom):
         np.testing.assert_allclose(reached, p, rtol=1e-9, atol=1e-11)
         return
     # The smallest value with cdf >= p.
-    last = case.oracle.before(found["quantile"])
+    last = case.oracle.before(found)
     before = weighted(logits, case.oracle.cdf(parameters, last[:, None]))
     assert np.all(reached >= p * (1 - 1e-9))
     assert np.all(before <= p * (1 + 1e-9))
