@@ -202,16 +202,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-__all__ = [
-    "any_rank",
-    "cores",
-    "fori_loop",
-    "jit",
-    "scan",
-    "vary",
-    "vary_alike",
-    "while_loop",
-    "whole",
-]

@@ -173,7 +173,7 @@ def pytest_collection_finish():
 
 
 def pytest_sessionfinish(session):
-    """A worker leaves its memory to the system: to free all programs takes more than ten seconds."""
+    """A worker leaves its memory to the system: to free all programs takes over ten seconds."""
     if hasattr(session.config, "workerinput"):
         atexit.register(os._exit, 0)
 

@@ -194,6 +194,3 @@ def _ranked(scores: Float[Array, "N D"], level: float, everything: float) -> Flo
     last = jnp.full((1, *scores.shape[1:]), everything, scores.dtype)
     chosen = jnp.concatenate([jnp.sort(scores, axis=0), last])[jnp.minimum(rank - 1, count)]
     return jnp.where(jnp.isnan(scores).any(axis=0), jnp.nan, chosen)
-
-
-__all__ = ["Interval", "central_interval", "conformal_hdr", "conformal_interval"]

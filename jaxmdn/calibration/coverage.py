@@ -173,6 +173,3 @@ def _share_below(values: Array, levels: Sequence[Array]) -> Array:
     level = jnp.asarray(levels, values.dtype)[:, None, None]
     share = jnp.mean(values[None] <= level, axis=1, dtype=values.dtype)
     return jnp.where(jnp.isnan(values).any(axis=0), jnp.nan, share)
-
-
-__all__ = ["ReliabilityTable", "coverage", "reliability_table"]

@@ -271,12 +271,3 @@ def _check(function: str, recalibration: Recalibration, density: Density) -> Non
             f"{function}: expected a map of {density.event_dim} dimensions (the density's D), got "
             f"one of {recalibration.knots.shape[0]}; fit it to PIT values of this model."
         )
-
-
-__all__ = [
-    "Recalibration",
-    "recalibrate",
-    "recalibrated_cdf",
-    "recalibrated_log_prob",
-    "recalibrated_quantile",
-]

@@ -73,6 +73,3 @@ def _stack(log_prob: Array, rows: Array) -> Array:
     count = density.shape[1]
     start = jnp.full(count, 1 / count, density.dtype)
     return meshes.while_loop(more, climb, (start, start[0] + jnp.inf, jnp.zeros((), jnp.int32)))[0]
-
-
-__all__ = ["stacking_weights"]

@@ -336,6 +336,3 @@ def _climb(
 
     first = (start, at(start), jnp.asarray(1e-3, prior.dtype), jnp.int32(0))
     return meshes.while_loop(more, step, first)[0]
-
-
-__all__ = ["Temperature", "apply_temperature", "fit_scale_factor", "fit_temperature"]

@@ -225,6 +225,3 @@ def _probability_above(statistic: Array, count: int) -> Array:
     like = jax.ShapeDtypeStruct(statistic.shape, statistic.dtype)
     fixed = jax.lax.stop_gradient(statistic)
     return jax.pure_callback(on_host, like, fixed, vmap_method="expand_dims")
-
-
-__all__ = ["PitTest", "pit", "pit_test"]

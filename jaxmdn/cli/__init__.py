@@ -43,19 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         arguments = config.expand(parser, list(argv))
-    except UsageError as error:
-        print(f"jaxmdn {argv[0]}: {error}", file=sys.stderr)
-        return 2
-    try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # one line, without the source location
             _keep_compiled(arguments.command)
             arguments.run(arguments)
     except (UsageError, OSError, ValueError) as error:
-        print(f"jaxmdn {arguments.command}: {error}", file=sys.stderr)
+        print(f"jaxmdn {argv[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\njaxmdn {arguments.command}: interrupted", file=sys.stderr)
+        print(f"\njaxmdn {argv[0]}: interrupted", file=sys.stderr)
         return 130
     return 0
 

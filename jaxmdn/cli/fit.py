@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +228,9 @@ def _write(
     test: pd.DataFrame,
 ) -> list[str]:
     """Write the folder; the names of its files, but for the model and the summary."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     result, targets = trained.result, trained.targets
     numbers = (test.index + 1).tolist()
-    try:
+    with folders.replacing(out) as scratch:
         trained.save(scratch / "model")
         if Path(arguments.file).suffix in PARQUET:  # which keeps the columns' types
             test.to_parquet(scratch / HELD_BACK[1])
@@ -261,8 +257,4 @@ def _write(
         ):
             drawn.append(f"{name}.{arguments.format}")
             evaluate.save_figure(figure, scratch / drawn[-1])
-        scratch.chmod(0o755)
-        folders.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return drawn

@@ -51,8 +51,7 @@ class Inputs:
 
     def prepare(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The input columns: numbers in float64 (dates in days since 1970), categories as text."""
-        lacking = [name for name in self.kinds if name not in frame.columns]
-        require_columns(frame, lacking, "input")
+        require_columns(frame, self.kinds, "input")
         return pd.DataFrame(
             {name: _prepare(frame[name], kind) for name, kind in self.kinds.items()},
             index=frame.index,

@@ -75,7 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("classes have no order: no quantiles, intervals or regions of them.")
     frame = read_table(arguments.file, Format.of(arguments, trained.form))
     require_columns(frame, arguments.keep, "--keep")
-    require_columns(frame, trained.inputs.kinds, "input")
     _say_what_is_new(trained, trained.inputs.prepare(frame))
     y = np.full((len(frame), len(trained.targets.names)), np.nan)
     if all(target in frame.columns for target in trained.targets.names):

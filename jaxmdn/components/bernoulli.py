@@ -81,6 +81,3 @@ class Bernoulli(CountDensity):
     def variance(self) -> Float[Array, "..."]:
         no, yes = self._chances()
         return self._fill(no * yes)
-
-
-__all__ = ["Bernoulli"]

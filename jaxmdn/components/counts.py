@@ -168,6 +168,3 @@ def lattices(density: Any) -> tuple[tuple[float, float] | None, ...]:
         (own.lower, own.step) if own.discrete and own.kind != "classes" else None
         for own in density.support
     )
-
-
-__all__ = ["CountDensity", "lattices", "reached", "reaches"]

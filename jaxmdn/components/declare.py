@@ -143,18 +143,3 @@ def register(cls: ClassT) -> ClassT:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     cls.__reduce__ = reduce  # type: ignore[method-assign,assignment]
     return cls
-
-
-__all__ = [
-    "REGISTRY",
-    "constant",
-    "family",
-    "magnitude",
-    "parameter",
-    "part",
-    "positive",
-    "real",
-    "register",
-    "simplex",
-    "unit",
-]

@@ -199,6 +199,3 @@ def _sigmoid(z: Array) -> Array:
     # By hand: compilers may turn the sigmoid into a tanh, which has no lower tail.
     power = jnp.exp(-jnp.abs(z))
     return jnp.where(z < 0, power, 1) / (1 + power)
-
-
-__all__ = ["DiscretizedLogistic"]

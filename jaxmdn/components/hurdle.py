@@ -193,6 +193,3 @@ class Hurdle(ZeroMass):
         zero, rest = self.shares()
         mean, variance = self._base_moments()
         return self._fill(rest * (variance + zero * mean**2))
-
-
-__all__ = ["Hurdle"]

@@ -161,6 +161,3 @@ def check_bounds(name: str, lower: Any, upper: Any, *, finite: bool = True) -> N
         raise ValueError(f"{name}: lower must be below upper, got {lower!r} and {upper!r}.")
     if finite and not (math.isfinite(lower) and math.isfinite(upper)):
         raise ValueError(f"{name}: both bounds must be finite, got {lower!r} and {upper!r}.")
-
-
-__all__ = ["BoundedDensity", "IntervalDensity", "PositiveDensity", "check_bounds"]

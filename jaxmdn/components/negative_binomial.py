@@ -72,6 +72,3 @@ class NegativeBinomial(CountDensity):
     def variance(self) -> Float[Array, "..."]:
         mean, concentration = self._parameters()
         return self._fill(mean + mean * (mean / concentration))
-
-
-__all__ = ["NegativeBinomial"]

@@ -115,6 +115,3 @@ def _draw_large(key: Array, rate: Array, skip: Array) -> Array:
         return ~jnp.all(state[2])
 
     return meshes.while_loop(waiting, attempt, (key, jnp.zeros_like(rate), skip))[1]
-
-
-__all__ = ["Poisson", "draw_poisson"]

@@ -189,6 +189,3 @@ def _wrap(y: Array) -> Array:
 
 def _own_variance(concentration: Array) -> Array:
     return 2 * circular.upper_moments(jnp.zeros_like(concentration), concentration)[1]
-
-
-__all__ = ["VonMises"]

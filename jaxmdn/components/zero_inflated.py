@@ -92,6 +92,3 @@ def _log_inflated_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         zero, -numerics.expm1(log_zero) * jnp.exp(extra + rest - log_mass), -jnp.exp(extra)
     )
     return value, of_base * dlog_base + of_logit * dlogit
-
-
-__all__ = ["ZeroInflated"]

@@ -101,6 +101,3 @@ class ZeroMass(Univariate):
     def _parameters(self, *arrays: Array) -> tuple[Array, ...]:
         leaves = jax.tree.leaves((self.base, self.logit))
         return numerics.upcast(*leaves, *arrays)
-
-
-__all__ = ["ZeroMass"]

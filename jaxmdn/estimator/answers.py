@@ -36,8 +36,7 @@ def in_batches(function: str, predictor: Predictor, *rows: np.ndarray, **numbers
     parts = []
     for start in range(0, max(len(rows[0]), 1), LARGEST):
         batch = [array[start : start + LARGEST] for array in rows]
-        count = len(batch[0])
-        _, filled = padding.fill(batch)
+        count, filled = padding.fill(batch)
         values = _evaluate(function, predictor, *filled, **numbers)
         parts.append(jax.tree.map(lambda value: np.asarray(value, np.float64)[:count], values))  # noqa: B023
     return jax.tree.map(lambda *own: np.concatenate(own), *parts)
@@ -45,14 +44,6 @@ def in_batches(function: str, predictor: Predictor, *rows: np.ndarray, **numbers
 
 def _moments(density: Any) -> tuple[Array, Array]:
     return jaxmdn.mean(density), jnp.sqrt(jaxmdn.variance(density))
-
-
-def _mean(density: Any) -> Array:
-    return jaxmdn.mean(density)
-
-
-def _quantile(density: Any, *, p: Array) -> Array:
-    return jaxmdn.quantile(density, p)
 
 
 def _mode(density: Any) -> Array:
@@ -70,8 +61,8 @@ def _sample(density: Any, number: Array, *, key: Array, draws: Array) -> Array:
 
 FUNCTIONS: dict[str, Any] = {
     "moments": _moments,
-    "mean": _mean,
-    "quantile": _quantile,
+    "mean": jaxmdn.mean,
+    "quantile": jaxmdn.quantile,
     "mode": _mode,
     "sample": _sample,
     "log_prob": jaxmdn.log_prob,

@@ -149,7 +149,7 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
 
         The first call sets the standardisation, so that its rows should look like the others.
         """
-        options = {"validation": None, "max_epochs": 1, "ema": 0.0}
+        options = {"validation": None, "num_epochs": 1, "ema": 0.0}
         return self._fit(X, y, sample_weight, go_on=True, **options)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, go_on: bool, **options: Any) -> Any:
@@ -207,7 +207,8 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
         return FactorizedHead(families, self.components)
 
     def _ensemble(self, x: Any, y: Any, weights: Any, seed: int) -> Any:
-        recipe = resolve("MDNRegressor", *self._recipe())
+        by_name = (None, self.recipe) if isinstance(self.recipe, str) else (self.recipe, "default")
+        recipe = resolve("MDNRegressor", *by_name)
         changes: dict[str, Any] = {
             "members": self.members,
             "num_components": self.components,
@@ -224,10 +225,6 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
             x, y, head=head, recipe=recipe, weights=weights, seed=seed, progress=bool(self.verbose)
         )
         return dataclasses.replace(result, columns=self.columns_)
-
-    def _recipe(self) -> tuple[Any, str]:
-        """A recipe, or the name of an effort, as ``fit_ensemble`` takes them."""
-        return (None, self.recipe) if isinstance(self.recipe, str) else (self.recipe, "default")
 
     def _network(
         self, x: Any, y: Any, weights: Any, seed: int, before: Any, options: dict[str, Any]
@@ -248,11 +245,6 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
         else:
             model, x_map, y_map = before.model, before.x_standardizer, before.y_standardizer
         check_targets(model.head, y, "MDNRegressor.fit")
-        chosen = {
-            "num_epochs": options.pop("max_epochs", self.max_epochs),
-            "validation": options.pop("validation", self.validation),
-            **options,
-        }
         result = train.fit(
             model,
             x_map(x),
@@ -266,7 +258,7 @@ class MDNRegressor(Predictions, RegressorMixin, BaseEstimator):
             initialize=before is None,
             seed=seed,
             progress=bool(self.verbose),
-            **chosen,
+            **({"num_epochs": self.max_epochs, "validation": self.validation} | options),
         )
         log_det = float(np.mean(y_map.log_det_at(model.head.support, y)))
         history = {

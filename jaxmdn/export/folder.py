@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,15 +99,9 @@ def save(
     if folder.exists() and not (overwrite and ours):
         remedy = "pass overwrite=True" if ours else "it is no export, so it stays"
         raise FileExistsError(f"export.save: {folder} exists; choose another folder, or {remedy}.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with folders.replacing(folder) as scratch:
         found = FORMATS[format](scratch, result, tuple(outputs), tuple(levels.tolist()), columns)
         head = {"format": format, "version": 1, "jaxmdn": __version__}
         text = json.dumps({**head, **found}, indent=1, allow_nan=False)
         (scratch / "description.json").write_text(text)
-        scratch.chmod(0o755)  # mkdtemp's folders are private
-        folders.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder

@@ -51,15 +51,6 @@ def num_inputs(result: Any, columns: Columns | None) -> int:
     return int(arguments["in_features"])
 
 
-def input_map(result: Any, columns: Columns | None, x: Array) -> Array:
-    """Inputs ``[N, F]`` as the networks take them: gaps, categories, standardised."""
-    x = x if columns is None else columns.spread(x)
-    if result.x_standardizer is None:
-        return x
-    shift, scale = result.x_standardizer.shift, result.x_standardizer.scale
-    return (x - jnp.asarray(shift, x.dtype)) / jnp.asarray(scale, x.dtype)
-
-
 def make_program(
     result: FitResult | EnsembleResult,
     outputs: tuple[str, ...],
@@ -67,7 +58,7 @@ def make_program(
     columns: Columns | None = None,
 ) -> Callable[..., dict[str, Array]]:
     """``f(x)``, or ``f(x, y)`` where an output is one of targets: a flat dictionary of arrays."""
-    predictor, y_map = Predictor.of(result), result.y_standardizer
+    predictor, x_map, y_map = Predictor.of(result), result.x_standardizer, result.y_standardizer
     columns = columns_of(result, columns)
 
     def answer(density: Any, output: str, y: Any) -> dict[str, Array]:
@@ -82,7 +73,8 @@ def make_program(
         return {output: getattr(jaxmdn, output)(density, *rows)}
 
     def program(x: Array, *y: Array) -> dict[str, Array]:
-        density = predictor(input_map(result, columns, x))
+        x = x if columns is None else columns.spread(x)
+        density = predictor(x if x_map is None else x_map(x))
         if y_map is not None:
             density = to_unit(density, y_map)
         found = [answer(density, output, *(y or (None,))) for output in outputs]

@@ -261,7 +261,7 @@ def label(value):
     """A category as text, the same for 3, 3.0 and "3"; "" for one that is missing."""
     if isinstance(value, str):
         return value
-    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
         return ""
     number = isinstance(value, (int, float, np.number, np.bool_))
     return str(int(value)) if number and float(value).is_integer() else str(value)

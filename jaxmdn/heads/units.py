@@ -88,6 +88,3 @@ def _class_conditional(
 ) -> ClassConditionalHead:
     values = y.y if isinstance(y, Labeled) else y
     return dataclasses.replace(head, head=in_units(head.head, values, weights))
-
-
-__all__ = ["in_units"]

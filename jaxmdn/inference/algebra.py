@@ -283,6 +283,3 @@ def require_normals(function: str, name: str, mixture: Any) -> None:
             f"{function}: not defined for {type(family).__name__}; the components of {name} must "
             f"be normal (any covariance)."
         )
-
-
-__all__ = ["Product", "product", "temper"]

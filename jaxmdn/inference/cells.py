@@ -104,6 +104,3 @@ def univariate_parts(
 def pick(y: Float[Array, "... D"], dims: Any) -> Float[Array, "... 1 d"]:
     """Some dimensions of ``y [..., D]``, with an axis for the components."""
     return y[..., None, dims]
-
-
-__all__ = ["cell_log_prob", "log_likelihood", "pick", "univariate_parts"]

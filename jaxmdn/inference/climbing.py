@@ -115,6 +115,3 @@ def climb(products: Products, x: Float[Array, "... D"]) -> tuple[Array, Bool[Arr
     peaked = jnp.all(jnp.isfinite(jnp.linalg.cholesky(bend + slack)), axis=(-2, -1))
     at_rest = jnp.sum((slope / root) ** 2, axis=-1) <= tolerance**4
     return x, peaked & at_rest
-
-
-__all__ = ["Products", "climb", "gradient", "hessian", "look"]

@@ -94,6 +94,3 @@ def _derivatives(parts: Parts, y: Float[Array, "..."], order: int) -> tuple[Arra
         third = rates[2] + off * (3 * rates[1] + off * off)
         found.append(numerics.weighted_sum(share, third, axis))
     return tuple(found)
-
-
-__all__ = ["Parts", "derivatives"]

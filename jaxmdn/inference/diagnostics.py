@@ -86,6 +86,3 @@ def _dead(mixture: Mixture, threshold: float) -> Bool[Array, "K"]:
     if not rows.shape[0]:
         return jnp.zeros(rows.shape[-1], bool)
     return jnp.all(rows < threshold, axis=0)
-
-
-__all__ = ["effective_num_components", "is_dead"]

@@ -344,6 +344,3 @@ def _trace(components: Any, other: Any) -> Float[Array, "... K"]:
         "...ij,...jk->...ik", other.whitening(), components.square_root(), precision="highest"
     )
     return jnp.sum(root**2, axis=(-2, -1))
-
-
-__all__ = ["Bounds", "entropy_bounds", "kl_divergence", "kl_upper_bound"]

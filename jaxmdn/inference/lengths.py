@@ -120,18 +120,3 @@ def cumulated(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:
         return mixture.cdf(y[..., None])[..., 0]
     near = representative(y)
     return mixture.cdf(near[..., None])[..., 0] + jnp.round(y / TURN)
-
-
-__all__ = [
-    "TURN",
-    "Continuum",
-    "cumulated",
-    "log_density",
-    "on_atom",
-    "on_circle",
-    "plain",
-    "representative",
-    "require_continuous",
-    "require_regions",
-    "without_atoms",
-]

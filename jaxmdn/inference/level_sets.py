@@ -263,6 +263,3 @@ def _settle_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     _, rate = jax.jvp(partial(reached, mixture), (log_t,), (jnp.ones_like(log_t),))
     flat = ~(rate < 0)
     return log_t, jnp.where(flat, 0, (dlevel - moved) / jnp.where(flat, 1, rate))
-
-
-__all__ = ["crossing", "expand", "follow", "region_ends", "region_probability", "solve_level"]

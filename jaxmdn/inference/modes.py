@@ -334,6 +334,3 @@ def _distinct(
         return kept & ~(same & kept[index]), None
 
     return meshes.scan(visit, found, (slots, points))[0]
-
-
-__all__ = ["Modes", "modes"]

@@ -299,6 +299,3 @@ def _quantile_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         flat = flat | (y == atom)
     missing = jnp.where(side, dtail - dnear, dnear - dtail)
     return y, jnp.where(flat, 0, missing / jnp.where(flat, 1, density))
-
-
-__all__ = ["central", "check_levels", "quantile", "quantile_at"]

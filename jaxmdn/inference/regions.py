@@ -362,6 +362,3 @@ def _require_key(function: str, mixture: Any, key: Any, num_samples: Any) -> Non
             f"{function}: {what} needs samples, and they a key; pass key=jax.random.key(seed). "
             f"(Of one real number, a class or a level the result is exact and needs none.)"
         )
-
-
-__all__ = ["Intervals", "hdr_intervals", "hdr_level", "hdr_threshold", "level_jump"]

@@ -88,6 +88,3 @@ def components_first(mixture: Mixture) -> Density:
         return jnp.moveaxis(jnp.broadcast_to(parameter.reshape(shape), shape_full), axis, 0)
 
     return mixture.components.map_parameters(move)
-
-
-__all__ = ["nearest_inside", "tail_of"]

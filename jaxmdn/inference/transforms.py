@@ -249,6 +249,3 @@ def _check_dims(function: str, dims: Sequence[int], event_dim: int) -> tuple[int
             f"got {list(known)}."
         )
     return known
-
-
-__all__ = ["affine", "condition", "marginal"]

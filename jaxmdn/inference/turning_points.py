@@ -322,6 +322,3 @@ def _bisect(
 
     extra = jax.tree.map(lambda _: lower, jax.eval_shape(function, lower)[1])
     return meshes.fori_loop(0, steps + 1, halve, (lower, upper, lower, extra))[2:]
-
-
-__all__ = ["TurningPoints", "grid_levels", "turning_points"]

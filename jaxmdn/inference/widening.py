@@ -124,6 +124,3 @@ def placed(components: Any, loc: Float[Array, "... D"], scale: Float[Array, "...
     return dataclasses.replace(
         components, **{k: v.astype(components.dtype) for k, v in changes.items()}
     )
-
-
-__all__ = ["has_scales", "placed", "scaled", "stretched", "widen"]

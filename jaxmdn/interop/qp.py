@@ -82,6 +82,3 @@ def _import(function: str) -> Any:
     except ImportError as error:
         raise ImportError(f"{function}: qp is not installed; {QP}.") from error
     return qp
-
-
-__all__ = ["from_qp", "to_qp"]

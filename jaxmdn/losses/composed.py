@@ -68,6 +68,3 @@ def _serves(head: Head, raw: Array, y: Any) -> bool:
     chosen = choose("log_prob", None, head, raw, dtype=dtype)
     # On a GPU blocks without a kernel move a fifth more than the parameters' own gradients do.
     return chosen == "pallas_triton" or (chosen != "xla" and jax.default_backend() == "cpu")
-
-
-__all__ = ["log_prob"]

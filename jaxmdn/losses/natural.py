@@ -139,6 +139,3 @@ def _row_steps(
     before = jnp.concatenate([jnp.zeros_like(pulls[..., :1, :]), pulls[..., :-1, :]], axis=-2)
     steps = -(scale * z)[..., None] * before
     return numerics.pack_tril(steps)[..., head.edges]
-
-
-__all__ = ["natural_em"]

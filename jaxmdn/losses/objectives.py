@@ -292,14 +292,3 @@ def _mixture(function: str, head: Head, raw: Array) -> Mixture:
     if not isinstance(density, Mixture) or isinstance(density.components, Mixture):
         raise TypeError(f"{function}: expected a head of plain mixtures, got {head!r}.")
     return density
-
-
-__all__ = [
-    "beta_nll",
-    "cell_nll",
-    "dirichlet_penalty",
-    "entropy_penalty",
-    "scale_penalty",
-    "smoothed_nll",
-    "winner_takes_all",
-]

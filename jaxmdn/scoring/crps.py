@@ -302,6 +302,3 @@ def _cuts(density: Density, reached: Float[Array, "... D"]) -> Float[Array, "S .
         levels = jnp.broadcast_to(levels, (*reached.shape[:-1], *levels.shape[-2:]))
         cuts += [jnp.minimum(levels[..., k, :], 1) for k in range(levels.shape[-2])]
     return jnp.sort(jnp.stack(cuts), axis=0)
-
-
-__all__ = ["crps", "quantile_crps"]

@@ -149,6 +149,3 @@ def _counts(mixture: Mixture, index: Array) -> tuple[Array, Array, Array]:
     long = long + 0.5 * (high**2 - low**2) + bend / 12
     short = jnp.sum(jnp.where(whole < length, squares, 0), axis=0)
     return jnp.sum(jnp.where(few, short, long), axis=0), index, below
-
-
-__all__ = ["over_steps"]

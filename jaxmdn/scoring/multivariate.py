@@ -266,6 +266,3 @@ def _over_blocks(
     which = jnp.arange(groups * blocks) % groups
     totals, _ = meshes.scan(add, start, (which, jax.random.split(key, groups * blocks)))
     return totals, blocks, blocks * size
-
-
-__all__ = ["energy_score", "variogram_score"]

@@ -138,6 +138,3 @@ def reaches_beyond(mixture: Mixture, dtype: np.dtype) -> bool:
 def probability(values: Array) -> Array:
     """Within [0, 1], which rounding may have left."""
     return jnp.where(values < 0, 0, jnp.where(values > 1, 1, values))
-
-
-__all__ = ["density_of", "merge", "probability", "reaches_beyond", "rule", "sum_first"]

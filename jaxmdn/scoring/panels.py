@@ -136,6 +136,3 @@ def _reach(
     # From the cell's own end: from the table's, 1e6 widths away, float32 would lose the place.
     part = jnp.where(rising, jnp.log(jnp.where(rising, share / low, 1)) / pace, 0)
     return start + part * (end - start)
-
-
-__all__ = ["component_edges", "insert", "open_ended"]

@@ -105,6 +105,3 @@ def _interval(density: Density, y: Array, level: Array) -> Array:
     low, high = central(density, 0.5 * miss)
     outside = jnp.maximum(jnp.maximum(low - y, y - high), 0)
     return high - low + 2 / miss * outside
-
-
-__all__ = ["interval_score", "pinball_score"]

@@ -195,14 +195,3 @@ def _unit(logit: Array) -> tuple[Array, Array]:
     power = jnp.exp(-jnp.abs(logit))
     small, large = power / (1 + power), 1 / (1 + power)
     return jnp.where(logit < 0, small, large), jnp.where(logit < 0, large, small)
-
-
-__all__ = [
-    "kernel_of_gap",
-    "log_beta",
-    "log_kernel",
-    "log_tails",
-    "quantile",
-    "tails",
-    "tilted_integral",
-]

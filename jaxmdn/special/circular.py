@@ -245,15 +245,3 @@ def draw(key: Array, k: Float[Array, "..."]) -> Float[Array, "..."]:
 
     start = (key, jnp.where(jnp.isfinite(k), 0, jnp.nan).astype(k.dtype), ~jnp.isfinite(k))
     return meshes.while_loop(waiting, attempt, start)[1]
-
-
-__all__ = [
-    "attach",
-    "draw",
-    "log_density",
-    "log_tails",
-    "quantile",
-    "resultant_gap",
-    "survival",
-    "upper_moments",
-]

@@ -205,14 +205,3 @@ def log_tails(y: Array, mean: Array, concentration: Array) -> tuple[Array, Array
     positive = _positive(mean)
     log = _log_side(y, positive, concentration)
     return _log_both(mean, y + 1 <= positive, log)
-
-
-__all__ = [
-    "limit",
-    "log_mass",
-    "log_tails",
-    "poisson_log_mass",
-    "poisson_log_tails",
-    "poisson_tails",
-    "tails",
-]

@@ -180,20 +180,3 @@ def _decay_mean_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     terms = range(1, _DECAY_TERMS[x.dtype.itemsize])
     series = polynomial(small, [(-1.0) ** n * n / math.factorial(n + 1) for n in terms])
     return value, jnp.where(near, series, (jnp.exp(-large) - value) / large) * dx
-
-
-__all__ = [
-    "CUT",
-    "NODES",
-    "centred_cumulant",
-    "centred_slope",
-    "chebyshev",
-    "chebyshev_fit",
-    "decay_mean",
-    "exp_excess",
-    "integrate",
-    "legendre",
-    "log_excess",
-    "log_gap",
-    "polynomial",
-]

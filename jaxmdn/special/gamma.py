@@ -288,20 +288,3 @@ def log_draw(key: Array, a: Float[Array, "..."], shape: tuple[int, ...]) -> Floa
     """Return the logarithms of gamma draws of shape ``a``: those of small shape underflow."""
     key, a = meshes.vary_alike(key, a)
     return jax.random.loggamma(key, a, shape, a.dtype)
-
-
-__all__ = [
-    "bounded",
-    "log_density",
-    "log_draw",
-    "log_gamma",
-    "log_gamma_ratio",
-    "log_kernel",
-    "log_tails",
-    "quantile",
-    "side",
-    "solve_fraction",
-    "stirling_rest",
-    "stirling_slope",
-    "tails",
-]

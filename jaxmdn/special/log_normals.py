@@ -92,6 +92,3 @@ def _reduced_distance_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array
     change = first * (dloc + scale * dscale) + second * (dother_loc + other_scale * dother_scale)
     widening = (scale / spread) * dscale + (other_scale / spread) * dother_scale
     return value, change + 2 * g * widening
-
-
-__all__ = ["is_wide", "reduced_distance"]

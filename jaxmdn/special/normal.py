@@ -154,6 +154,3 @@ def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def _erf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (direction,) = primals, tangents
     return erf(x), 2 / math.sqrt(math.pi) * jnp.exp(-x * x) * direction
-
-
-__all__ = ["erf", "half_moment", "hazard_excess", "log_ndtr", "ndtr"]

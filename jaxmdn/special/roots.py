@@ -208,6 +208,3 @@ def invert_tail(
 
 def _clip(newton: Array, lower: Array, upper: Array, y: Array) -> Array:
     return jnp.where(jnp.isnan(newton), y, jnp.clip(newton, lower, upper))
-
-
-__all__ = ["bisect", "close_in", "first_whole", "halfway", "invert_tail"]

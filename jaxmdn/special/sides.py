@@ -89,6 +89,3 @@ def nearer_side(q: Array, upper: Array | bool) -> tuple[Array, Array]:
 def _bound(log: Array) -> Array:
     """Not above zero, where rounding may have put it."""
     return log - jax.lax.stop_gradient(jnp.maximum(log, 0))
-
-
-__all__ = ["complete", "log_complement", "log_complete", "log_rest", "log_side", "nearer_side"]

@@ -45,6 +45,3 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 def log_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log(1 / (1 + e^-x))``, elementwise."""
     return -softplus(-x)
-
-
-__all__ = ["log_sigmoid", "softplus", "softplus_and_slope"]

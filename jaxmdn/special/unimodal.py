@@ -284,6 +284,3 @@ def _panels(
 
     steps = jnp.asarray(np.stack([places, weights], axis=1), first.dtype)
     return (last - first) * meshes.scan(add, jnp.zeros_like(first), steps)[0]
-
-
-__all__ = ["coordinate", "expect", "log_tails", "place", "shape_of"]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,11 +73,13 @@ def save(
         raise FileExistsError(
             f"save: {folder} exists already; choose another folder or pass overwrite=True."
         )
+    model = result.model
+    network = next((name for name, kind in NETWORKS.items() if isinstance(model, kind)), None)
     config = {
         "format": FORMAT,
         "jaxmdn": __version__,
-        "network": _network(result.model),
-        "model": result.model.config() if _describable(result.model) else None,
+        "network": network,
+        "model": model.config() if network and model.describable else None,
         "history": {name: jsonable(values) for name, values in result.history.items()},
         "notes": dict(notes or {}),
     }
@@ -96,7 +96,7 @@ def save(
         config["columns"] = result.columns.to_config()
         config["narrowing"] = result.narrowing
     else:
-        arrays = {"model": _arrays(nnx.state(result.model))}
+        arrays = {"model": _arrays(nnx.state(model))}
         config["best_epoch"], config["temperature"] = result.best_epoch, result.temperature
     config["cells"] = None if result.cells is None else result.cells.tolist()
     maps = {"x": result.x_standardizer, "y": result.y_standardizer}
@@ -106,17 +106,10 @@ def save(
     arrays = jax.tree.map(_of_all_processes, arrays)
     if jax.process_index() > 0:
         return folder
-    with folders.writing("save", folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            (scratch / "config.json").write_text(text)
-            with _checkpointer() as checkpointer:
-                checkpointer.save((scratch / "arrays").absolute(), arrays)
-            scratch.chmod(0o755)  # mkdtemp's folders are private
-            folders.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with folders.writing("save", folder), folders.replacing(folder) as scratch:
+        (scratch / "config.json").write_text(text)
+        with _checkpointer() as checkpointer:
+            checkpointer.save((scratch / "arrays").absolute(), arrays)
     return folder
 
 
@@ -255,12 +248,3 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _arrays(state: Any) -> dict[str, Any]:
     return {_name(path): variable[...] for path, variable in _flat(state)}
-
-
-def _describable(model: Any) -> bool:
-    return _network(model) is not None and model.describable
-
-
-def _network(model: Any) -> str | None:
-    """The name of the network's kind; None for one that is not ours."""
-    return next((name for name, kind in NETWORKS.items() if isinstance(model, kind)), None)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmdn.train.data import as_arrays
+from jaxmdn.train.data import as_arrays, is_missing
 
 KNOWN = ("category", "object", "string", "str")  # dtypes of pandas that hold names of things
 
@@ -238,11 +238,8 @@ def _label(value: Any) -> str:
     """A category as text, the same for 3, 3.0 and "3"; "" for one that is missing."""
     if isinstance(value, str):
         return value
-    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
+    if is_missing(value) or value != value:
         return ""
     if isinstance(value, numbers.Real) and float(value).is_integer():
         return str(int(float(value)))
     return str(value)
-
-
-__all__ = ["Columns"]

@@ -126,15 +126,15 @@ def as_arrays(function: str, tree: Any, name: str) -> Any:
         if array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, jnp.floating):
             return array
         for place, value in np.ndenumerate(array):
-            if not isinstance(value, numbers.Real | np.bool_) and not _is_missing(value):
+            if not isinstance(value, numbers.Real | np.bool_) and not is_missing(value):
                 raise _not_numeric(function, name, value, place, getattr(leaf, "columns", None))
-        numeric = [np.nan if _is_missing(value) else float(value) for value in array.flat]
+        numeric = [np.nan if is_missing(value) else float(value) for value in array.flat]
         return np.asarray(numeric, np.float64).reshape(array.shape)
 
     return jax.tree.map(convert, tree, is_leaf=lambda node: isinstance(node, list))
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """What tables put where there is no number: None, and the singletons of pandas."""
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 

@@ -97,8 +97,9 @@ class EnsembleResult:
         """
         count, inputs = self._filled("predict", x)
         arms = densities(self.graphdef, self.networks, self.linear, inputs)
-        density = _own_unit(apply_temperature(self.temperature, arms, floor=self.floor), self)
-        return padding.cut(density, count)
+        density = apply_temperature(self.temperature, arms, floor=self.floor)
+        y_map = self.y_standardizer
+        return padding.cut(density if y_map is None else to_unit(density, y_map), count)
 
     def log_prob(self, x: Any, y: Any) -> Float[Array, "N"]:
         """Log-density of each row, ``[N]``, nats, in the target's own unit."""
@@ -149,8 +150,9 @@ class EnsembleResult:
           Breiman (2001), Random forests, section 10.
         """
         checks.require_count("importance", "num_repeats", num_repeats, minimum=2)
-        inputs, sources = np.array(self._inputs("importance", x)), self.columns.sources
-        y, rng = as_arrays("importance", y, "y"), np.random.default_rng(seed)
+        inputs = np.array(self.x_standardizer(self.columns(x, function="importance")))
+        sources, y = self.columns.sources, as_arrays("importance", y, "y")
+        rng = np.random.default_rng(seed)
         nll = -float(np.mean(self._log_prob(jnp.asarray(inputs), y)))
         losses = np.empty((num_repeats, sources[-1] + 1))
         for (repeat, column), _ in np.ndenumerate(losses):
@@ -159,10 +161,6 @@ class EnsembleResult:
             losses[repeat, column] = -np.mean(self._log_prob(jnp.asarray(shuffled), y)) - nll
         error = losses.std(axis=0, ddof=1) / num_repeats**0.5
         return Estimate(jnp.asarray(losses.mean(axis=0)), jnp.asarray(error))
-
-    def _inputs(self, function: str, x: Any) -> Array:
-        """Standardised, ``[N, E]``."""
-        return self.x_standardizer(self.columns(x, function=function))
 
     def _filled(self, function: str, x: Any, *others: Any) -> tuple[Any, ...]:
         """N, and standardised inputs and what else there is, filled up to a power of two rows."""
@@ -188,8 +186,3 @@ def _rebuild(networks: Any, fields: dict[str, Any]) -> EnsembleResult:
 @jax.jit
 def _first(networks: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0, 0], networks)
-
-
-def _own_unit(density: Any, result: Any) -> Any:
-    y_map = result.y_standardizer
-    return density if y_map is None else to_unit(density, y_map)

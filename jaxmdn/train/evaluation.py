@@ -53,7 +53,7 @@ def _over_batches(
         return function(model, program.cut(rows, cut))
 
     cuts = program.cuts(jnp.arange(rows.size), min(EVALUATION_BATCH, rows.size))
-    return program.whole(jax.lax.map(one, cuts))
+    return program.layout.on_every_device(jax.lax.map(one, cuts))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -96,7 +96,7 @@ def validate(
 def _temperature(program: Any, params: Any, model_state: Any, rows: Rows) -> Array:
     model, some = _some(program, params, model_state, rows, EVALUATION_BATCH)
     options = {"weights": some.weights, "width": cell_width(program.loss)}
-    return program.whole(fit_scale_factor(model(some.x), some.y, **options))
+    return program.layout.on_every_device(fit_scale_factor(model(some.x), some.y, **options))
 
 
 def _some(program: Any, params: Any, model_state: Any, rows: Rows, most: int) -> tuple[Any, Rows]:
@@ -114,7 +114,7 @@ def spread_out(count: int, most: int) -> np.ndarray:
 def usage(program: Any, params: Any, model_state: Any, rows: Rows) -> Array | None:
     """Mean mixing coefficients ``[K]`` over some of the rows; None without components."""
     model, some = _some(program, params, model_state, rows, USAGE_ROWS)
-    return program.whole(mean_weights(model(some.x), some.weights))
+    return program.layout.on_every_device(mean_weights(model(some.x), some.weights))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -80,7 +80,7 @@ class Cutter:
     """Brings batches to one size and stacks them, in NumPy."""
 
     def __init__(self, first: Rows) -> None:
-        self.like = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), first)
+        self.none = jax.tree.map(lambda leaf: np.asarray(leaf)[:0], first)
         self.batch_size = first.size
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(first))
         self.most = int(np.clip(CHUNK_BYTES // max(size, 1), 1, MOST_BATCHES))
@@ -89,17 +89,17 @@ class Cutter:
         """Batches ``number``, ``number + 1``, ... as one table of ``most`` batches."""
         size = self.batch_size
 
-        def join(path: Any, *leaves: Any) -> np.ndarray:
+        def join(path: Any, none: np.ndarray, *leaves: Any) -> np.ndarray:
             name = ("x", "y", "weights")[path[0].idx] if hasattr(path[0], "idx") else path[0].name
             label = name + jax.tree_util.keystr(path[1:])
-            first = np.asarray(leaves[0])
-            whole = np.zeros((self.most * size, *first.shape[1:]), first.dtype)
+            shape = none.shape[1:]
+            whole = np.zeros((self.most * size, *shape), np.result_type(none, *leaves))
             for i, leaf in enumerate(leaves):
-                if leaf.shape[1:] != first.shape[1:] or not 0 < len(leaf) <= size:
+                if leaf.shape[1:] != shape or not 0 < len(leaf) <= size:
                     raise ValueError(
                         f"fit_stream: {label} of batch {number + i} has shape {list(leaf.shape)}; "
-                        f"the first batch has {size} rows of shape {list(first.shape[1:])}: later "
-                        f"ones may have fewer rows, none may have more or another shape."
+                        f"the first batch has {size} rows of shape {list(shape)}: later ones may "
+                        f"have fewer rows, none may have more or another shape."
                     )
                 whole[i * size : i * size + len(leaf)] = leaf
                 if len(leaf) < size:  # with its own rows, which batch norms see
@@ -114,7 +114,7 @@ class Cutter:
             return whole
 
         try:
-            return jax.tree_util.tree_map_with_path(join, *batches)
+            return jax.tree_util.tree_map_with_path(join, self.none, *batches)
         except ValueError as error:
             if "fit_stream" in str(error):
                 raise

@@ -28,10 +28,10 @@ from jaxmdn.train.prepare import (
     start_from,
     target_map,
 )
-from jaxmdn.train.program import Carry, EpochResult, Program, negative_log_likelihood
+from jaxmdn.train.program import Carry, Program, negative_log_likelihood
 from jaxmdn.train.recipe import FEW_ROWS
 from jaxmdn.train.result import FitResult
-from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.resume import Keeper, Store, fingerprint
 from jaxmdn.train.room import make_room
 from jaxmdn.train.spread import Layout
 from jaxmdn.train.state import Optimizer, matrices
@@ -248,15 +248,6 @@ def fit(
             cells=cells,
         )
 
-    def initial(carry: Carry) -> EpochResult:
-        numbers = program.initial(carry, rows, held_out)
-        if held_out is not None and not np.isfinite(numbers.score):
-            raise ValueError(
-                f"fit(validation): the loss of the validation rows is {float(numbers.score)} "
-                f"before training; look for extreme values among them."
-            )
-        return numbers
-
     loop = Loop(
         function="fit",
         advance=lambda carry, epoch, step_size: (
@@ -270,8 +261,8 @@ def fit(
         patience=patience,
         callbacks=callbacks,
         progress=progress,
-        initial=initial,
-        keeper=None if store is None else store.keeper("search"),
+        initial=lambda carry: program.initial(carry, rows, held_out),
+        keeper=None if store is None else Keeper(store, "search"),
     )
     with layout.set():
         carry = program.start(program.state(params, model_state, key_train), held_out)
@@ -292,7 +283,7 @@ def fit(
                 callbacks=(),
                 finish=lambda carry: result,
                 initial=None,
-                keeper=None if store is None else store.keeper("refit"),
+                keeper=None if store is None else Keeper(store, "refit"),
             )
             carry = final.run(program.start(again, held_out), progressed_again := Progress())
             if not progressed_again.interrupted:

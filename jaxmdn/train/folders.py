@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +24,22 @@ def find(folder: Path) -> Path:
     return previous if previous.exists() and not folder.exists() else folder
 
 
-def replace(scratch: Path, folder: Path) -> None:
-    """Put ``scratch`` in the place of ``folder``, which need not exist."""
-    previous = _previous(folder)
-    if folder.exists():
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``folder``, if any, when the block ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)  # mkdtemp's folders are private
+        previous = _previous(folder)
+        if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.replace(previous)
+        scratch.replace(folder)
         shutil.rmtree(previous, ignore_errors=True)
-        folder.replace(previous)
-    scratch.replace(folder)
-    shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _scratch(path: Path) -> Path:

@@ -171,6 +171,12 @@ class Loop:
             start = time.perf_counter() - state.seconds
             if not state.history and self.initial is not None:
                 numbers = self.initial(carry)
+                if self.unit.validated and not np.isfinite(numbers.score):
+                    raise ValueError(
+                        f"{self.function}(validation): the loss of the validation rows is "
+                        f"{float(numbers.score)} before training; look for extreme values among "
+                        f"them."
+                    )
                 state.append(self.unit.record(numbers, time.perf_counter() - start, math.nan))
             bar.update(state.epoch)
             while not self._is_over(carry, state):

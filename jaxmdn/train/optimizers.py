@@ -60,6 +60,3 @@ def _content(part: Any) -> Any:
     if isinstance(part, bool | int | str | bytes | type(None) | np.dtype):
         return (type(part), part)
     return id(part)
-
-
-__all__ = ["shared"]

@@ -33,8 +33,8 @@ class Predictor:
 
     graphdef: Any = dataclasses.field(metadata={"static": True})
     networks: Any
-    temperature: Temperature | None
-    floor: Array | None
+    temperature: Temperature | None = None
+    floor: Array | None = None
     factor: float | None = None
     linear: Linear | None = None
 
@@ -42,17 +42,10 @@ class Predictor:
     def of(cls, result: FitResult | EnsembleResult) -> Predictor:
         """What ``fit`` or ``fit_ensemble`` returned, without its standardisers."""
         if isinstance(result, EnsembleResult):
-            return cls(
-                graphdef=result.graphdef,
-                networks=result.networks,
-                linear=result.linear,
-                temperature=result.temperature,
-                floor=result.floor,
-            )
+            names = ("graphdef", "networks", "linear", "temperature", "floor")
+            return cls(**{name: getattr(result, name) for name in names})
         graphdef, state = nnx.split(result.model)
-        return cls(
-            graphdef=graphdef, networks=state, temperature=None, floor=None, factor=result.factor
-        )
+        return cls(graphdef=graphdef, networks=state, factor=result.factor)
 
     def __call__(self, x: Array) -> Density:
         if self.temperature is None:

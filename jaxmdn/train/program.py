@@ -141,10 +141,6 @@ class Program:
         batch = batch._replace(weights=batch.weights * counts.astype(batch.weights.dtype))
         return self.layout.over_rows(batch)
 
-    def whole(self, tree: Any) -> Any:
-        """Results that every device holds."""
-        return self.layout.on_every_device(tree)
-
     def state(self, params: Any, model_state: Any, key: Array) -> TrainState:
         """The state before the first step, where the layout has it."""
         if self.layout.rule is None:
@@ -172,7 +168,9 @@ class Program:
         valid, score, factor = np.nan, np.nan, None
         if held_out is not None:
             valid, score, factor = jax.device_get(self.validate(carry.state, held_out))
-        usage, rate = self.usage(carry.state, rows), learning_rate(carry.state.opt_state)
+        state = carry.state
+        usage = evaluation.usage(self, state.params, state.model_state, rows)
+        rate = learning_rate(state.opt_state)
         return EpochResult((), np.nan, valid, score, factor, True, usage, np.nan, rate)
 
     def epoch(
@@ -197,10 +195,6 @@ class Program:
     def validate(self, state: TrainState, held_out: Rows) -> tuple[Array, Array, Array | None]:
         """The NLL, the loss that is trained and the temperature, over rows, in evaluation mode."""
         return evaluation.validate(self, state.params, state.model_state, state.key, held_out)
-
-    def usage(self, state: TrainState, rows: Rows) -> Array | None:
-        """Mean mixing coefficients ``[K]``; None for heads without components."""
-        return evaluation.usage(self, state.params, state.model_state, rows)
 
     def report(self, carry: Carry, rows: Rows) -> ComponentReport | None:
         """Component use over rows, at the best parameters."""
@@ -253,7 +247,7 @@ def _epoch(
         epoch,
         step_size,
     )
-    return carry, numbers._replace(losses=program.whole(metrics.loss))
+    return carry, numbers._replace(losses=program.layout.on_every_device(metrics.loss))
 
 
 def stepper(program: Program, step_size: Any) -> Callable[[Any, Rows], tuple[Trained, Any]]:
@@ -324,7 +318,7 @@ def judge(
     usage = evaluation.usage(program, carry.average, carry.state.model_state, rows)
     rate = step_size * learning_rate(carry.state.opt_state)
     numbers = EpochResult((), train, valid, score, factor, sound, usage, grad_norm, rate)
-    return program.layout.by_rule(carry), program.whole(numbers)
+    return program.layout.by_rule(carry), program.layout.on_every_device(numbers)
 
 
 @jax.jit

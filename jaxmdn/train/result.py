@@ -64,7 +64,7 @@ class FitResult:
         """
         graphdef, state = nnx.split(self.model)
         count, x = padding.fill(as_arrays("predict", x, "x"))
-        inputs = _map_inputs(self, x)
+        inputs = x if self.x_standardizer is None else self.x_standardizer(x)
         density = _predict(graphdef, state, self.factor, self.y_standardizer, inputs)
         return padding.cut(density, count)
 
@@ -83,7 +83,7 @@ class FitResult:
             targets = y.y if isinstance(y, Labeled) else y
             log_det = self.y_standardizer.log_det_at(self.model.head.support, targets)
         y = map_targets(self.y_standardizer, y)
-        inputs = _map_inputs(self, x)
+        inputs = x if self.x_standardizer is None else self.x_standardizer(x)
         own = (self.factor, inputs, y, log_det, width)
         return padding.cut(_log_prob(graphdef, state, *own), count)
 
@@ -121,7 +121,3 @@ def _log_prob(
 def calibrated(density: Any, factor: Any) -> Any:
     """A density with all its scales times ``factor``; None stands for one."""
     return density if factor is None else widen(density, factor)
-
-
-def _map_inputs(result: FitResult, x: Any) -> Any:
-    return x if result.x_standardizer is None else result.x_standardizer(x)

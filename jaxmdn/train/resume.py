@@ -128,10 +128,6 @@ class Store:
                 )
         return cls(function, folder, save_every)
 
-    def keeper(self, name: str) -> Keeper:
-        """What saves one of the run's loops."""
-        return Keeper(self, name)
-
 
 class Keeper:
     """Saves a loop's carry and progress every few epochs, and finds the last that is complete."""

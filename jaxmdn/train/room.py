@@ -22,6 +22,3 @@ def make_room() -> None:
         return
     if MAPS.read_bytes().count(b"\n") > SHARE * int(MOST.read_text()):
         jax.clear_caches()
-
-
-__all__ = ["make_room"]

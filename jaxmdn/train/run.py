@@ -106,13 +106,10 @@ def _out_of_fold(
     folds = jnp.arange(count, dtype=jnp.int32) % held.shape[0]
     each = [jax.lax.map(one, (snapshot, folds)) for snapshot in snapshots]  # [M, n]
 
-    def gather(*leaves: Array) -> Array:  # [M, n, ...] -> [A, S * members, N, ...]
-        wide = jnp.stack(leaves)
-        shape = (len(leaves), arms, -1, held.size, *wide.shape[3:])
-        chosen = jnp.moveaxis(wide.reshape(shape)[:, :, :, place], 0, 1)
-        return chosen.reshape(arms, -1, *chosen.shape[3:])
+    def chosen(leaf: Array) -> Array:  # [M, n, ...] -> [A * members, N, ...]
+        return leaf.reshape(-1, held.size, *leaf.shape[2:])[:, place]
 
-    return jax.vmap(pool)(jax.tree.map(gather, *each))
+    return jax.vmap(pool)(_by_arm(arms, tuple(jax.tree.map(chosen, own) for own in each)))
 
 
 @jax.jit

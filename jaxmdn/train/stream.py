@@ -41,7 +41,7 @@ from jaxmdn.train.program import (
     negative_log_likelihood,
     stepper,
 )
-from jaxmdn.train.resume import Store, fingerprint
+from jaxmdn.train.resume import Keeper, Store, fingerprint
 from jaxmdn.train.room import make_room
 from jaxmdn.train.spread import Layout
 from jaxmdn.train.standardize import Standardizer
@@ -265,7 +265,7 @@ def fit_stream(
         ended=lambda: feed().peek() is END,
         progress=progress,
         initial=lambda carry: program.initial(carry, sample, held_out),
-        keeper=None if store is None else store.keeper("search"),
+        keeper=None if store is None else Keeper(store, "search"),
     )
     try:
         with layout.set():

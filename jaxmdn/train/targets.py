@@ -171,6 +171,3 @@ def _refuse(function: str, labels: np.ndarray, bad: np.ndarray, count: int) -> N
             f"{function}: class labels must be whole numbers from 0 to {count - 1}, but row "
             f"{place[0]} is {labels[place]}; number the classes from 0."
         )
-
-
-__all__ = ["check_targets", "coarse_steps", "find_cells", "grid_steps", "refuse_constant"]

@@ -45,6 +45,3 @@ def _settings() -> tuple[Any, ...]:
     flags = sorted(jax.config.values)
     values = (getattr(jax.config, name, None) for name in flags)  # some can be set alone
     return (*values, jax.sharding.get_abstract_mesh())
-
-
-__all__ = ["num_parts", "side_by_side"]

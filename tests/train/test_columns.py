@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmdn.train import Columns
+from jaxmdn.export import reader
+from jaxmdn.train import Columns, columns
 
 FRAME = pd.DataFrame(
     {
@@ -37,6 +38,19 @@ def test_a_table_with_gaps_and_categories():
     assert columns.changes
     again = Columns.from_config(json.loads(json.dumps(columns.to_config())))
     np.testing.assert_array_equal(again(FRAME), exact)
+
+
+def test_pandas_own_gaps():
+    """``pd.NA`` is neither equal to itself nor not."""
+    table = pd.DataFrame(
+        {"kind": pd.array(["a", pd.NA, "b"], dtype="string"), "n": [1.0, 2.0, 3.0]}
+    )
+    for own in (table, table.astype({"kind": object})):
+        found = Columns.fit(own)(own)
+        np.testing.assert_array_equal(found, [[1, 0, 0, 1], [0, 0, 1, 2], [0, 1, 0, 3]])
+    for label in (columns._label, reader.label):
+        assert {label(value) for value in (None, np.nan, pd.NA, pd.NaT)} == {""}
+        assert {label(value) for value in (3, 3.0, "3", np.int64(3))} == {"3"}
 
 
 def test_new_rows():

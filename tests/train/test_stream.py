@@ -163,6 +163,26 @@ def test_a_later_batch_is_named(user_errors, bad, message):
         stream([*batches, bad(*cuts[0])], steps=300, every=300)
 
 
+def test_what_goes_to_the_device_together_is_like_the_first_batch_too(user_errors):
+    """Batches 0 to 63 go together: 64 is compared with batch 0, and whole numbers do not spread."""
+    cutter = feed.Cutter(feed.as_rows((np.ones((4, 2), int), np.ones((4, 1)))))
+    with pytest.raises(
+        ValueError, match=r"x of batch 64 has shape \[4, 3\]; the first batch has 4"
+    ):
+        cutter.stack([feed.as_rows((np.ones((4, 3)), np.ones((4, 1))))], 64)
+    halves = [feed.as_rows((np.full((4, 2), value), np.ones((4, 1)))) for value in (1, 0.5)]
+    assert cutter.stack(halves, 64).x[4, 0] == 0.5
+
+
+def test_validation_rows_without_a_finite_loss_are_named(user_errors):
+    x, y = linear_data(64)
+    far = x, np.full_like(y, 1e30)
+    for train_on, name in ((stream, "fit_stream"), (quick_fit, "fit")):
+        given = ([(x, y)],) if train_on is stream else (small_model(), x, y)
+        with pytest.raises(ValueError, match=rf"{name}\(validation\): the loss .* extreme values"):
+            train_on(*given, validation=far)
+
+
 @pytest.mark.nightly
 def test_grain_and_parquet_files(tmp_path):
     """A Parquet folder by Grain, which goes on at its place."""

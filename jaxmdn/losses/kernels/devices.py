@@ -132,6 +132,3 @@ def by_rows(function: Callable[[Any, Any], tuple[Any, Any]], rows: Any, shared: 
     found = call(*leaves)
     found[num_along:] = [jnp.sum(leaf, axis=0) for leaf in found[num_along:]]
     return jax.tree.unflatten(jax.tree.structure(outputs), found)
-
-
-__all__ = ["by_rows", "even"]
