@@ -115,10 +115,7 @@ def expm1(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.expm1(x)
 
 
-@expm1.defjvp
-def _expm1_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return jnp.expm1(x), jnp.exp(x) * dx
+expm1.defjvps(lambda dx, _, x: jnp.exp(x) * dx)
 
 
 def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Float[Array, "..."]:
@@ -243,11 +240,11 @@ def diagonal(matrix: Float[Array, "... D D"]) -> Float[Array, "... D"]:
     return jnp.diagonal(matrix, axis1=-2, axis2=-1)
 
 
-@diagonal.defjvp
-def _diagonal_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (matrix,), (change,) = primals, tangents
-    on = np.eye(matrix.shape[-1], dtype=bool)
-    return diagonal(matrix), jnp.sum(jnp.where(on, change, 0), axis=-1)
+diagonal.defjvps(
+    lambda change, _, matrix: jnp.sum(
+        jnp.where(np.eye(matrix.shape[-1], dtype=bool), change, 0), axis=-1
+    )
+)
 
 
 def pack_tril(matrix: Float[Array, "... D D"]) -> Float[Array, "... T"]:

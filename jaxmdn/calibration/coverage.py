@@ -74,7 +74,8 @@ def coverage(
         half = 0.5 * np.array(levels)
         upper, lower = (_mean_share(*jump(density, y), tuple(0.5 + s * half)) for s in (1, -1))
         return upper - lower
-    return _share_below(2 * jnp.abs(pit(density, y, key=key) - 0.5), levels)
+    outside = 2 * jnp.abs(pit(density, y, key=key) - 0.5)
+    return _mean_share(outside, jnp.zeros_like(outside), tuple(levels))
 
 
 class ReliabilityTable(NamedTuple):
@@ -128,9 +129,11 @@ def reliability_table(
     """
     _check_levels("reliability_table", "p", p)
     if _is_averaged("reliability_table", density, y, key):
-        observed = _mean_share(*jump(density, y), tuple(p))
+        below, at = jump(density, y)
     else:
-        observed = _share_below(pit(density, y, key=key), p)
+        below = pit(density, y, key=key)
+        at = jnp.zeros_like(below)
+    observed = _mean_share(below, at, tuple(p))
     level = jnp.asarray(p, observed.dtype)
     count = math.prod(jnp.broadcast_shapes(density.batch_shape, y.shape[:-1]))
     error = jnp.sqrt(level * (1 - level) / count)[:, None]
@@ -164,12 +167,3 @@ def _mean_share(below: Array, at: Array, levels: Sequence[Array]) -> Array:
     share = jnp.where(some, part, (below <= level).astype(part.dtype))
     share = jnp.where(jnp.isnan(below + at), jnp.nan, share)
     return jnp.mean(share, axis=1)
-
-
-@meshes.jit
-def _share_below(values: Array, levels: Sequence[Array]) -> Array:
-    """Share of ``values [..., D]`` that do not exceed each of the levels, ``[L, D]``."""
-    values = values.reshape(-1, values.shape[-1])
-    level = jnp.asarray(levels, values.dtype)[:, None, None]
-    share = jnp.mean(values[None] <= level, axis=1, dtype=values.dtype)
-    return jnp.where(jnp.isnan(values).any(axis=0), jnp.nan, share)

@@ -19,8 +19,7 @@ from jaxmdn.components.base import Density
 from jaxmdn.components.declare import register
 from jaxmdn.inference import cdf
 from jaxmdn.inference.quantiles import check_levels, quantile_at
-from jaxmdn.mixture import Mixture, check_target
-from jaxmdn.mixture.class_conditional import flatten_mixture
+from jaxmdn.mixture import check_target
 from jaxmdn.typing import Array, ArrayLike, Float, Parameter
 
 
@@ -210,7 +209,7 @@ def _log_prob(recalibration: Recalibration, density: Density, y: Array) -> Array
         return jnp.where(some, log_mass, value[..., None])[..., 0]
     z = quantile_at(density, _apply(recalibration, p))
     z = jnp.where(jnp.isfinite(z), z, y)
-    change = _log_marginals(density, y) - _log_marginals(density, z)
+    change = density.marginal_log_prob(y) - density.marginal_log_prob(z)
     return density.log_prob(z) + log_slope + jnp.sum(change, axis=-1)
 
 
@@ -221,15 +220,6 @@ def _mass(recalibration: Recalibration, below: Array, at: Array) -> Array:
     across = _apply(recalibration, below + at) - _apply(recalibration, below)
     slope = 1 / ((recalibration.knots.shape[-1] - 1) * (high - low))
     return jnp.where(first == last, slope * at, across)
-
-
-def _log_marginals(density: Density, y: Array) -> Array:
-    """Log-density of each dimension by itself, ``[..., D]``."""
-    if not isinstance(density, Mixture):
-        return density.marginal_log_prob(y)
-    flat = flatten_mixture(density)
-    parts = flat.components.marginal_log_prob(y[..., None, :])  # [..., K, D]
-    return numerics.logsumexp(flat.log_weights()[..., None] + parts, axis=-2)
 
 
 @meshes.jit

@@ -113,18 +113,14 @@ def _apply(temperature: Temperature, groups: tuple[Any, ...], floor: Array) -> A
         scale = temperature.scale[own].reshape(lead[0], *(1,) * (len(lead) - 1))
         parts.append(pool(widen(group, scale, noise), temperature.weights[own]))
         shares.append((1 - temperature.outliers) * jnp.sum(temperature.weights[own]))
-    first = parts[0].components.map_parameters(_first)
+    first = parts[0].components.map_parameters(
+        lambda leaf, rank: jax.lax.slice_in_dim(leaf, 0, 1, axis=leaf.ndim - 1 - rank)
+    )
     outliers = Mixture(
         logits=jnp.zeros((*parts[0].batch_shape, 1), parts[0].logits.dtype),
         components=placed(first, temperature.loc, temperature.spread),
     )
     return merge((*parts, outliers), jnp.stack([*shares, temperature.outliers]))
-
-
-def _first(leaf: Array, rank: int) -> Array:
-    """The first component alone."""
-    axis = leaf.ndim - 1 - rank
-    return jax.lax.slice_in_dim(leaf, 0, 1, axis=axis)
 
 
 @meshes.jit

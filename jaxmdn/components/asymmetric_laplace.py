@@ -71,22 +71,6 @@ class AsymmetricLaplace(Univariate):
         far = jnp.log1p(-share * jnp.exp(-size))
         return jnp.where(below, near, far), jnp.where(below, far, near)
 
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._tails(y)[0]
-
-    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._tails(y)[1]
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        below, above = self._tails(y)
-        return jnp.where(upper, above, below)
-
-    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._log_tails(y)[0]
-
-    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._log_tails(y)[1]
-
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
     ) -> Float[Array, "..."]:

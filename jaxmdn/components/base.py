@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmdn import numerics
 from jaxmdn.components import batch
 from jaxmdn.components.support import REAL, Support
 from jaxmdn.typing import Array, Bool, Float, Int, Key, Num
@@ -123,11 +124,23 @@ class Density(abc.ABC):
 
     def take(self: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
         """Pick one entry along a batch axis (negative) at every other batch position."""
-        return batch.take(self, index, axis)
+        return self.map_parameters(lambda leaf, rank: numerics.take_along(leaf, index, axis - rank))
 
     @classmethod
     def align(cls, densities: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give densities of this family parameters of equal event shapes, so that they can join."""
+        """Give densities of this family parameters of equal event shapes, so that they can join.
+
+        Raises:
+          ValueError: where they differ in a constant, such as a bound.
+        """
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.metadata.get("static"):
+                values = sorted({str(getattr(density, field.name)) for density in densities})
+                if len(values) > 1:
+                    raise ValueError(
+                        f"{cls.__name__}: components of one mixture need equal {field.name}, got "
+                        f"{' and '.join(values)}; make them alike first."
+                    )
         return densities
 
     def given_before(self, y: Float[Array, "..."]) -> tuple[Density, Float[Array, "..."]]:

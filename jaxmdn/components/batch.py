@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmdn import meshes, numerics
-from jaxmdn.typing import Array, Int
+from jaxmdn.typing import Array
 
 DensityT = TypeVar("DensityT", bound=Any)
 
@@ -44,11 +44,6 @@ def _pick(leaf: Array, numbers: Array, rank: int) -> Array:
     return leaf.reshape(-1, *leaf.shape[leaf.ndim - rank :])[numbers]
 
 
-def take(density: DensityT, index: Int[Array, "..."], axis: int = -1) -> DensityT:
-    """Pick one entry along a batch axis (negative) at every other batch position."""
-    return density.map_parameters(lambda leaf, rank: numerics.take_along(leaf, index, axis - rank))
-
-
 def flatten(density: DensityT) -> DensityT:
     """Merge the last two batch axes, ``[..., C, K] -> [..., C * K]``."""
     *lead, outer, inner = density.batch_shape
@@ -63,30 +58,14 @@ def concatenate(densities: tuple[DensityT, ...]) -> DensityT:
     """Join densities of one family along their last batch axis."""
     densities = type(densities[0]).align(densities)
     lead = jnp.broadcast_shapes(*(density.batch_shape[:-1] for density in densities))
-    columns = [
-        _parameters(spread(density, (*lead, density.batch_shape[-1]))) for density in densities
-    ]
-    joined = iter([_join(*group) for group in zip(*columns, strict=True)])
-    return densities[0].map_parameters(lambda leaf, rank: next(joined))
+    full = [spread(density, (*lead, density.batch_shape[-1])) for density in densities]
+    ranks = densities[0].map_parameters(lambda leaf, rank: rank)
+    return jax.tree.map(_join, ranks, *full)
 
 
-def _parameters(density: Any) -> list[tuple[Array, int]]:
-    """Every parameter with the number of its event axes, in a fixed order."""
-    found: list[tuple[Array, int]] = []
-
-    def collect(leaf: Array, rank: int) -> Array:
-        found.append((leaf, rank))
-        return leaf
-
-    density.map_parameters(collect)
-    return found
-
-
-def _join(*leaves: tuple[Array, int]) -> Array:
-    rank = leaves[0][1]
-    arrays = [leaf for leaf, _ in leaves]
+def _join(rank: int, *arrays: Array) -> Array:
     if len({array.dtype for array in arrays}) > 1:
-        arrays = list(numerics.upcast(*arrays))
+        arrays = numerics.upcast(*arrays)
     # A parameter that dimensions share (size one) meets one that is written out.
     events = [array.shape[array.ndim - rank :] for array in arrays]
     event = jnp.broadcast_shapes(*events)

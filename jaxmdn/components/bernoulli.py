@@ -12,7 +12,7 @@ from jaxmdn import numerics
 from jaxmdn.components.counts import CountDensity, reached
 from jaxmdn.components.declare import family, real
 from jaxmdn.components.support import COUNTS, Support
-from jaxmdn.special.softplus import log_sigmoid
+from jaxmdn.special.softplus import log_sigmoid, sigmoid
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 
@@ -57,9 +57,7 @@ class Bernoulli(CountDensity):
     def _chances(self) -> tuple[Array, Array]:
         """``P(Y = 0)`` and ``P(Y = 1)``, neither one as a difference from one."""
         (logit,) = self._parameters()
-        power = jnp.exp(-jnp.abs(logit))
-        rare, often = power / (1 + power), 1 / (1 + power)
-        return jnp.where(logit > 0, rare, often), jnp.where(logit > 0, often, rare)
+        return sigmoid(-logit), sigmoid(logit)
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]

@@ -70,35 +70,15 @@ class CountDensity(Univariate):
     ) -> tuple[Array, Array]:
         (y,) = self._targets(y)
         inside = (y >= 0) & jnp.isfinite(y)
-        below, above = values(jnp.where(inside, jnp.floor(y), 0))
-        first = jnp.where(y < 0, least, jnp.where(jnp.isnan(y), jnp.nan, most))
-        last = jnp.where(y < 0, most, jnp.where(jnp.isnan(y), jnp.nan, least))
-        dtype = below.dtype
-        return (
-            jnp.where(inside, below, first.astype(dtype)),
-            jnp.where(inside, above, last.astype(dtype)),
-        )
+        tails = values(jnp.where(inside, jnp.floor(y), 0))
+        return self._with_ends(y, inside, tails, least, most)
 
-    def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        """``P(Y <= y)``: constant between whole numbers."""
-        return self._staircase(y, self.tails, 0.0, 1.0)[0]
+    def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        """``P(Y <= y)`` and ``P(Y > y)``: constant between whole numbers."""
+        return self._staircase(y, self.tails, 0.0, 1.0)
 
-    def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, self.tails, 0.0, 1.0)[1]
-
-    def tail(self, y: Num[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        below, above = self._staircase(y, self.tails, 0.0, 1.0)
-        return jnp.where(upper, above, below)
-
-    def log_staircase(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
-        """``log_cdf`` and ``log_survival`` at once."""
+    def _log_tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
         return self._staircase(y, self.log_tails, -jnp.inf, 0.0)
-
-    def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self.log_staircase(y)[0]
-
-    def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self.log_staircase(y)[1]
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxmdn.components.declare import constant, family, positive, real
 from jaxmdn.components.support import Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special.roots import bisect
-from jaxmdn.special.softplus import log_sigmoid
+from jaxmdn.special.softplus import log_sigmoid, sigmoid
 from jaxmdn.typing import Array, Bool, Float, Key, Num, Parameter
 
 
@@ -104,28 +105,23 @@ class DiscretizedLogistic(Univariate):
         value = value + jnp.where(first | last, 0, jnp.log(-jnp.expm1(-width)))
         return jnp.where(valid, value, jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf))
 
-    def _staircase(self, y: Num[Array, "..."], least: Any, most: Any, inner: Any) -> Array:
-        """``inner(z)`` of the upper edge of the bin, and the ends."""
+    def _staircase(
+        self, y: Num[Array, "..."], inner: Callable, least: float, most: float
+    ) -> tuple[Array, Array]:
+        """``inner`` of both sides of the upper edge of the bin, and the ends."""
         (_, _, y) = self._parameters(y)
         origin, step = self.lattice
         index = jnp.floor((jax.lax.stop_gradient(y) - origin) / step + self.domain.tolerance)
         inside = (index >= 0) & (index < self.num_bins - 1)
-        value = inner(self._edge(jnp.where(inside, index, 0)))
-        outside = jnp.where(index < 0, least, jnp.where(jnp.isnan(y), jnp.nan, most))
-        return jnp.where(inside, value, outside.astype(value.dtype))
+        z = self._edge(jnp.where(inside, index, 0))
+        return self._with_ends(y, inside, (inner(z), inner(-z)), least, most)
 
-    def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        """``P(Y <= y)``: constant between levels."""
-        return self._staircase(y, 0.0, 1.0, _sigmoid)
+    def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        """``P(Y <= y)`` and ``P(Y > y)``: constant between levels."""
+        return self._staircase(y, sigmoid, 0.0, 1.0)
 
-    def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, 1.0, 0.0, lambda z: _sigmoid(-z))
-
-    def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, -jnp.inf, 0.0, log_sigmoid)
-
-    def log_survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
-        return self._staircase(y, 0.0, -jnp.inf, lambda z: log_sigmoid(-z))
+    def _log_tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        return self._staircase(y, log_sigmoid, -jnp.inf, 0.0)
 
     def tail_quantile(
         self, q: Float[Array, "..."], upper: Bool[Array, "..."]
@@ -144,7 +140,7 @@ class DiscretizedLogistic(Univariate):
 
         def reaches(index: Array) -> Array:
             z = self._edge(index)
-            return reached(lambda above: _sigmoid(jnp.where(above, -z, z)), safe, upper)
+            return reached(lambda above: sigmoid(jnp.where(above, -z, z)), safe, upper)
 
         # The guess may be off by one step, and next to one a compiler that computes it twice may
         # round it both ways: only ends of a bracket are taken from it.
@@ -177,7 +173,7 @@ class DiscretizedLogistic(Univariate):
             distance = index - centre
             upper = distance >= 0
             z = self._edge(index)
-            tail = _sigmoid(jnp.where(upper, -z, z))  # P(Y > level), or P(Y <= level)
+            tail = sigmoid(jnp.where(upper, -z, z))  # P(Y > level), or P(Y <= level)
             first, second = total
             first = first + jnp.where(upper, tail, -tail)
             return (first, second + jnp.abs(2 * distance + 1) * tail), None
@@ -193,9 +189,3 @@ class DiscretizedLogistic(Univariate):
 
     def variance(self) -> Float[Array, "..."]:
         return self._fill(self.lattice[1] ** 2 * self._moments()[1])
-
-
-def _sigmoid(z: Array) -> Array:
-    # By hand: compilers may turn the sigmoid into a tanh, which has no lower tail.
-    power = jnp.exp(-jnp.abs(z))
-    return jnp.where(z < 0, power, 1) / (1 + power)

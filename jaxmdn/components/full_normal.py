@@ -18,11 +18,37 @@ import jax
 import jax.numpy as jnp
 
 from jaxmdn import numerics
-from jaxmdn.components.base import Density, others
+from jaxmdn.components.base import Density, PerDimension, others
 from jaxmdn.components.declare import family, parameter
 from jaxmdn.components.normal import Normal
-from jaxmdn.components.normal_density import CorrelatedNormal
-from jaxmdn.typing import Array, Float, Key, Parameter
+from jaxmdn.components.normal_density import NormalDensity
+from jaxmdn.typing import Array, Bool, Float, Key, Parameter
+
+
+class CorrelatedNormal(PerDimension, NormalDensity):
+    """Base of the normal families whose dimensions depend on each other."""
+
+    def marginals(self) -> Normal:
+        """The ``Normal`` whose dimensions are independent and have this one's marginals."""
+        (wide,) = numerics.upcast_tree(self)  # float16 holds no variance beyond a scale of 256
+        return Normal(loc=wide.loc, scale=jnp.sqrt(wide.variance()))
+
+    def _each(self, function: str, *arrays: Array) -> Array:
+        return getattr(self.marginals(), function)(*arrays)
+
+    def jump(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """``P(Y_d < y_d)`` and ``P(Y_d = y_d)``, which is zero."""
+        return self.marginals().jump(y)
+
+    def quantile(self, p: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Quantile of each dimension's marginal, ``[..., D]``."""
+        return self.tail_quantile(p, jnp.zeros((), bool))
+
+    def tail_quantile(
+        self, q: Float[Array, "..."], upper: Bool[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The ``y`` with ``tail(y, upper) = q``, ``[..., D]``."""
+        return self.marginals().tail_quantile(q, upper)
 
 
 @family
@@ -93,10 +119,6 @@ class FullNormal(CorrelatedNormal):
 
     def square_root(self) -> Float[Array, "..."]:
         return self.scale_tril
-
-    def marginals(self) -> Normal:
-        (wide,) = numerics.upcast_tree(self)  # float16 holds no variance beyond a scale of 256
-        return Normal(loc=wide.loc, scale=jnp.sqrt(wide.variance()))
 
     def innovations(
         self, y: Float[Array, "..."]

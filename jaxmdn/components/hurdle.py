@@ -89,7 +89,7 @@ class Hurdle(ZeroMass):
         if not self.discrete:
             return base.log_cdf(y), base.log_survival(y)
         some = ~(y < 1)
-        counts_below, counts_above = base.log_staircase(jnp.where(some, y, 1))
+        counts_below, counts_above = base._log_tails(jnp.where(some, y, 1))
         positive = self._log_positive(base)
         log_zero = base.marginal_log_prob(jnp.zeros((1,), base.dtype))
         tiny = float(jnp.finfo(positive.dtype).tiny)  # zero's share of them is not all
@@ -164,12 +164,8 @@ class Hurdle(ZeroMass):
         zero = numerics.uniform(key_zero, full, share.dtype) < share
         base = self.inner()
         if not self.discrete:
-
-            def spread(leaf: Array, rank: int) -> Array:
-                return jnp.broadcast_to(leaf, full)
-
-            draws = base.map_parameters(spread).sample(key_base)
-            return jnp.where(zero, 0, draws).astype(self.dtype)
+            wide = base.map_parameters(lambda leaf, _: jnp.broadcast_to(leaf, full))
+            return jnp.where(zero, 0, wide.sample(key_base)).astype(self.dtype)
         base, positive = jax.lax.stop_gradient((base, self._log_positive(base)))
         tiny = float(jnp.finfo(share.dtype).eps)
         uniform = jax.random.uniform(key_base, full, share.dtype, tiny, 1.0)

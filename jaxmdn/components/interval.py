@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxmdn.components.support import POSITIVE, Support
 from jaxmdn.components.univariate import Univariate
-from jaxmdn.typing import Array, Bool, Float
+from jaxmdn.typing import Array, Float
 
 
 class IntervalDensity(Univariate):
@@ -52,21 +52,13 @@ class IntervalDensity(Univariate):
         """The limits of the log-density at both ends."""
         return -math.inf, -math.inf
 
-    def _inside(self, y: Array) -> Array:
-        if self.closed:
-            return (y >= self.lower) & (y <= self.upper) & jnp.isfinite(y)
-        return (y > self.lower) & (y < self.upper)
-
     def _guard(self, y: Array, inside: Array) -> Array:
         """The targets, with a harmless one instead of those that are not inside."""
-        ends = [end for end in (self.lower, self.upper) if math.isfinite(end)]
-        steps = [-1.0 * math.isinf(self.lower), 1.0 * math.isinf(self.upper)]
-        middle = sum(ends) / len(ends) + sum(steps) if ends else 0.0
-        return jnp.where(inside, y, jnp.asarray(middle, y.dtype))
+        return jnp.where(inside, y, jnp.asarray(self.domain.inside, y.dtype))
 
     def marginal_log_prob(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         y = self._parameters(y)[-1]
-        inside = self._inside(y)
+        inside = self.domain.contains(y)
         value = self.inner_log_prob(self._guard(y, inside))
         low, high = self.limits()
         beyond = jnp.where(jnp.isnan(y), jnp.nan, -jnp.inf).astype(value.dtype)
@@ -74,34 +66,16 @@ class IntervalDensity(Univariate):
             beyond = jnp.where(y == self.lower, low, jnp.where(y == self.upper, high, beyond))
         return jnp.where(inside, value, beyond)
 
-    def _both(self, tails: Callable[[Array], tuple[Array, Array]], y: Array, ends: Any) -> Any:
+    def _both(self, tails: Callable, y: Array, least: float, most: float) -> tuple[Array, Array]:
         y = self._parameters(y)[-1]
         inside = (y > self.lower) & (y < self.upper)
-        none, all_ = ends
-        below, above = tails(self._guard(y, inside))
-        left, nan = y <= self.lower, jnp.isnan(y)
+        return self._with_ends(y, inside, tails(self._guard(y, inside)), least, most)
 
-        def complete(value: Array, at_left: float, at_right: float) -> Array:
-            outside = jnp.where(nan, jnp.nan, jnp.where(left, at_left, at_right))
-            return jnp.where(inside, value, outside.astype(value.dtype))
+    def _tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        return self._both(self.inner_tails, y, 0.0, 1.0)
 
-        return complete(below, none, all_), complete(above, all_, none)
-
-    def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._both(self.inner_tails, y, (0.0, 1.0))[0]
-
-    def survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._both(self.inner_tails, y, (0.0, 1.0))[1]
-
-    def tail(self, y: Float[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
-        below, above = self._both(self.inner_tails, y, (0.0, 1.0))
-        return jnp.where(upper, above, below)
-
-    def log_cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._both(self.inner_log_tails, y, (-jnp.inf, 0.0))[0]
-
-    def log_survival(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self._both(self.inner_log_tails, y, (-jnp.inf, 0.0))[1]
+    def _log_tails(self, y: Float[Array, "..."]) -> tuple[Array, Array]:
+        return self._both(self.inner_log_tails, y, -jnp.inf, 0.0)
 
 
 class PositiveDensity(IntervalDensity):
@@ -137,16 +111,6 @@ class BoundedDensity(IntervalDensity):
     def from_units(self, x: Array, complement: Array) -> Array:
         """The ``y`` of :meth:`units`, counted from the nearer bound."""
         return jnp.where(x < 0.5, self.lower + self.width * x, self.upper - self.width * complement)
-
-    @classmethod
-    def align(cls, densities: tuple[Any, ...]) -> tuple[Any, ...]:
-        bounds = {(density.lower, density.upper) for density in densities}
-        if len(bounds) > 1:
-            listed = " and ".join(f"[{low:g}, {high:g}]" for low, high in sorted(bounds))
-            raise ValueError(
-                f"{cls.__name__}: components of one mixture need equal bounds, got {listed}."
-            )
-        return super().align(densities)
 
 
 def check_bounds(name: str, lower: Any, upper: Any, *, finite: bool = True) -> None:

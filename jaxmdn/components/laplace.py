@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class Laplace(LocationScale):
     scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
+    standard_variance: ClassVar = 2.0
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return -_size(z) - math.log(2.0)
@@ -53,15 +54,6 @@ class Laplace(LocationScale):
         loc, scale = self._parameters()
         noise = jax.random.laplace(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
         return (loc + scale * noise).astype(self.dtype)
-
-    def variance(self) -> Float[Array, "..."]:
-        return self._fill(2 * self.scale**2)
-
-    @classmethod
-    def from_moments(
-        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
-    ) -> Laplace:
-        return cls(loc=mean, scale=jnp.sqrt(0.5 * variance), **constants)
 
     def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = self._parameters(y)
@@ -94,9 +86,7 @@ def _size(z: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.abs(z)
 
 
-@_size.defjvp
-def _size_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _size(*primals), jnp.sign(primals[0]) * tangents[0]
+_size.defjvps(lambda dz, _, z: jnp.sign(z) * dz)
 
 
 def _mean_distance(distance: Array, scale: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 
@@ -31,6 +31,8 @@ class LocationScale(Univariate):
     scale: Parameter
 
     domain: ClassVar[Support] = REAL
+    #: Of ``z``; a family in which it depends on parameters writes both moments' rules itself.
+    standard_variance: ClassVar[float] = 1.0
 
     @property
     def event_dim(self) -> int:
@@ -85,6 +87,19 @@ class LocationScale(Univariate):
 
     def mean(self) -> Float[Array, "..."]:
         return self._fill(self.loc)
+
+    def variance(self) -> Float[Array, "..."]:
+        return self._fill(self.standard_variance * self.scale**2)
+
+    @classmethod
+    def from_moments(
+        cls: type[LocationScaleT],
+        mean: Float[Array, "..."],
+        variance: Float[Array, "..."],
+        **constants: Any,
+    ) -> LocationScaleT:
+        scale = jnp.sqrt(variance / cls.standard_variance)
+        return cls(loc=mean, scale=scale, **constants)  # type: ignore[call-arg]
 
     def affine(
         self: LocationScaleT, shift: Float[Array, "... D"], scale: Float[Array, "#D"]

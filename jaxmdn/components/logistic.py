@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.scipy.special import logit
 from jaxmdn import meshes, numerics
 from jaxmdn.components.declare import family, positive, real
 from jaxmdn.components.location_scale import LocationScale
-from jaxmdn.special.softplus import log_sigmoid, softplus
+from jaxmdn.special.softplus import log_sigmoid, sigmoid, softplus
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 # By the dtype's bytes: nodes of the trapezoidal rule for mean differences, and its ends.
@@ -34,15 +34,14 @@ class Logistic(LocationScale):
     scale: Parameter = positive(in_unit=True)
 
     absolute_moments: ClassVar = True
+    standard_variance: ClassVar = math.pi**2 / 3
 
     def standard_log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         distance = jnp.where(z < 0, -z, z)  # no abs: that has no second derivative at zero
         return -distance - 2 * softplus(-distance)
 
     def standard_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        # By hand: compilers may turn the sigmoid into a tanh, which has no lower tail.
-        power = jnp.exp(jnp.where(z < 0, z, -z))
-        return jnp.where(z < 0, power, 1) / (1 + power)
+        return sigmoid(z)
 
     def standard_log_cdf(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return log_sigmoid(z)
@@ -57,15 +56,6 @@ class Logistic(LocationScale):
         loc, scale = self._parameters()
         p = numerics.uniform(key, (*shape, *self.batch_shape, self.event_dim), loc.dtype)
         return (loc + scale * logit(p)).astype(self.dtype)
-
-    def variance(self) -> Float[Array, "..."]:
-        return self._fill(math.pi**2 / 3 * self.scale**2)
-
-    @classmethod
-    def from_moments(
-        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
-    ) -> Logistic:
-        return cls(loc=mean, scale=math.sqrt(3.0) / math.pi * jnp.sqrt(variance), **constants)
 
     def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = self._parameters(y)

@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, others
 from jaxmdn.components.declare import family, parameter
-from jaxmdn.components.full_normal import FullNormal
+from jaxmdn.components.full_normal import CorrelatedNormal, FullNormal
 from jaxmdn.components.low_rank_density import log_prob, orthonormalize
-from jaxmdn.components.normal import Normal
-from jaxmdn.components.normal_density import CorrelatedNormal
 from jaxmdn.typing import Array, Float, Key, Parameter
 
 
@@ -70,10 +68,6 @@ class LowRankNormal(CorrelatedNormal):
         total = outer + scale[..., None] ** 2 * jnp.eye(self.event_dim, dtype=scale.dtype)
         event = (self.event_dim, self.event_dim)
         return jnp.broadcast_to(total, (*self.batch_shape, *event)).astype(self.dtype)
-
-    def marginals(self) -> Normal:
-        (wide,) = numerics.upcast_tree(self)  # float16 holds no variance beyond a scale of 256
-        return Normal(loc=wide.loc, scale=jnp.sqrt(wide.variance()))
 
     def to_full(self) -> FullNormal:
         """The same density as a :class:`FullNormal`: ``D^2`` numbers, no covariance formed.

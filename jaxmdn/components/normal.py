@@ -8,7 +8,7 @@ components, ``[..., 1, 1]`` both.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -80,15 +80,6 @@ class Normal(LocationScale, NormalDensity):
 
     def square_root(self) -> Float[Array, "..."]:
         return self.scale[..., None] * jnp.eye(self.event_dim, dtype=self.dtype)
-
-    def variance(self) -> Float[Array, "..."]:
-        return self._fill(self.scale**2)
-
-    @classmethod
-    def from_moments(
-        cls, mean: Float[Array, "..."], variance: Float[Array, "..."], **constants: Any
-    ) -> Normal:
-        return cls(loc=mean, scale=jnp.sqrt(variance), **constants)
 
     def absolute_moment(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         loc, scale, y = self._parameters(y)

@@ -142,7 +142,7 @@ class TruncatedNormal(BoundedDensity):
         below, above = left_out + under * total, right_out + over * total
         z = ndtri(jnp.minimum(jnp.minimum(below, above), 0.5))
         z = jnp.where(below < above, z, -z)
-        y = self._clip(jnp.where(outside, beside, loc + scale * z))
+        y = jnp.clip(jnp.where(outside, beside, loc + scale * z), self.lower, self.upper)
 
         # Polished by Newton's method on the logarithm of the smaller tail.
         nearest, side = nearer_side(q, upper)
@@ -153,12 +153,9 @@ class TruncatedNormal(BoundedDensity):
             value = jnp.where(small, below, above)
             step = (value - log_p) * jnp.exp(value - self.marginal_log_prob(y))
             step = jnp.where(jnp.isfinite(step), jnp.where(small, -step, step), 0)
-            return self._clip(y + jnp.clip(step, -scale, scale))
+            return jnp.clip(y + jnp.clip(step, -scale, scale), self.lower, self.upper)
 
         return meshes.fori_loop(0, _POLISH_STEPS, polish, y)
-
-    def _clip(self, y: Array) -> Array:
-        return jnp.clip(y, self.lower, self.upper)
 
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         full = (*shape, *self.batch_shape, self.event_dim)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxmdn import meshes, numerics
 from jaxmdn.components.base import Density, UndefinedError, others
 from jaxmdn.special import unimodal
-from jaxmdn.special.roots import invert_tail
+from jaxmdn.special.roots import halfway, invert_tail
 from jaxmdn.special.sides import nearer_side
 from jaxmdn.typing import Array, Bool, Float, Key, Num
 
@@ -51,15 +51,18 @@ class Univariate(Density):
 
     def cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y_d <= y_d)``; by quadrature, if the family has no formula."""
-        return jnp.exp(self._log_tails(y)[0])
+        return self._tails(y)[0]
 
     def survival(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y_d > y_d)``; by quadrature, if the family has no formula."""
-        return jnp.exp(self._log_tails(y)[1])
+        return self._tails(y)[1]
 
     def tail(self, y: Num[Array, "..."], upper: Bool[Array, "..."]) -> Float[Array, "..."]:
         """``survival(y)`` where ``upper``, else ``cdf(y)``."""
-        return jnp.where(upper, self.survival(y), self.cdf(y))
+        inherited = Univariate.cdf, Univariate.survival
+        written = (type(self).cdf, type(self).survival) != inherited
+        below, above = (self.cdf(y), self.survival(y)) if written else self._tails(y)
+        return jnp.where(upper, above, below)
 
     def log_cdf(self, y: Num[Array, "..."]) -> Float[Array, "..."]:
         """Logarithm of the distribution function."""
@@ -226,14 +229,23 @@ class Univariate(Density):
         start = jnp.broadcast_to(member._start(), shape)
         inside = (y > lower) & (y < upper)
         safe = jnp.broadcast_to(jnp.where(inside, y, start), shape)
-        below, above = _log_tails(member, safe, start)
-        left, nan = y <= lower, jnp.isnan(y)
-        ends = (jnp.where(nan, jnp.nan, jnp.where(side, -jnp.inf, 0.0)) for side in (left, ~left))
-        below, above = (
-            jnp.where(inside, value, end.astype(value.dtype))
-            for value, end in zip((below, above), ends, strict=True)
-        )
-        return below, above
+        return self._with_ends(y, inside, _log_tails(member, safe, start), -jnp.inf, 0.0)
+
+    def _tails(self, y: Num[Array, "..."]) -> tuple[Array, Array]:
+        below, above = self._log_tails(y)
+        return jnp.exp(below), jnp.exp(above)
+
+    def _with_ends(
+        self, y: Array, inside: Array, tails: tuple[Array, Array], least: float, most: float
+    ) -> tuple[Array, Array]:
+        """Both tails, which outside are ``least`` and ``most``; NaN at NaN."""
+        left, nan = y <= self.domain.lower, jnp.isnan(y)
+
+        def complete(value: Array, at_left: float, at_right: float) -> Array:
+            outside = jnp.where(nan, jnp.nan, jnp.where(left, at_left, at_right))
+            return jnp.where(inside, value, outside.astype(value.dtype))
+
+        return complete(tails[0], least, most), complete(tails[1], most, least)
 
     def _expect(self, function: Any) -> Float[Array, "..."]:
         """``E[function(Y_d)]`` by quadrature."""
@@ -271,13 +283,9 @@ class Univariate(Density):
 
         ends = (start, start, jnp.ones_like(start))
         low, high, _ = meshes.fori_loop(0, DOUBLINGS, widen, ends)
-        middle = 0.5 * (low + high)
-        root = invert_tail(tail, near, upper, middle, low, high, split=_middle, steps=STEPS)
+        middle = halfway(low, high)
+        root = invert_tail(tail, near, upper, middle, low, high, split=halfway, steps=STEPS)
         return forward(root)
-
-
-def _middle(low: Array, high: Array) -> Array:
-    return 0.5 * (low + high)
 
 
 def _by_quadrature(family: Univariate, y: Array, start: Array) -> tuple[tuple, tuple]:

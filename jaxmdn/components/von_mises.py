@@ -12,11 +12,10 @@ from jaxmdn.components.declare import family, magnitude, real
 from jaxmdn.components.support import CIRCLE, Support
 from jaxmdn.components.univariate import Univariate
 from jaxmdn.special import circular
+from jaxmdn.special.circular import TURN, representative
 from jaxmdn.special.roots import bisect
 from jaxmdn.special.sides import log_complement, log_rest
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
-
-_TURN = 2 * math.pi
 
 
 @family
@@ -77,7 +76,7 @@ class VonMises(Univariate):
         That is, ``P(loc + Z > pi)`` where the sign is positive, else ``P(loc + Z < -pi)``.
         """
         loc, concentration, *values = self._parameters(*arrays)
-        loc = _wrap(loc)
+        loc = representative(loc)
         sign = jnp.where(loc < 0, -1, 1).astype(loc.dtype)
         beyond = circular.survival(math.pi - sign * loc, concentration)
         return loc, concentration, sign, beyond, *values
@@ -87,11 +86,11 @@ class VonMises(Univariate):
         loc, concentration, side, beyond, y = self._turned(y)
         infinite = jnp.isinf(y)
         ends = jnp.where(sign * y < 0, 1, 0).astype(y.dtype)
-        y = _wrap(jnp.where(infinite, 0, y))
+        y = representative(jnp.where(infinite, 0, y))
         # E(z) - E(pi - loc), where E is the survival function of Z, E(z + 2 pi) = E(z) - 1.
         z = sign * (y - loc)
         over, under = z > math.pi, z < -math.pi
-        inner = jnp.where(over, _TURN - z, jnp.where(under, _TURN + z, z))
+        inner = jnp.where(over, TURN - z, jnp.where(under, TURN + z, z))
         own = circular.survival(inner, concentration)
         own = jnp.where(over, -own, jnp.where(under, 1 + own, own))
         return jnp.where(infinite, ends, jnp.clip(own - sign * side * beyond, 0, 1))
@@ -99,7 +98,7 @@ class VonMises(Univariate):
     def place(self) -> tuple[Array, Array]:
         """Centre and width along the circle itself."""
         loc, concentration = self._parameters()
-        return _wrap(loc), 1 / jnp.sqrt(0.25 + concentration)
+        return representative(loc), 1 / jnp.sqrt(0.25 + concentration)
 
     def cdf(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """``P(Y <= y)`` of the representative in ``[-pi, pi]``; 0 and 1 at ``-inf`` and ``inf``."""
@@ -115,13 +114,13 @@ class VonMises(Univariate):
         where the way from ``loc`` to ``y`` crosses the cut, the larger one.
         """
         loc, concentration, y = self._parameters(y)
-        loc = _wrap(loc)
+        loc = representative(loc)
         ends = jnp.where(sign * y < 0, 0, -jnp.inf).astype(y.dtype)
-        z = sign * (_wrap(jnp.where(jnp.isinf(y), 0, y)) - loc)
+        z = sign * (representative(jnp.where(jnp.isinf(y), 0, y)) - loc)
         left = loc < 0
         beside = left == (sign < 0)  # the cut is on the side whose probability is asked for
         crosses = jnp.abs(z) > math.pi
-        inner = jnp.where(crosses, _TURN - jnp.abs(z), jnp.where(beside, z, -z))
+        inner = jnp.where(crosses, TURN - jnp.abs(z), jnp.where(beside, z, -z))
         own = circular.log_tails(inner, concentration)
         cut = circular.log_tails(math.pi - jnp.where(left, -loc, loc), concentration)
         rest, large = (jnp.where(crosses, c, o) for c, o in zip(cut, own, strict=True))
@@ -146,7 +145,7 @@ class VonMises(Univariate):
         side = jnp.where(upper, -1, 1).astype(q.dtype)
         level = q - side * sign * beyond
         turns = jnp.where(level < 0, -1, jnp.where(level > 1, 1, 0)).astype(level.dtype)
-        y = loc + circular.quantile(level - turns, concentration, upper) + _TURN * side * turns
+        y = loc + circular.quantile(level - turns, concentration, upper) + TURN * side * turns
         y = jnp.where(q == 0, -side * math.pi, jnp.where(q == 1, side * math.pi, y))
         return jnp.where((q >= 0) & (q <= 1), jnp.clip(y, -math.pi, math.pi), jnp.nan)
 
@@ -155,18 +154,18 @@ class VonMises(Univariate):
         full = (*shape, *self.batch_shape, self.event_dim)
         concentration = jnp.broadcast_to(concentration, full)
         z = circular.attach(circular.draw(key, concentration), concentration)
-        return _wrap(loc + z).astype(self.dtype)
+        return representative(loc + z).astype(self.dtype)
 
     def mean(self) -> Float[Array, "..."]:
         """Mean of the representative in ``[-pi, pi]``."""
         loc, _, sign, beyond = self._turned()
-        return self._fill(loc - _TURN * sign * beyond)
+        return self._fill(loc - TURN * sign * beyond)
 
     def variance(self) -> Float[Array, "..."]:
         """Variance of the representative in ``[-pi, pi]``."""
         loc, concentration, sign, beyond = self._turned()
         partial, half = circular.upper_moments(math.pi - sign * loc, concentration)
-        moved = _TURN * (_TURN * beyond * (1 - beyond) - 2 * partial)
+        moved = TURN * (TURN * beyond * (1 - beyond) - 2 * partial)
         return self._fill(2 * half + moved)
 
     def turn(self, angle: Float[Array, "..."]) -> VonMises:
@@ -175,16 +174,11 @@ class VonMises(Univariate):
 
     def circular_mean(self) -> Float[Array, "..."]:
         """The direction ``arg E[exp(i Y)]`` in ``[-pi, pi]``."""
-        return self._fill(_wrap(self._parameters()[0]))
+        return self._fill(representative(self._parameters()[0]))
 
     def circular_variance(self) -> Float[Array, "..."]:
         """``1 - |E[exp(i Y)]| = 1 - I1(k) / I0(k)``, from 0 to 1."""
         return self._fill(circular.resultant_gap(self._parameters()[1]))
-
-
-def _wrap(y: Array) -> Array:
-    """The representative in ``[-pi, pi]``; both ends stay where they are."""
-    return y - _TURN * jnp.round(y / _TURN)
 
 
 def _own_variance(concentration: Array) -> Array:

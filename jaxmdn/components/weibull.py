@@ -14,6 +14,7 @@ from jaxmdn.components.declare import family, magnitude, positive
 from jaxmdn.components.interval import PositiveDensity
 from jaxmdn.special.elementary import polynomial
 from jaxmdn.special.gamma import log_gamma
+from jaxmdn.special.sides import log_rest
 from jaxmdn.typing import Array, Bool, Float, Key, Parameter
 
 # By the dtype's bytes: from which exponent on exp is continued by its tangent. In float32 the
@@ -67,13 +68,7 @@ class Weibull(PositiveDensity):
         exponent, hazard = self._hazards(y)
         # log(1 - exp(-h)) = log(h) - h / 2 + ... for small h
         small = exponent < -20
-        h = jnp.where(small, 1, hazard)
-        early = h < 0.7
-        log_cdf = jnp.where(
-            early,
-            jnp.log(-jnp.expm1(-jnp.where(early, h, 0.5))),
-            jnp.log1p(-jnp.exp(-jnp.where(early, 1, h))),
-        )
+        log_cdf = log_rest(-jnp.where(small, 1, hazard))
         return jnp.where(small, exponent - 0.5 * hazard, log_cdf), -hazard
 
     def inner_quantile(

@@ -7,6 +7,7 @@ that output 1 depends on output 0, and output 2 on both. It states conditional i
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -70,12 +71,14 @@ def validate(
             f"output without parents has the entry ()."
         )
     result = tuple(_parents(function, child, parents, count) for child, parents in enumerate(graph))
-    circle = _cycle(result)
-    if circle:
+    try:
+        graphlib.TopologicalSorter(dict(enumerate(result))).prepare()
+    except graphlib.CycleError as error:
+        circle = " -> ".join(map(str, error.args[1]))
         raise ValueError(
-            f"{function}: graph must have no cycle, got {' -> '.join(map(str, circle))} (an arrow "
-            f"leads from parent to child); leave out one of its edges."
-        )
+            f"{function}: graph must have no cycle, got {circle} (an arrow leads from parent to "
+            f"child); leave out one of its edges."
+        ) from None
     return result
 
 
@@ -161,21 +164,3 @@ def _parents(function: str, child: int, parents: Sequence[Any], count: int) -> t
                 f"{function}: output {child} has the parent {parent} more than once; list it once."
             )
     return tuple(sorted(int(parent) for parent in parents))
-
-
-def _cycle(graph: Graph) -> list[int]:
-    """A path from parent to child that ends where it began; empty if there is none."""
-    left = set(range(len(graph)))
-    while True:
-        free = {node for node in left if not set(graph[node]) & left}
-        if not free:
-            break
-        left -= free
-    if not left:
-        return []
-    path = [min(left)]  # everything left has a parent that is left, too: walk up until one recurs
-    while True:
-        parent = next(parent for parent in graph[path[-1]] if parent in left)
-        if parent in path:
-            return [parent, *reversed(path[path.index(parent) :])]
-        path.append(parent)

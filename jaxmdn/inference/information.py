@@ -283,7 +283,7 @@ def _convolve(components: Any, other: Any) -> Density:
         return FullNormal.from_scale_tril(other.loc, numerics.triangular(stacked)[1])
     scale = jnp.hypot(components.scale, other.scale)
     if isinstance(components, Normal):
-        return Normal(loc=jnp.broadcast_to(other.loc, _widest(other.loc, scale)), scale=scale)
+        return Normal(loc=other.loc, scale=scale)
     lead = jnp.broadcast_shapes(components.factor.shape[:-1], other.factor.shape[:-1])
     factors = [
         jnp.broadcast_to(family.factor, (*lead, family.factor.shape[-1]))
@@ -321,10 +321,6 @@ def _root(mixture: Mixture) -> Float[Array, "... D M"]:
 def _log_det(root: Float[Array, "... D M"]) -> Float[Array, "..."]:
     """Logarithm of the standard volume, half that of ``det(root root^T)``."""
     return jnp.sum(jnp.log(jnp.diagonal(numerics.triangular(root)[1], axis1=-2, axis2=-1)), axis=-1)
-
-
-def _widest(*arrays: Array) -> tuple[int, ...]:
-    return jnp.broadcast_shapes(*(array.shape for array in arrays))
 
 
 def _expected_log_prob(components: Any, other: Any) -> Float[Array, "... K"]:

@@ -7,7 +7,6 @@ the representatives in ``[-pi, pi]``.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,9 +16,8 @@ from jaxmdn.components import Independent
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture, require_mixture
 from jaxmdn.mixture.class_conditional import flatten_mixture
+from jaxmdn.special.circular import TURN, representative
 from jaxmdn.typing import Array, Bool, Float
-
-TURN = 2 * math.pi
 
 
 def require_continuous(function: str, mixture: Any) -> None:
@@ -107,11 +105,6 @@ def without_atoms(mixture: Mixture) -> Continuum:
 def on_circle(mixture: Mixture) -> bool:
     """Whether a density of one dimension is one of angles."""
     return mixture.support[0].kind == "circle"
-
-
-def representative(y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """An angle in ``[-pi, pi]``; both ends stay where they are."""
-    return y - TURN * jnp.round(y / TURN)
 
 
 def cumulated(mixture: Mixture, y: Float[Array, "..."]) -> Float[Array, "..."]:

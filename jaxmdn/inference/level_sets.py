@@ -19,7 +19,7 @@ from jaxmdn.inference.derivatives import Parts, derivatives
 from jaxmdn.inference.lengths import cumulated
 from jaxmdn.inference.turning_points import TurningPoints, grid_levels, turning_points
 from jaxmdn.mixture import Mixture
-from jaxmdn.special.roots import close_in, halfway
+from jaxmdn.special.roots import bisect, close_in, halfway
 from jaxmdn.typing import Array, Bool, Float, Num
 
 # By the dtype's bytes: evaluations of the density for each end of an interval, more where it may be
@@ -232,13 +232,10 @@ def _rough_threshold(turns: TurningPoints, level: Array, lowest: Array, highest:
     share = jnp.exp(height) * width
     share = share / jnp.sum(share, axis=0)
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = halfway(low, high)
-        enough = jnp.sum(jnp.where(height >= middle, share, 0), axis=0) > level
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+    def low_enough(log_t: Array) -> Array:
+        return ~(jnp.sum(jnp.where(height >= log_t, share, 0), axis=0) > level)
 
-    return halfway(*meshes.fori_loop(0, START_STEPS, halve, (lowest, highest)))
+    return halfway(*bisect(low_enough, lowest, highest, steps=START_STEPS))
 
 
 @jax.custom_jvp

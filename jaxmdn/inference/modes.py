@@ -22,15 +22,10 @@ from jaxmdn import meshes, numerics
 from jaxmdn.components import AsymmetricLaplace, Independent, Laplace, NormalDensity
 from jaxmdn.components.base import Density
 from jaxmdn.inference import climbing
-from jaxmdn.inference.lengths import (
-    on_circle,
-    plain,
-    representative,
-    require_continuous,
-    without_atoms,
-)
+from jaxmdn.inference.lengths import on_circle, plain, require_continuous, without_atoms
 from jaxmdn.inference.turning_points import turning_points
 from jaxmdn.mixture import Mixture
+from jaxmdn.special.circular import representative
 from jaxmdn.typing import Array, Bool, Float
 
 # Steps of each kind. A mean-shift step removes a share of the distance that depends on the overlap

@@ -259,7 +259,7 @@ def _bracket(mixture: Mixture, near: Array, side: Array) -> tuple[Array, Array, 
         found = component.tail_quantile(
             jnp.concatenate([levels.reshape(count, *own), edges]),
             jnp.concatenate([sides.reshape(count, *own), edge_sides]),
-        )
+        ).reshape(count + 2, *own)  # less the component's leading axes of one
         first, second = found[:-2].reshape(levels.shape)
         # The outer bound lies below where the nearer tail is the lower one.
         low, high = jnp.where(side, second, first), jnp.where(side, first, second)

@@ -17,13 +17,11 @@ import numpy as np
 
 from jaxmdn import checks, meshes, numerics
 from jaxmdn.inference.lengths import (
-    TURN,
     Continuum,
     log_density,
     on_atom,
     on_circle,
     plain,
-    representative,
     require_continuous,
     require_regions,
     without_atoms,
@@ -38,6 +36,7 @@ from jaxmdn.inference.level_sets import (
 )
 from jaxmdn.inference.turning_points import turning_points
 from jaxmdn.mixture import NUM_SAMPLES, Estimate, Mixture, check_target
+from jaxmdn.special.circular import TURN, representative
 from jaxmdn.typing import Array, ArrayLike, Float, Key, Num
 
 

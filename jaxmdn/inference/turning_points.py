@@ -22,8 +22,9 @@ import jax.numpy as jnp
 
 from jaxmdn import meshes
 from jaxmdn.inference.derivatives import Parts, derivatives
-from jaxmdn.inference.lengths import TURN, on_circle, representative
+from jaxmdn.inference.lengths import on_circle
 from jaxmdn.mixture import Mixture
+from jaxmdn.special.circular import TURN, representative
 from jaxmdn.typing import Array, Bool, Float, Int
 
 # Each component is sampled at the quantiles of z = -7, -6.5625, ..., 7 of a standard normal, and

@@ -98,11 +98,9 @@ def _blurred_normal(components: FullNormal, noise: Float[Array, "... K D"]) -> F
     ``R`` is the triangle of ``[1; A']``: a square would lose small scales beside large ones.
     """
     whitening, noise = numerics.upcast(components.whitening_tril, noise)
-    spread = jnp.swapaxes(whitening * noise[..., None, :], -1, -2)
+    spread = whitening * noise[..., None, :]
     one = jnp.broadcast_to(jnp.eye(components.event_dim, dtype=spread.dtype), spread.shape)
-    triangle = jnp.linalg.qr(jnp.concatenate([one, spread], axis=-2), mode="r")
-    signs = jnp.sign(numerics.diagonal(triangle))[..., None]
-    root = jnp.tril(jnp.swapaxes(signs * triangle, -1, -2))
+    root = numerics.triangular(jnp.concatenate([one, spread], axis=-1))[1]
     whitening = jnp.tril(numerics.invert_tril(root) @ whitening)
     return dataclasses.replace(components, whitening_tril=whitening.astype(components.dtype))
 

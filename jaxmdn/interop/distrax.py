@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxmdn import components, numerics
 from jaxmdn.components import Categorical, FullNormal, LowRankNormal, Normal
 from jaxmdn.components.base import Density
+from jaxmdn.components.batch import spread
 from jaxmdn.components.interval import BoundedDensity, check_bounds
 from jaxmdn.mixture import Mixture
 
@@ -96,7 +97,7 @@ def to_distrax(density: Density) -> distrax.Distribution:
             mixture_distribution=distrax.Categorical(
                 logits=jnp.broadcast_to(density.log_weights(), shape)
             ),
-            components_distribution=to_distrax(_with_batch_shape(density.components, shape)),
+            components_distribution=to_distrax(spread(density.components, shape)),
         )
     if isinstance(density, Categorical):
         return distrax.Categorical(logits=density.logits)
@@ -128,15 +129,6 @@ def _one_dimension(density: Any) -> distrax.Distribution:
         bijector = distrax.Chain(bijectors) if len(bijectors) > 1 else bijectors[0]
         distribution = distrax.Transformed(distribution, bijector)
     return distribution
-
-
-def _with_batch_shape(density: Density, shape: tuple[int, ...]) -> Density:
-    """Broadcast the parameters: distrax lets no leading axis be shared."""
-    return density.map_parameters(
-        lambda parameter, rank: jnp.broadcast_to(
-            parameter, (*shape, *parameter.shape[parameter.ndim - rank :])
-        )
-    )
 
 
 def from_distrax(distribution: Any) -> Density:

@@ -11,8 +11,6 @@ from jaxmdn.components import Normal
 from jaxmdn.components.base import Density
 from jaxmdn.mixture import Mixture
 
-QP = "install it with: pip install qp-prob"
-
 
 def to_qp(density: Density) -> Any:
     """Return the ``qp.Ensemble`` of mixtures of normals (``qp.mixmod``), one for each row.
@@ -46,7 +44,12 @@ def to_qp(density: Density) -> Any:
             f"{type(getattr(density, 'components', density)).__name__} with D = "
             f"{density.event_dim} and batch shape {list(density.batch_shape)}."
         )
-    qp = _import("to_qp")
+    try:
+        import qp
+    except ImportError as error:
+        raise ImportError(
+            "to_qp: qp is not installed; install it with: pip install qp-prob."
+        ) from error
     shape = (*density.batch_shape, density.num_components)
     parts = {
         "weights": jnp.exp(density.log_weights()),
@@ -74,11 +77,3 @@ def from_qp(ensemble: Any) -> Mixture:
     weights, means, stds = (jnp.asarray(parts[key], dtype) for key in ("weights", "means", "stds"))
     normal = Normal(loc=means[..., None], scale=stds[..., None])
     return Mixture(logits=jnp.log(weights), components=normal)
-
-
-def _import(function: str) -> Any:
-    try:
-        import qp
-    except ImportError as error:
-        raise ImportError(f"{function}: qp is not installed; {QP}.") from error
-    return qp

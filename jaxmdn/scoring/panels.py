@@ -20,6 +20,7 @@ from jaxmdn import meshes
 from jaxmdn.inference.sums import components_first
 from jaxmdn.mixture import Mixture
 from jaxmdn.special import unimodal
+from jaxmdn.special.circular import representative
 from jaxmdn.typing import Array, Float
 
 # Nodes of a component's table on one side, and the largest of them, sinh(U) widths from the centre:
@@ -98,7 +99,7 @@ def _edges(family: Any, weight: Float[Array, "..."], levels: list[float]) -> Flo
     lower, upper = (_reach(t, mass, total, levels, reverse=side) for side in (False, True))
     edges = insert(jnp.concatenate([lower, upper[::-1]]), centre)
     if circle:
-        y, inside = edges - 2 * math.pi * jnp.round(edges / (2 * math.pi)), True
+        y, inside = representative(edges), True
     else:
         y = forward(edges)
         inside = (y > own.lower - own.step) & (y < own.upper)

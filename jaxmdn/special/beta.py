@@ -34,6 +34,7 @@ from jaxmdn.special.elementary import (
 )
 from jaxmdn.special.gamma import solve_fraction, stirling_rest
 from jaxmdn.special.sides import complete, log_complete, log_rest, log_side, nearer_side
+from jaxmdn.special.softplus import sigmoid
 from jaxmdn.typing import Array, Float
 
 #: Newton's steps of the quantile: of 20,000 (shapes from 1e-2 to 1e6, p from 1e-12 on) twelve miss
@@ -176,22 +177,17 @@ def quantile(q: Array, a: Array, b: Array, upper: Array | bool = False) -> tuple
     start = jnp.clip(start, floor, -floor)
 
     def step(_: Any, logit: Array) -> Array:
-        x, y = _unit(logit)
+        x, y = sigmoid(logit), sigmoid(-logit)
         log, slope, _ = side(x, y, a, b)
         lower, other = is_lower(x, y, a, b), log_rest(jnp.minimum(log, 0))
         hazard = jnp.abs(slope) * jnp.where(lower, 1, jnp.exp(log - other))
         return logit - jnp.clip((jnp.where(lower, log, other) - log_q) / hazard, -4, 4)
 
-    x, y = _unit(meshes.fori_loop(0, NEWTON_STEPS, step, start))
+    logit = meshes.fori_loop(0, NEWTON_STEPS, step, start)
+    x, y = sigmoid(logit), sigmoid(-logit)
     deep_x, deep_y = log_x < floor, log_y < floor
     x, y = (
         jnp.where(deep, jnp.exp(log), jnp.where(other, 1, value))
         for deep, other, log, value in ((deep_x, deep_y, log_x, x), (deep_y, deep_x, log_y, y))
     )
     return jnp.where(below, x, y), jnp.where(below, y, x)
-
-
-def _unit(logit: Array) -> tuple[Array, Array]:
-    power = jnp.exp(-jnp.abs(logit))
-    small, large = power / (1 + power), 1 / (1 + power)
-    return jnp.where(logit < 0, small, large), jnp.where(logit < 0, large, small)

@@ -23,12 +23,18 @@ from jaxmdn.special.sides import complete, log_complete, log_side, nearer_side
 from jaxmdn.special.waves import sin_half
 from jaxmdn.typing import Array, Bool, Float
 
+TURN = 2 * math.pi
 # By the dtype's bytes: steps of the quantile. Of 20,000 (concentrations from 1e-3 to 1e8, p from
 # 1e-12 on) none misses float32's floor after 8 nor float64's after 10; a few are kept in hand.
 _STEPS = {4: 12, 8: 14}
 # Beyond this concentration, where 1 - I1 / I0 has lost a digit, it comes from a polynomial in its
 # inverse; so many terms, by the dtype's bytes, give it to rounding.
 _FAR, _TERMS = 8.0, {4: 8, 8: 26}
+
+
+def representative(y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """An angle in ``[-pi, pi]``; both ends stay where they are."""
+    return y - TURN * jnp.round(y / TURN)
 
 
 @functools.cache
@@ -60,10 +66,7 @@ def log_i0e(k: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.log(i0e(k))
 
 
-@log_i0e.defjvp
-def _log_i0e_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (k,), (dk,) = primals, tangents
-    return log_i0e(k), -resultant_gap(k) * dk
+log_i0e.defjvps(lambda dk, _, k: -resultant_gap(k) * dk)
 
 
 def log_density(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -212,10 +215,7 @@ def attach(z: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."
     return z
 
 
-@attach.defjvp
-def _attach_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (z, k), (_, dk) = primals, tangents
-    return attach(z, k), _change(z, k, dk) / jnp.exp(log_density(z, k))
+attach.defjvps(None, lambda dk, _, z, k: _change(z, k, dk) / jnp.exp(log_density(z, k)))
 
 
 def draw(key: Array, k: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -72,13 +72,16 @@ def legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(v.astype(float) for v in (0.5 * (1 + x), 1 / ((1 - x * x) * slope**2)))
 
 
-def integrate(integrand: Callable[[Array], Any], count: int, like: Any) -> Any:
+def integrate(integrand: Callable[[Array], Any], count: int, like: Any, panels: int = 1) -> Any:
     """``int_0^1 integrand(t) dt`` by Gauss and Legendre, elementwise; a pytree shaped as ``like``.
 
-    Node by node, which compilers vectorise over the elements; all nodes at once they do not.
+    ``count`` nodes on each of equal panels. Node by node, which compilers vectorise over the
+    elements; all nodes at once they do not.
     """
     dtype = jax.tree.leaves(like)[0].dtype
-    nodes = jnp.asarray(np.stack(legendre(count), axis=-1), dtype)
+    places, weights = (np.tile(v, panels) / panels for v in legendre(count))
+    places = places + np.repeat(np.arange(panels), count) / panels
+    nodes = jnp.asarray(np.stack([places, weights], axis=-1), dtype)
 
     def add(total: Any, node: Array) -> tuple[Any, None]:
         return jax.tree.map(lambda sum_, v: sum_ + node[1] * v, total, integrand(node[0])), None
@@ -122,10 +125,7 @@ def exp_excess(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.abs(x) < 0.7, _exp_series(x), jnp.expm1(x) - x)
 
 
-@exp_excess.defjvp
-def _exp_excess_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return exp_excess(x), jnp.expm1(x) * dx
+exp_excess.defjvps(lambda dx, _, x: jnp.expm1(x) * dx)
 
 
 def _exp_series(x: Array) -> Array:

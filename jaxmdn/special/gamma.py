@@ -105,10 +105,7 @@ def stirling_rest(a: Float[Array, "..."]) -> Float[Array, "..."]:
     return _series(_exact_rest, jnp.where(small, a + 1, a)) + back
 
 
-@stirling_rest.defjvp
-def _stirling_rest_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (a,), (da,) = primals, tangents
-    return stirling_rest(a), stirling_slope(a) * da
+stirling_rest.defjvps(lambda da, _, a: stirling_slope(a) * da)
 
 
 def stirling_slope(a: Float[Array, "..."]) -> Float[Array, "..."]:

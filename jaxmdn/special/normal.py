@@ -138,10 +138,7 @@ def ndtr(z: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.scipy.special.ndtr(z)
 
 
-@ndtr.defjvp
-def _ndtr_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (z,), (direction,) = primals, tangents
-    return ndtr(z), math.exp(-0.5 * numerics.LOG_2PI) * jnp.exp(-0.5 * z * z) * direction
+ndtr.defjvps(lambda dz, _, z: math.exp(-0.5 * numerics.LOG_2PI) * jnp.exp(-0.5 * z * z) * dz)
 
 
 @jax.custom_jvp
@@ -150,7 +147,4 @@ def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.lax.erf(x)
 
 
-@erf.defjvp
-def _erf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (direction,) = primals, tangents
-    return erf(x), 2 / math.sqrt(math.pi) * jnp.exp(-x * x) * direction
+erf.defjvps(lambda dx, _, x: 2 / math.sqrt(math.pi) * jnp.exp(-x * x) * dx)

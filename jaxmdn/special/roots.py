@@ -195,7 +195,8 @@ def invert_tail(
         missing = jnp.log1p((value - probability) / probability)
         newton = y - value * missing / slope
         missing = jnp.abs(missing)
-        best = jnp.where(missing <= least, _clip(newton, lower, upper, y), best)
+        kept = jnp.where(jnp.isnan(newton), y, jnp.clip(newton, lower, upper))
+        best = jnp.where(missing <= least, kept, best)
         close = (missing <= before / 2) | (missing < 0.01)
         good = (newton >= lower) & (newton <= upper) & close  # False for NaN
         y = jnp.where(good, newton, split(lower, upper))
@@ -204,7 +205,3 @@ def invert_tail(
     infinite = jnp.maximum(start, jnp.inf)
     state = (start, lower, upper, infinite, infinite, start)
     return meshes.fori_loop(0, steps, step, state)[-1]
-
-
-def _clip(newton: Array, lower: Array, upper: Array, y: Array) -> Array:
-    return jnp.where(jnp.isnan(newton), y, jnp.clip(newton, lower, upper))

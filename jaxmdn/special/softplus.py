@@ -42,6 +42,11 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return value, slope * tangents[0]
 
 
+def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``1 / (1 + e^-x)``, elementwise: a tanh, as compilers make of it, has no lower tail."""
+    return softplus_and_slope(x)[1]
+
+
 def log_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``log(1 / (1 + e^-x))``, elementwise."""
     return -softplus(-x)

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmdn import meshes
+from jaxmdn.special.elementary import integrate
 from jaxmdn.typing import Array, Bool, Float
 
 # Doublings reach 2^40 units from the start, and as many halvings find the maximum to 2^-40 of it.
@@ -274,13 +274,5 @@ def _panels(
     function: Callable[[Array], Array], first: Float[Array, "..."], last: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """``int_first^last function(u) du`` by equal Gauss-Legendre panels, one node after another."""
-    node, weight = np.polynomial.legendre.leggauss(NODES)
-    places = (np.arange(PANELS)[:, None] + 0.5 * (node + 1)).ravel() / PANELS
-    weights = np.tile(0.5 * weight, PANELS) / PANELS
-
-    def add(total: Array, step: Array) -> tuple[Array, None]:
-        place, weight = step
-        return total + weight * function(first + place * (last - first)), None
-
-    steps = jnp.asarray(np.stack([places, weights], axis=1), first.dtype)
-    return (last - first) * meshes.scan(add, jnp.zeros_like(first), steps)[0]
+    length = last - first
+    return length * integrate(lambda x: function(first + x * length), NODES, first, PANELS)

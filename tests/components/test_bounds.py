@@ -1,6 +1,7 @@
 """At and beyond the bounds of families with bounds, far out, and at extreme moments."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,13 @@ from oracle_continuous import gauss
 from scipy import stats
 
 import jaxmdn
-from jaxmdn.components import AsymmetricLaplace, Beta, LogitNormal, TruncatedNormal
+from jaxmdn.components import (
+    AsymmetricLaplace,
+    Beta,
+    DiscretizedLogistic,
+    LogitNormal,
+    TruncatedNormal,
+)
 
 of_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -207,17 +214,17 @@ def test_the_asymmetry_is_checked():
 
 
 def test_different_bounds_do_not_join(user_errors):
-    parts = [
-        jaxmdn.Mixture(
-            logits=jnp.zeros(1),
-            components=Beta(
-                concentration1=jnp.ones((1, 1)), concentration0=jnp.ones((1, 1)), upper=upper
-            ),
-        )
-        for upper in (1.0, 2.0)
-    ]
-    with pytest.raises(ValueError, match=r"equal bounds, got \[0, 1\] and \[0, 2\]"):
-        jaxmdn.merge(parts)
+    """Nor do levels: their probabilities would be those of the first one's."""
+    one = jnp.ones((1, 1))
+    beta = partial(Beta, concentration1=one, concentration0=one)
+    rounded = partial(DiscretizedLogistic, loc=one, scale=one)
+    for make in (beta, rounded):
+        parts = [
+            jaxmdn.Mixture(logits=jnp.zeros(1), components=make(upper=upper))
+            for upper in (1.0, 2.0)
+        ]
+        with pytest.raises(ValueError, match=r"need equal upper, got 1.0 and 2.0; make them"):
+            jaxmdn.merge(parts)
 
 
 @pytest.mark.parametrize("family", [Beta, LogitNormal, TruncatedNormal])

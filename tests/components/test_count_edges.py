@@ -114,6 +114,18 @@ def test_extreme_counts(dtype):
         compare(slope, of_tail, size, f"tail in {parameter}")
 
 
+def test_an_even_chance_has_the_slopes_of_any_other():
+    """A head starts at a logit of zero."""
+    for function, slope in (("mean", 0.25), ("cdf", -0.25), ("survival", 0.25), ("variance", 0.0)):
+
+        def value(logit, function=function):
+            own = Bernoulli(logit=logit)
+            return getattr(own, function)(*[jnp.zeros(1)] * (function in ("cdf", "survival")))[0]
+
+        for grad in (jax.grad, jax.jacfwd):
+            assert jax.jit(grad(value))(jnp.zeros(1))[0] == slope
+
+
 def test_integers_are_counts():
     # Under strict promotion, in every family, alone and side by side.
     y = np.array([[0, 1], [1, 0], [2, 5]])

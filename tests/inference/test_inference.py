@@ -293,6 +293,18 @@ def test_levels_lead():
         assert again.shape == found.shape
 
 
+def test_leading_axes_of_one_stay():
+    """Levels have axes before the batch's, which may be of one row, of one row."""
+    rows = oracles.random_mixture(np.random.default_rng(0), "diagonal", 2, 2, (3,))
+    found = jaxmdn.quantile(rows, [0.2, 0.7])
+    for lead in ((1,), (1, 1), (1, 1, 1)):
+        wide = jax.tree.map(lambda leaf, lead=lead: leaf.reshape(*lead, *leaf.shape), rows)
+        again = jaxmdn.quantile(wide, [0.2, 0.7])
+        np.testing.assert_allclose(again, found.reshape(2, *lead, 3, 2), rtol=1e-13)
+        one = jaxmdn.quantile(wide[..., :1], 0.7)
+        np.testing.assert_allclose(one, found[1, :1].reshape(*lead, 1, 2), rtol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_exceeded_hardly_ever(dtype):
     """The inverse of ``survival`` where one minus the level is one, and quantiles next to zero."""

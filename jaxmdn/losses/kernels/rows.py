@@ -127,16 +127,11 @@ def _components(
 def _autodiff(
     head: Head, raw: Float[Array, "n P"], y: Any, coefficient: Array, *, with_y: bool
 ) -> Gradient:
-    leaves, structure = jax.tree.flatten(y)
-    chosen = {i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)}
-
-    def nll(raw: Array, *real: Array) -> Array:
-        remaining = iter(real)
-        whole = [next(remaining) if real and i in chosen else x for i, x in enumerate(leaves)]
-        return -head.log_prob(raw, jax.tree.unflatten(structure, whole))
-
-    values, pullback = jax.vjp(nll, raw, *(real_leaves(y) if with_y else ()))
+    if with_y:
+        values, pullback = jax.vjp(lambda raw, y: -head.log_prob(raw, y), raw, y)
+    else:
+        values, pullback = jax.vjp(lambda raw: -head.log_prob(raw, y), raw)
     cotangent = jnp.broadcast_to(coefficient, values.shape).astype(values.dtype)
     _, cotangent = meshes.vary_alike(values, cotangent)
     raw_gradient, *y_gradient = pullback(cotangent)
-    return Gradient(values, (raw_gradient,), tuple(y_gradient))
+    return Gradient(values, (raw_gradient,), tuple(real_leaves(y_gradient)))
