@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from questions import FAMILIES
 
 import jaxmdn
 from jaxmdn import CategoricalHead, ClassConditionalHead, FactorizedHead, NormalHead
 from jaxmdn.heads import Family, IndependentHead
 
-OWN = [
-    name
-    for name in jaxmdn.heads.family_names()
-    if Family(name).component.__module__.startswith("jaxmdn.")
-]
 # One head of every family: its gradients are those of each alone.
-EVERY = (*OWN, Family("hurdle", base="poisson"), Family("truncated_normal", lower=-1.0, upper=1.0))
+EVERY = (
+    *FAMILIES,
+    Family("hurdle", base="poisson"),
+    Family("truncated_normal", lower=-1.0, upper=1.0),
+)
 HEADS = {
     "families": FactorizedHead(EVERY, 2),
     "diagonal": NormalHead(3, 2),

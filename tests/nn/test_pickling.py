@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import pytest
 from flax import nnx
+from questions import FAMILIES
 
 import jaxmdn
 from jaxmdn import FactorizedHead, Family, IndependentHead, NormalHead
@@ -80,7 +81,7 @@ class Halved(Univariate):
 
 HEADS = {
     **{case.name: case.make(3, 2) for case in head_cases.CONTINUOUS + head_cases.DISCRETE},
-    **{name: FactorizedHead(name, 2) for name in jaxmdn.heads.family_names()},
+    **{name: FactorizedHead(name, 2) for name in FAMILIES},
     "constants": FactorizedHead((Family("student_t", df=4.0), Family("hurdle", base="gamma")), 2),
     "independent": IndependentHead((NormalHead(2, 1), FactorizedHead("poisson", 3))),
     "own family": FactorizedHead(Halved, 2),
