@@ -19,7 +19,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
-from jaxmdn import pickling
+from jaxmdn.components import pickling
 
 ClassT = TypeVar("ClassT", bound=type)
 

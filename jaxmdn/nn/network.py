@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmdn import checks, pickling
+from jaxmdn import checks
+from jaxmdn.components import pickling
 from jaxmdn.typing import Array
 
 ACTIVATIONS = (

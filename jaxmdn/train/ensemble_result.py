@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmdn import checks, pickling
+from jaxmdn import checks
 from jaxmdn.calibration.temperature import Temperature, apply_temperature
+from jaxmdn.components import pickling
 from jaxmdn.inference.cells import cell_log_prob
 from jaxmdn.losses import log_prob
 from jaxmdn.mixture.sampling import Estimate
