@@ -175,7 +175,7 @@ def test_a_batch_without_rows_has_answers_without_rows(family):
 
 
 @pytest.mark.parametrize("covariance", ["full", "low_rank"])
-def test_float16_parameters_give_what_their_numbers_say(covariance):
+def test_float16_parameters_give_what_their_numbers_say(covariance, float16):
     """A variance of 300^2 does not fit into float16: the cdf was 0.41 where it is 0.23."""
     unit = np.array([300.0, 2e-4])[:, None, None]
     rng = np.random.default_rng(4)
