@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import questions
 from head_cases import every_untied_density, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -303,6 +304,44 @@ def test_leading_axes_of_one_stay():
         np.testing.assert_allclose(again, found.reshape(2, *lead, 3, 2), rtol=1e-13)
         one = jaxmdn.quantile(wide[..., :1], 0.7)
         np.testing.assert_allclose(one, found[1, :1].reshape(*lead, 1, 2), rtol=1e-13)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", questions.heads())
+def test_leading_axes_of_one_stay_whatever_the_family(name):
+    head = questions.heads()[name]
+    raw, _ = questions.rows(head, 3)
+    try:
+        found = jaxmdn.quantile(head(raw), [0.2, 0.7])
+    except questions.REFUSALS:
+        pytest.skip("has no quantiles")
+    again = jaxmdn.quantile(head(raw[None, None]), [0.2, 0.7])
+    np.testing.assert_allclose(again, found[:, None, None], rtol=1e-12)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", questions.heads())
+def test_slopes_have_no_corner_where_a_head_begins(name):
+    """Derivatives at raw outputs of zero lie between those on both sides."""
+    head = questions.heads()[name]
+    y = jnp.full((1, head(jnp.zeros((1, head.num_outputs))).event_dim), 1.0)
+
+    @jax.jit
+    def slopes(raw):
+        ask = (jaxmdn.mean, jaxmdn.variance, jaxmdn.cdf, jaxmdn.survival, jaxmdn.log_prob)
+        found = []
+        for function in ask:
+            of_target = (y,) * (function in ask[2:])
+            try:
+                found.append(jax.grad(lambda r: jnp.sum(function(head(r), *of_target)))(raw))  # noqa: B023
+            except questions.REFUSALS:
+                continue
+        return found
+
+    zero = jnp.zeros((1, head.num_outputs))
+    at, above, below = (slopes(zero + move) for move in (0.0, 1e-7, -1e-7))
+    for own, *sides in zip(at, above, below, strict=True):
+        np.testing.assert_allclose(own, np.mean(sides, axis=0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
